@@ -1,0 +1,133 @@
+"""Strengths and learning rates: checked when given, read at every step.
+
+A strength is in units of the loss: the objective is `loss + strength * penalty`. Only
+concrete Python and numpy numbers can be checked when given. A negative number that
+arrives later, inside a compiled step, becomes NaN: visible, never clipped.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from l1jax.leaves import dtype_of, named_leaves, spread
+
+Schedule = Callable[[ArrayLike], ArrayLike]
+"""Maps the step count, from 0, to a number."""
+
+Strength = Any
+"""A number, an array, a schedule, or a tree of these: a prefix of the parameters'."""
+
+
+def check_strength(strength: Strength) -> None:
+    """Raises unless every leaf is a schedule or a finite real number >= 0."""
+    leaves = jax.tree.leaves(strength, is_leaf=callable)
+    if not leaves:
+        raise TypeError(_message("strength", strength))
+    for leaf in leaves:
+        if not callable(leaf):
+            check_number("strength", leaf)
+
+
+def check_learning_rate(learning_rate: ArrayLike | Schedule) -> None:
+    """Raises unless it is a schedule or a finite real scalar >= 0."""
+    if callable(learning_rate):
+        return
+    check_number("learning_rate", learning_rate)
+    if jnp.shape(learning_rate) != ():
+        raise ValueError(
+            f"learning_rate must be a scalar; got shape {jnp.shape(learning_rate)}. "
+            "Pass per-parameter weights through strength instead."
+        )
+
+
+def check_number(argument: str, value: ArrayLike) -> None:
+    """Raises unless `value` is a real number or array that is finite and >= 0."""
+    numeric = isinstance(value, int | float | np.ndarray | np.generic | jax.Array)
+    if isinstance(value, bool) or not numeric:
+        raise TypeError(_message(argument, value))
+    dtype = dtype_of(value)
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        raise TypeError(_message(argument, value))
+    if isinstance(value, jax.Array):
+        return  # may be a tracer, and looking into a device array would block
+    if not (np.isfinite(value).all() and (np.asarray(value) >= 0).all()):
+        raise ValueError(_message(argument, value))
+
+
+def learning_rate_at(learning_rate: ArrayLike | Schedule, count: ArrayLike) -> Any:
+    """Reads the learning rate at step `count`."""
+    if not callable(learning_rate):
+        return learning_rate
+    value = learning_rate(count)
+    if jnp.shape(value) != ():
+        raise ValueError(
+            "learning_rate must be a scalar; the schedule returned shape "
+            f"{jnp.shape(value)}. Return one number for the step."
+        )
+    return value
+
+
+def strengths_at(strength: Strength, count: ArrayLike, params: Any) -> list[Any]:
+    """Reads the strength of each leaf of `named_leaves(params)` at step `count`.
+
+    Raises:
+      ValueError: a strength, or what its schedule returns, does not broadcast to its
+        parameter, or the tree of strengths is no prefix of the parameters'.
+    """
+    values = spread(strength, params, "strength")
+    cache: dict[int, Any] = {}
+    for i, (path, leaf) in enumerate(named_leaves(params)):
+        given = values[i]
+        if callable(given):
+            if id(given) not in cache:
+                cache[id(given)] = given(count)
+            values[i] = cache[id(given)]
+        if leaf is None or values[i] is None:
+            continue
+        require_broadcast("strength", values[i], path, jnp.shape(leaf))
+    return values
+
+
+def check_schedules(strength: Strength, learning_rate: Any, params: Any) -> None:
+    """Raises at `init` what the schedules would raise at the first step."""
+
+    def probe(count: jax.Array) -> None:
+        if learning_rate is not None:
+            learning_rate_at(learning_rate, count)
+        strengths_at(strength, count, params)
+
+    jax.eval_shape(probe, jax.ShapeDtypeStruct((), jnp.int32))
+
+
+def require_broadcast(
+    argument: str, value: ArrayLike, path: str, shape: tuple[int, ...]
+) -> None:
+    """Raises ValueError unless `value` broadcasts to exactly `shape`."""
+    try:
+        fits = np.broadcast_shapes(jnp.shape(value), shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{argument} of shape {jnp.shape(value)} does not broadcast to the "
+            f"parameter '{path}' of shape {shape}. Pass (or return from the schedule) "
+            "a scalar or an array of the parameter's shape."
+        )
+
+
+def nonnegative(value: ArrayLike, dtype: Any) -> jax.Array:
+    """Casts to `dtype`; what is negative becomes NaN."""
+    value = jnp.asarray(value, dtype)
+    return jnp.where(value >= 0, value, jnp.asarray(jnp.nan, dtype))
+
+
+def _message(argument: str, value: Any) -> str:
+    return (
+        f"{argument} must be a finite real number >= 0 or a schedule (a function of "
+        f"the step count), got {value!r} of type {type(value).__name__}. Pass a number "
+        "such as 1e-3."
+    )

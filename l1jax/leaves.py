@@ -1,0 +1,120 @@
+"""The leaves of a parameter tree: their dotted names, and values spread over them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Lists `(dotted path, leaf)` in JAX's leaf order, `None` counted as a leaf.
+
+    A trailing attribute called `value` is how flax's variables and metadata boxes
+    (`nnx.Param`, `nn.Partitioned`) reach their array; it is no part of the name, so
+    that a boxed tree and its bare twin give the same paths.
+    """
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none)
+    return [(_dotted(path), leaf) for path, leaf in flat]
+
+
+def spread(prefix: Any, tree: Any, argument: str) -> list[Any]:
+    """Gives the value that `prefix` holds for each leaf of `named_leaves(tree)`.
+
+    Args:
+      prefix: one value, or a tree of values whose structure is a prefix of `tree`'s.
+      tree: the parameters.
+      argument: what the user calls `prefix`, for the error.
+
+    Raises:
+      ValueError: `prefix` is not a prefix of `tree`.
+    """
+    values = []
+
+    def collect(value: Any, subtree: Any) -> None:
+        values.extend([value] * len(jax.tree.leaves(subtree, is_leaf=_is_none)))
+
+    try:
+        jax.tree.map(collect, prefix, tree, is_leaf=_is_prefix_leaf)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{argument} does not fit the parameters: {error}. Pass one value, or a "
+            "tree whose structure is a prefix of the parameters', which hold "
+            f"{describe(named_leaves(tree))}."
+        ) from error
+    return values
+
+
+def require_same_tree(updates: Any, params: Any) -> None:
+    """Raises ValueError unless updates and parameters match, leaf by leaf.
+
+    A `None` update stands for a parameter that takes no step and matches any leaf.
+    """
+    wants, has = named_leaves(params), named_leaves(updates)
+    structures = [jax.tree.structure(t, is_leaf=_is_none) for t in (updates, params)]
+    if structures[0] != structures[1]:
+        raise ValueError(
+            "updates must have the same tree as params; updates hold "
+            f"{describe(has)}, params hold {describe(wants)}. Pass the gradients of "
+            "these very parameters."
+        )
+    for (path, param), (_, update) in zip(wants, has, strict=True):
+        if update is None or param is None:
+            continue
+        if jnp.shape(update) != jnp.shape(param):
+            raise ValueError(
+                f"updates['{path}'] has shape {jnp.shape(update)} but the parameter "
+                f"has shape {jnp.shape(param)}. Pass the gradients of these very "
+                "parameters."
+            )
+
+
+def require_real_floating(path: str, leaf: Any) -> None:
+    """Raises TypeError for a leaf that has no L1 penalty: integer, bool, complex."""
+    if not jnp.issubdtype(dtype_of(leaf), jnp.floating):
+        raise TypeError(
+            f"params['{path}'] has dtype {dtype_of(leaf)}; a penalised parameter must "
+            "be real floating point. Leave it out with mask=, or convert it."
+        )
+
+
+def compute_dtype(dtype: Any) -> Any:
+    """Gives the dtype of prox arithmetic: float32 for half precision, else the same."""
+    return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else jnp.dtype(dtype)
+
+
+def dtype_of(leaf: Any) -> Any:
+    """Gives a leaf's dtype; also of Python numbers and `jax.ShapeDtypeStruct`."""
+    return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+
+
+def describe(leaves: list[tuple[str, Any]]) -> str:
+    """Writes the leaves as `path shape, path shape, ...` for an error message."""
+    shown = [
+        f"'{path}' {'None' if leaf is None else jnp.shape(leaf)}"
+        for path, leaf in leaves[:20]
+    ]
+    if len(leaves) > len(shown):
+        shown.append(f"... and {len(leaves) - len(shown)} more")
+    return ", ".join(shown) or "no leaves"
+
+
+def _dotted(path: tuple[Any, ...]) -> str:
+    if path and isinstance(path[-1], jax.tree_util.GetAttrKey):
+        path = path[:-1] if path[-1].name == "value" else path
+    return ".".join(_key_name(key) for key in path)
+
+
+def _key_name(key: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
+
+
+def _is_prefix_leaf(x: Any) -> bool:
+    # A schedule may be an object that JAX would otherwise take apart as a tree.
+    return x is None or callable(x)

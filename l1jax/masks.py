@@ -1,0 +1,146 @@
+"""Masks: which leaves are penalised.
+
+A mask is `None` (every leaf), a function from the parameters to a tree of booleans, or
+such a tree; a tree may be a prefix of the parameters'. As in `optax.masked`, a function
+may look at structure, names and shapes only.
+"""
+
+import dataclasses
+import fnmatch
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from l1jax.leaves import describe, named_leaves, spread
+
+Mask = Any | Callable[[Any], Any] | None
+"""`None`, a tree of booleans, or a function that gives one."""
+
+_NOT_WEIGHTS = frozenset(
+    ["beta", "bias", "biases", "gamma", "intercept", "offset", "scale"]
+)
+_NOT_A_WEIGHT = frozenset(["b", "negative_slope"])
+
+
+def weights_only(params: Any) -> Any:
+    """Marks the weights: everything but biases and normalisation parameters.
+
+    A leaf is left out if a word of its own name (between underscores) is one of beta,
+    bias, biases, gamma, intercept, offset, scale; if it is called b or negative_slope;
+    or if it is called weight and has fewer than two dimensions (the scale of a torch or
+    equinox normalisation layer). A vector called otherwise, or a bare array, is a
+    weight. A leaf in a list is known by the list's name.
+
+    A scale called `weight` of two or more dimensions (layer normalisation over several
+    axes) cannot be told from a kernel: name it with `by_path`.
+
+    Args:
+      params: a tree of arrays of any shape.
+
+    Returns:
+      The tree with a Python bool at each leaf.
+    """
+    flags = [_is_weight(path, leaf) for path, leaf in named_leaves(params)]
+    return _like(params, flags)
+
+
+@dataclasses.dataclass(frozen=True)
+class by_path:  # noqa: N801 - called like a function, an object so that it pickles
+    """Marks the leaves whose dotted path matches one of the glob patterns.
+
+    Example:
+      >>> mask = by_path(["encoder.*.kernel", "head.*"])
+
+    Args:
+      patterns: a glob pattern or several, as in `fnmatch`: `*` matches any run of
+        characters, dots too; case counts.
+
+    Raises:
+      TypeError: `patterns` is no string and no sequence of strings.
+      ValueError: no pattern given, or (when called) a pattern matches no leaf.
+    """
+
+    patterns: str | Sequence[str]
+
+    def __post_init__(self) -> None:
+        patterns = self.patterns
+        patterns = (patterns,) if isinstance(patterns, str) else patterns
+        if not isinstance(patterns, Sequence) or not all(
+            isinstance(p, str) for p in patterns
+        ):
+            raise TypeError(
+                f"patterns must be a string or a sequence of strings, got "
+                f"{self.patterns!r}. Pass globs such as 'encoder.*.kernel'."
+            )
+        if not patterns:
+            raise ValueError(
+                "patterns must not be empty, got (). Pass at least one glob; mask=None "
+                "penalises every leaf."
+            )
+        object.__setattr__(self, "patterns", tuple(patterns))
+
+    def __call__(self, params: Any) -> Any:
+        """Gives the tree of booleans for `params`."""
+        leaves = named_leaves(params)
+        paths = [path for path, _ in leaves]
+        for pattern in self.patterns if leaves else ():
+            if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
+                raise ValueError(
+                    f"patterns: '{pattern}' matches no parameter. The parameters are "
+                    f"{describe(leaves)}."
+                )
+        return _like(
+            params,
+            [
+                any(fnmatch.fnmatchcase(p, glob) for glob in self.patterns)
+                for p in paths
+            ],
+        )
+
+
+def selected(mask: Mask, params: Any) -> list[bool]:
+    """Evaluates a mask: one bool for each leaf of `named_leaves(params)`.
+
+    Raises:
+      ValueError: the mask does not fit the tree, or selects none of its leaves.
+      TypeError: the mask holds something else than booleans.
+    """
+    leaves = named_leaves(params)
+    if mask is None:
+        return [leaf is not None for _, leaf in leaves]
+    tree = mask(params) if callable(mask) else mask
+    flags = []
+    for (path, leaf), flag in zip(leaves, spread(tree, params, "mask"), strict=True):
+        if leaf is None:
+            flag = False
+        if not isinstance(flag, bool | np.bool_):
+            raise TypeError(
+                f"mask must hold booleans, got {flag!r} for '{path}'. Return True for "
+                "a leaf to penalise and False for one to leave alone."
+            )
+        flags.append(bool(flag))
+    if leaves and not any(flags):
+        raise ValueError(
+            f"mask {mask!r} selects nothing to penalise among {describe(leaves)}. Pass "
+            "mask=None to penalise every leaf, or by_path(...) to name some."
+        )
+    return flags
+
+
+def _is_weight(path: str, leaf: Any) -> bool:
+    if leaf is None:
+        return False
+    parts = [part for part in re.split(r"[./]", path) if not part.isdigit()]
+    name = parts[-1] if parts else ""
+    if name in _NOT_A_WEIGHT or not _NOT_WEIGHTS.isdisjoint(name.split("_")):
+        return False
+    return not (name == "weight" and len(jnp.shape(leaf)) < 2)
+
+
+def _like(params: Any, flags: list[bool]) -> Any:
+    treedef = jax.tree.structure(params, is_leaf=lambda x: x is None)
+    return jax.tree.unflatten(treedef, flags)

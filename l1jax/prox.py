@@ -1,0 +1,97 @@
+"""Proximal operators: pure functions of arrays, each the one argmin it solves.
+
+Arithmetic is in the array's own precision, in float32 for half precision, and the
+result is rounded once to the array's dtype. NaN stays NaN, zeros come out as +0.0, a
+threshold of 0 is the identity. A threshold is `step size * strength`: it is in units of
+the parameter, and it is the only place where the strength enters. One that turns out
+negative inside a compiled function gives NaN.
+
+XLA on CPU flushes subnormal numbers to zero; apart from those, and from the NaN bits,
+every function here is bitwise equal to its twin in `l1torch.prox`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from l1jax.hyperparameters import check_number, nonnegative, require_broadcast
+from l1jax.leaves import compute_dtype, require_real_floating
+
+
+def soft_threshold(x: ArrayLike, threshold: ArrayLike) -> jax.Array:
+    """Solves `argmin_u 1/2 |u - x|^2 + threshold * |u|_1`.
+
+    The closed form is `x - clip(x, -threshold, threshold)` (Donoho, 1995).
+
+    Args:
+      x: real floating array of any shape.
+      threshold: number or array >= 0 that broadcasts to `x`; infinity gives 0 for every
+        finite `x`.
+
+    Returns:
+      Array of `x`'s shape and dtype.
+
+    Raises:
+      TypeError: `x` is not real floating, `threshold` not a real number.
+      ValueError: `threshold` is negative, NaN or does not broadcast to `x`.
+
+    Example:
+      >>> soft_threshold(jnp.array([3.0, -0.5, -2.0]), 1.0)
+      Array([ 2.,  0., -1.], dtype=float32)
+    """
+    return _solve(lambda x, t: x - jnp.clip(x, -t, t), x, threshold)
+
+
+def prox_nonnegative_l1(x: ArrayLike, threshold: ArrayLike) -> jax.Array:
+    """Solves `argmin_{u >= 0} 1/2 |u - x|^2 + threshold * sum(u)`.
+
+    The closed form is `max(x - threshold, 0)`. Arguments, result and errors are those
+    of `soft_threshold`.
+    """
+
+    def shrink(x: jax.Array, t: jax.Array) -> jax.Array:
+        y = x - t
+        # Not maximum(y, 0): which zero it takes of 0.0 and -0.0 is left open.
+        return jnp.where(y <= 0, jnp.zeros_like(y), y)
+
+    return _solve(shrink, x, threshold)
+
+
+def prox_elastic_net(x: ArrayLike, threshold: ArrayLike, l1_ratio: float) -> jax.Array:
+    """Solves the elastic net's proximal problem (Zou and Hastie, 2005).
+
+    `argmin_u 1/2 |u - x|^2 + threshold * (l1_ratio |u|_1 + (1 - l1_ratio)/2 |u|^2)`,
+    which is `soft_threshold(x, threshold * l1_ratio) / (1 + threshold * (1 -
+    l1_ratio))`. An infinite threshold gives NaN where `l1_ratio` is 0.
+
+    Args:
+      x: real floating array of any shape.
+      threshold: as in `soft_threshold`.
+      l1_ratio: the share of L1, in [0, 1]; 1 is `soft_threshold`, 0 is ridge.
+    """
+
+    def shrink(x: jax.Array, t: jax.Array) -> jax.Array:
+        shrunk = x - jnp.clip(x, -t * l1_ratio, t * l1_ratio)
+        if l1_ratio == 1:
+            return shrunk
+        # abs changes nothing but keeps XLA from fusing the product into the sum, whose
+        # single rounding torch would not follow. Divided by infinity, 0 stays +0.
+        return shrunk / (1 + jnp.abs(t * (1 - l1_ratio)))
+
+    return _solve(shrink, x, threshold)
+
+
+def _solve(
+    formula: Callable[[jax.Array, jax.Array], jax.Array],
+    x: ArrayLike,
+    threshold: ArrayLike,
+) -> jax.Array:
+    x = jnp.asarray(x)
+    require_real_floating("x", x)
+    if not isinstance(threshold, float) or threshold != float("inf"):
+        check_number("threshold", threshold)
+    require_broadcast("threshold", threshold, "x", x.shape)
+    dtype = compute_dtype(x.dtype)
+    return formula(x.astype(dtype), nonnegative(threshold, dtype)).astype(x.dtype)

@@ -1,0 +1,140 @@
+"""Sparsity reports: how many weights are exactly zero, array by array."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from l1jax.leaves import named_leaves
+from l1jax.masks import Mask, selected
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySparsity:
+    """Counts of one array. -0.0 counts as zero, NaN does not."""
+
+    path: str
+    """Dotted path in the tree."""
+    shape: tuple[int, ...]
+    size: int
+    nnz: int
+    """Number of elements that are not zero."""
+    zero_rows: int | None
+    """Slices along the first axis that are zero throughout; None below 2 dimensions."""
+    zero_columns: int | None
+    """Slices along the last axis that are zero throughout; None below 2 dimensions."""
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of zeros, 0 for an empty array."""
+        return 1 - self.nnz / self.size if self.size else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Gives the fields and the sparsity as plain Python values."""
+        return dataclasses.asdict(self) | {"sparsity": self.sparsity}
+
+
+@dataclasses.dataclass(frozen=True)
+class SparsityReport:
+    """One row per array, and the totals. `str()` gives a table."""
+
+    arrays: tuple[ArraySparsity, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements of all arrays."""
+        return sum(row.size for row in self.arrays)
+
+    @property
+    def nnz(self) -> int:
+        """Number of elements that are not zero, of all arrays."""
+        return sum(row.nnz for row in self.arrays)
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of zeros among all elements, 0 if there are none."""
+        return 1 - self.nnz / self.size if self.size else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Gives the totals and the rows as plain Python values, ready for JSON."""
+        return {
+            "size": self.size,
+            "nnz": self.nnz,
+            "sparsity": self.sparsity,
+            "arrays": [row.to_dict() for row in self.arrays],
+        }
+
+    def __str__(self) -> str:
+        header = ("path", "shape", "size", "nnz", "sparsity", "zero rows", "zero cols")
+        cells = [header]
+        for row in self.arrays:
+            shape = "x".join(map(str, row.shape)) or "scalar"
+            zeros = [
+                "-" if n is None else str(n) for n in (row.zero_rows, row.zero_columns)
+            ]
+            counts = (str(row.size), str(row.nnz), f"{row.sparsity:.2%}")
+            cells.append((row.path or "(array)", shape, *counts, *zeros))
+        totals = (str(self.size), str(self.nnz), f"{self.sparsity:.2%}")
+        cells.append(("total", "", *totals, "", ""))
+        widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if i < 2 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in cells
+        )
+
+
+def sparsity_report(params: Any, mask: Mask = None) -> SparsityReport:
+    """Counts the exact zeros of every array of a tree.
+
+    Args:
+      params: any pytree: parameters, an nnx state, an equinox module, updates. Leaves
+        that are not numeric arrays are passed over.
+      mask: the leaves to report, see `weights_only`; the default reports all.
+
+    Returns:
+      A `SparsityReport`.
+
+    Raises:
+      ValueError: a mask that does not fit, or selects nothing.
+
+    Example:
+      >>> print(sparsity_report({"w": jnp.array([[1.0, 0.0], [2.0, 0.0]])}))
+      path   shape  size  nnz  sparsity  zero rows  zero cols
+      w      2x2       4    2    50.00%          0          1
+      total            4    2    50.00%
+    """
+    rows, counts = [], []
+    for (path, leaf), chosen in zip(
+        named_leaves(params), selected(mask, params), strict=True
+    ):
+        if not chosen or not _is_numeric_array(leaf):
+            continue
+        rows.append((path, tuple(leaf.shape), leaf.size))
+        counts.append(_counts(leaf))
+    return SparsityReport(
+        tuple(
+            ArraySparsity(*row, *(None if n is None else int(n) for n in count))
+            for row, count in zip(rows, jax.device_get(counts), strict=True)
+        )
+    )
+
+
+def _counts(x: Any) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+    nonzero = jnp.asarray(x) != 0
+    if nonzero.ndim < 2:
+        return jnp.sum(nonzero), None, None
+    rows = jnp.any(nonzero, axis=tuple(range(1, nonzero.ndim)))
+    columns = jnp.any(nonzero, axis=tuple(range(nonzero.ndim - 1)))
+    return jnp.sum(nonzero), jnp.sum(~rows), jnp.sum(~columns)
+
+
+def _is_numeric_array(leaf: Any) -> bool:
+    if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
+        return False
+    return jnp.issubdtype(leaf.dtype, jnp.number) or jnp.issubdtype(
+        leaf.dtype, jnp.bool_
+    )

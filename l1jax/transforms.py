@@ -1,0 +1,227 @@
+"""Gradient transformations for optax chains: subgradients and proximal steps."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from l1jax.hyperparameters import (
+    Strength,
+    check_learning_rate,
+    check_schedules,
+    check_strength,
+    learning_rate_at,
+    nonnegative,
+    strengths_at,
+)
+from l1jax.leaves import (
+    compute_dtype,
+    dtype_of,
+    named_leaves,
+    require_real_floating,
+    require_same_tree,
+)
+from l1jax.masks import Mask, selected, weights_only
+from l1jax.penalties import Penalty, l1
+
+
+class AddSubgradientState(NamedTuple):
+    """State of `add_subgradient`."""
+
+    count: jax.Array
+    """Steps taken, int32 of shape (): the argument of a strength schedule."""
+
+
+class ProximalStepState(NamedTuple):
+    """State of `proximal_step`."""
+
+    count: jax.Array
+    """Steps taken, int32 of shape (): the argument of the schedules."""
+
+
+def add_subgradient(
+    strength: Strength, *, penalty: Penalty = l1(), mask: Mask = weights_only
+) -> optax.GradientTransformationExtraArgs:
+    """Adds the penalty's subgradient to the gradients: `g + strength * sign(w)`.
+
+    The gradient of `loss + strength * penalty`, with 0 at a weight of 0, where JAX's
+    own derivative of `abs` is 1. Place it before the optimizer. Like any subgradient
+    method it oscillates around zero and finds no exact zeros: use `proximal_step` for
+    these.
+
+    Example:
+      >>> tx = optax.chain(add_subgradient(1e-3), optax.adam(1e-3))
+
+    Args:
+      strength: lambda, per unit of the mean loss that the gradients belong to: a number
+        >= 0, an array that broadcasts to its parameter, a schedule (step count, from 0,
+        to number), or a tree of these that is a prefix of the parameters'.
+      penalty: the penalty, of unit strength; one with a constraint is refused.
+      mask: the leaves to penalise: a tree of booleans, a function from the parameters
+        to one, or `None` for all. The default leaves out biases and normalisation.
+
+    Returns:
+      A transformation whose updates keep the dtype of the gradients.
+
+    Raises:
+      TypeError: a strength that is not a real number; at `init`, a penalised parameter
+        that is not real floating.
+      ValueError: a strength that is negative, infinite or NaN; a penalty with a
+        constraint; at `init`, a strength or mask that does not fit the parameters; at
+        `update`, missing parameters or gradients of another tree.
+    """
+    check_strength(strength)
+    _require_penalty(penalty)
+    if not penalty.finite:
+        raise ValueError(
+            f"penalty {penalty!r} holds a constraint, so that it has no subgradient "
+            "outside of it. Use proximal_step with this penalty."
+        )
+
+    def init_fn(params: Any) -> AddSubgradientState:
+        _check_params(params, mask, strength, None)
+        return AddSubgradientState(count=jnp.zeros([], jnp.int32))
+
+    def update_fn(
+        updates: Any, state: AddSubgradientState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, AddSubgradientState]:
+        del extra_args
+
+        def add(update: jax.Array, param: jax.Array, strength: Any) -> jax.Array:
+            dtype = jnp.promote_types(
+                compute_dtype(dtype_of(param)), compute_dtype(dtype_of(update))
+            )
+            slope = penalty.subgradient(
+                jnp.asarray(param, dtype), nonnegative(strength, dtype)
+            )
+            return (jnp.asarray(update, dtype) + slope).astype(dtype_of(update))
+
+        updates = _map_penalised(add, updates, params, strength, mask, state.count)
+        return updates, AddSubgradientState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def proximal_step(
+    strength: Strength,
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    penalty: Penalty = l1(),
+    mask: Mask = weights_only,
+) -> optax.GradientTransformationExtraArgs:
+    """Turns a step `u` into `prox(w + u, learning_rate * strength) - w`: exact zeros.
+
+    Forward-backward splitting (Duchi and Singer, 2009): after `optax.sgd` without
+    momentum it minimises `loss + strength * penalty`. The threshold must be the step
+    that the optimizer really takes, so give both the same learning rate or schedule.
+    After any other optimizer this is a decoupled shrinkage that minimises something
+    else: after Adam, loosely, a weighted penalty with the weights `sqrt(v_hat) + eps`;
+    after momentum m, a penalty of strength `(1 - m) * strength`.
+
+    It must come last. What scales, clips or averages updates after it destroys the
+    zeros::
+
+      optax.chain(optax.sgd(lr), l1jax.proximal_step(1e-3, lr))               # right
+      optax.chain(l1jax.proximal_step(1e-3, lr), optax.scale_by_learning_rate(lr))  # no
+
+    Example:
+      >>> tx = optax.chain(optax.sgd(0.1), proximal_step(1e-3, learning_rate=0.1))
+
+    Args:
+      strength: lambda, per unit of the mean loss: a number >= 0, an array that
+        broadcasts to its parameter, a schedule (step count, from 0, to number), or a
+        tree of these that is a prefix of the parameters'.
+      learning_rate: the step size of the optimizer before it, a number >= 0 or its
+        schedule.
+      penalty: the penalty, of unit strength.
+      mask: as in `add_subgradient`.
+
+    Returns:
+      A transformation whose updates have the dtype of the parameters, whatever that of
+      the incoming updates; float32 for half precision parameters, so that
+      `optax.apply_updates` rounds the new parameter once.
+
+    Raises:
+      TypeError: a strength or learning rate that is not a real number; at `init`, a
+        penalised parameter that is not real floating.
+      ValueError: one that is negative, infinite or NaN; at `init`, a strength, schedule
+        or mask that does not fit the parameters; at `update`, missing parameters or
+        updates of another tree.
+    """
+    check_strength(strength)
+    check_learning_rate(learning_rate)
+    _require_penalty(penalty)
+
+    def init_fn(params: Any) -> ProximalStepState:
+        _check_params(params, mask, strength, learning_rate)
+        return ProximalStepState(count=jnp.zeros([], jnp.int32))
+
+    def update_fn(
+        updates: Any, state: ProximalStepState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, ProximalStepState]:
+        del extra_args
+        step_size = learning_rate_at(learning_rate, state.count)
+
+        def step(update: jax.Array, param: jax.Array, strength: Any) -> jax.Array:
+            dtype = compute_dtype(dtype_of(param))
+            param, update = jnp.asarray(param, dtype), jnp.asarray(update, dtype)
+            threshold = nonnegative(step_size, dtype) * nonnegative(strength, dtype)
+            # As a difference to the parameter, a zero of the prox is a zero of the sum:
+            # w + (0 - w) is exactly 0. Formed from the clipped part it is not.
+            return penalty.prox(param + update, threshold) - param
+
+        updates = _map_penalised(step, updates, params, strength, mask, state.count)
+        return updates, ProximalStepState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check_params(params: Any, mask: Mask, strength: Any, learning_rate: Any) -> None:
+    for (path, leaf), penalised in zip(
+        named_leaves(params), selected(mask, params), strict=True
+    ):
+        if penalised:
+            require_real_floating(path, leaf)
+    check_schedules(strength, learning_rate, params)
+
+
+def _require_penalty(penalty: Penalty) -> None:
+    if not isinstance(penalty, Penalty):
+        raise TypeError(
+            f"penalty must be a Penalty, got {penalty!r} of type "
+            f"{type(penalty).__name__}. Pass l1(), elastic_net(l1_ratio), ... with "
+            "their parentheses."
+        )
+
+
+def _map_penalised(
+    transform: Callable[[jax.Array, jax.Array, Any], jax.Array],
+    updates: Any,
+    params: Any,
+    strength: Strength,
+    mask: Mask,
+    count: jax.Array,
+) -> Any:
+    """Applies `transform(update, param, strength)` to each penalised leaf."""
+    if params is None:
+        raise ValueError(
+            "params must be given, got None. Call update(updates, state, params)."
+        )
+    require_same_tree(updates, params)
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
+    rows = zip(
+        leaves,
+        named_leaves(params),
+        selected(mask, params),
+        strengths_at(strength, count, params),
+        strict=True,
+    )
+    new_leaves = []
+    for update, (path, param), penalised, leaf_strength in rows:
+        if penalised and update is not None:
+            require_real_floating(path, param)
+            update = transform(update, param, leaf_strength)
+        new_leaves.append(update)
+    return jax.tree.unflatten(treedef, new_leaves)

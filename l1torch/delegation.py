@@ -1,0 +1,105 @@
+"""An optimizer that hands everything to another, and is one nevertheless."""
+
+from typing import Any
+
+import torch
+
+
+class DelegatingOptimizer(torch.optim.Optimizer):
+    """Delegates to a base optimizer; derived classes bring their own `step`.
+
+    `param_groups`, `state` and `defaults` are the base's own, so that schedulers,
+    `GradScaler` and checkpoints see one optimizer. Step hooks are the wrapper's. It
+    says nothing of AMP scaling, so that `GradScaler` unscales the gradients before and
+    leaves out the steps that it skips.
+
+    A derived class names its own attributes in `_kept`: these are copied and pickled.
+    """
+
+    _kept: tuple[str, ...] = ("optimizer",)
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        require_optimizer(optimizer)
+        self.optimizer = optimizer
+        # The constructor of Optimizer would make groups of its own. What it sets up
+        # besides them, the hook dictionaries, is what unpickling sets up as well.
+        super().__setstate__({})
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The base optimizer's groups."""
+        return self.optimizer.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.optimizer.param_groups = groups
+
+    @property
+    def state(self) -> Any:
+        """The base optimizer's state."""
+        return self.optimizer.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.optimizer.state = state
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The base optimizer's defaults."""
+        return self.optimizer.defaults
+
+    @defaults.setter
+    def defaults(self, defaults: dict[str, Any]) -> None:
+        self.optimizer.defaults = defaults
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Hooks stay behind, as in torch's own optimizers, and so does the `step` that a
+        # scheduler lays over the class's.
+        return {name: self.__dict__[name] for name in self._kept}
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Resets the gradients, see `torch.optim.Optimizer.zero_grad`."""
+        self.optimizer.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Gives the base optimizer's state dict."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a state dict of the base optimizer."""
+        self.optimizer.load_state_dict(state_dict)
+
+    def register_state_dict_pre_hook(self, hook: Any, prepend: bool = False) -> Any:
+        """Registers with the base optimizer, which makes the state dict."""
+        return self.optimizer.register_state_dict_pre_hook(hook, prepend)
+
+    def register_state_dict_post_hook(self, hook: Any, prepend: bool = False) -> Any:
+        """Registers with the base optimizer, which makes the state dict."""
+        return self.optimizer.register_state_dict_post_hook(hook, prepend)
+
+    def register_load_state_dict_pre_hook(
+        self, hook: Any, prepend: bool = False
+    ) -> Any:
+        """Registers with the base optimizer, which loads the state dict."""
+        return self.optimizer.register_load_state_dict_pre_hook(hook, prepend)
+
+    def register_load_state_dict_post_hook(
+        self, hook: Any, prepend: bool = False
+    ) -> Any:
+        """Registers with the base optimizer, which loads the state dict."""
+        return self.optimizer.register_load_state_dict_post_hook(hook, prepend)
+
+
+def require_optimizer(optimizer: Any) -> None:
+    """Raises TypeError for what is not an optimizer, or is wrapped already."""
+    if isinstance(optimizer, DelegatingOptimizer):
+        raise TypeError(
+            f"optimizer is a {type(optimizer).__name__} already, got a second wrapper. "
+            "Use one, or wrap optimizer.optimizer."
+        )
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            "optimizer must be a torch.optim.Optimizer, got "
+            f"{type(optimizer).__name__}. Pass one that is built, such as "
+            "torch.optim.SGD(model.named_parameters(), lr=0.1)."
+        )

@@ -1,0 +1,65 @@
+"""The parameter groups of an optimizer: names, and the strength under the key `l1`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l1torch.hyperparameters import Number, check_number, require_broadcast
+
+Group = dict[str, Any]
+"""One of `optimizer.param_groups`."""
+
+
+def named_params(group: Group) -> list[tuple[str, Tensor]]:
+    """Lists `(name, parameter)` of a group; the position stands for a lacking name."""
+    names = group.get("param_names") or map(str, range(len(group["params"])))
+    return list(zip(names, group["params"], strict=True))
+
+
+def all_params(groups: list[Group]) -> dict[str, Tensor] | list[Tensor]:
+    """Gathers the parameters of all groups, by name where they have names."""
+    if "param_names" not in groups[0]:
+        return [param for group in groups for param in group["params"]]
+    pairs = [pair for group in groups for pair in named_params(group)]
+    params = dict(pairs)
+    if len(params) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(
+            f"optimizer must have distinct parameter names, got {twice} twice. Give "
+            "each model's names a prefix, as named_parameters(prefix=...) does."
+        )
+    return params
+
+
+def strengths_of(group: Group) -> list[Number]:
+    """Reads and checks the strength of each parameter of a group."""
+    strength = group["l1"]
+    if not isinstance(strength, Mapping):
+        strength = as_number(strength)
+        check_number("strength (key 'l1')", strength)
+        if isinstance(strength, Tensor):
+            for name, param in named_params(group):
+                require_broadcast("strength", strength, name, param.shape)
+        return [strength] * len(group["params"])
+    values = []
+    for name, param in named_params(group):
+        if name not in strength:
+            raise ValueError(
+                f"strength has no entry for '{name}', got {sorted(strength)}. Map "
+                "every name to a number; the mask decides which are penalised."
+            )
+        values.append(as_number(strength[name]))
+        check_number(f"strength['{name}']", values[-1])
+        require_broadcast("strength", values[-1], name, param.shape)
+    return values
+
+
+def as_number(value: Any) -> Any:
+    """Reads a scalar tensor on the CPU: a number can be checked, and is faster."""
+    readable = isinstance(value, Tensor) and value.dim() == 0
+    if readable and value.device.type == "cpu" and not torch.compiler.is_compiling():
+        return value.item()
+    return value

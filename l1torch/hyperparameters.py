@@ -1,0 +1,153 @@
+"""Strengths and learning rates: checked when given, read at every step.
+
+A strength is in units of the loss: the objective is `loss + strength * penalty`. Only
+Python numbers are checked. A negative number in a tensor becomes NaN: visible, never
+clipped, and without waiting for the device.
+"""
+
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l1torch.leaves import named_leaves, spread
+
+Number = float | Tensor
+"""A real number or tensor."""
+
+Schedule = Callable[[int], Number]
+"""Maps the step count, from 0, to a number."""
+
+Strength = Number | Schedule | Mapping[str, Number | Schedule]
+"""A number, a tensor, a schedule, or a mapping from parameter names to these."""
+
+
+def check_strength(strength: Strength) -> None:
+    """Raises unless every leaf is a schedule or a finite real number >= 0."""
+    leaves = [strength]
+    if isinstance(strength, Mapping):
+        leaves = list(strength.values())
+    if not leaves:
+        raise TypeError(_message("strength", strength))
+    for leaf in leaves:
+        if not is_schedule(leaf):
+            check_number("strength", leaf)
+
+
+def check_learning_rate(learning_rate: Number | Schedule) -> None:
+    """Raises unless it is a schedule or a finite real scalar >= 0."""
+    if is_schedule(learning_rate):
+        return
+    check_number("learning_rate", learning_rate)
+    if isinstance(learning_rate, Tensor) and learning_rate.dim() > 0:
+        raise ValueError(
+            "learning_rate must be a scalar; got shape "
+            f"{tuple(learning_rate.shape)}. Pass per-parameter weights through "
+            "strength instead."
+        )
+
+
+def check_number(argument: str, value: Number) -> None:
+    """Raises unless `value` is a real number or tensor, a number finite and >= 0."""
+    if isinstance(value, Tensor):
+        if value.dtype.is_complex or value.dtype == torch.bool:
+            raise TypeError(_message(argument, value))
+        return  # looking into it would wait for the device
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(_message(argument, value))
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(_message(argument, value))
+
+
+def is_schedule(value: Any) -> bool:
+    """Tells a function of the step count from a number or tensor."""
+    return callable(value) and not isinstance(value, Tensor)
+
+
+def learning_rate_at(learning_rate: Number | Schedule, count: int) -> Number:
+    """Reads the learning rate at step `count`."""
+    if not is_schedule(learning_rate):
+        return learning_rate
+    value = learning_rate(count)
+    if isinstance(value, Tensor) and value.dim() > 0:
+        raise ValueError(
+            "learning_rate must be a scalar; the schedule returned shape "
+            f"{tuple(value.shape)}. Return one number for the step."
+        )
+    check_number("learning_rate", value)
+    return value
+
+
+def strengths_at(strength: Strength, count: int, params: Any) -> list[Number]:
+    """Reads the strength of each leaf of `named_leaves(params)` at step `count`.
+
+    Raises:
+      ValueError: a strength, or what its schedule returns, does not broadcast to its
+        parameter, or the mapping of strengths has other names than the parameters.
+    """
+    values = spread(strength, params, "strength")
+    cache: dict[int, Number] = {}
+    for i, (name, leaf) in enumerate(named_leaves(params)):
+        given = values[i]
+        if is_schedule(given):
+            if id(given) not in cache:
+                cache[id(given)] = given(count)
+            values[i] = cache[id(given)]
+        if leaf is None or values[i] is None:
+            continue
+        check_number("strength", values[i])
+        require_broadcast("strength", values[i], name, leaf.shape)
+    return values
+
+
+def check_schedules(strength: Strength, learning_rate: Any, params: Any) -> None:
+    """Raises at `init` what the schedules would raise at the first step."""
+    if learning_rate is not None:
+        learning_rate_at(learning_rate, 0)
+    strengths_at(strength, 0, params)
+
+
+def require_broadcast(
+    argument: str, value: Number, name: str, shape: torch.Size
+) -> None:
+    """Raises ValueError unless `value` broadcasts to exactly `shape`."""
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return
+    try:
+        fits = torch.broadcast_shapes(value.shape, shape) == shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{argument} of shape {tuple(value.shape)} does not broadcast to the "
+            f"parameter '{name}' of shape {tuple(shape)}. Pass (or return from the "
+            "schedule) a scalar or a tensor of the parameter's shape."
+        )
+
+
+def nonnegative(value: Number, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Makes a tensor of `dtype` on `device`; what is negative becomes NaN."""
+    if not isinstance(value, Tensor):
+        return torch.full((), value, dtype=dtype, device=device)
+    value = value.to(device=device, dtype=dtype)
+    return value.masked_fill(~(value >= 0), math.nan)
+
+
+def product(step_size: Number, strength: Number, dtype: torch.dtype) -> Number:
+    """Multiplies in `dtype`, as JAX does; a float for floats, else a tensor."""
+    tensors = [x for x in (step_size, strength) if isinstance(x, Tensor)]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    a = nonnegative(step_size, dtype, device)
+    b = nonnegative(strength, dtype, device)
+    return a * b if tensors else (a * b).item()
+
+
+def _message(argument: str, value: Any) -> str:
+    return (
+        f"{argument} must be a finite real number >= 0 or a schedule (a function of "
+        f"the step count), got {value!r} of type {type(value).__name__}. Pass a number "
+        "such as 1e-3."
+    )

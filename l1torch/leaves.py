@@ -1,0 +1,144 @@
+"""The tensors of a model: their dotted names, and values spread over them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_BLOCK = 1 << 18  # elements: two float32 blocks stay inside a core's cache
+
+
+def named_leaves(params: Any) -> list[tuple[str, Any]]:
+    """Lists `(dotted name, tensor)` of a module, a mapping, a sequence or one tensor.
+
+    The names of a sequence are its indices, that of a bare tensor is empty. `None` is
+    a leaf of a mapping.
+    """
+    if isinstance(params, torch.nn.Module):
+        return list(params.named_parameters())
+    if isinstance(params, Mapping):
+        return list(params.items())
+    if isinstance(params, Tensor):
+        return [("", params)]
+    if isinstance(params, Sequence) and not isinstance(params, str):
+        return [(str(i), leaf) for i, leaf in enumerate(params)]
+    raise TypeError(
+        "params must be a module, a mapping from names to tensors, or a sequence of "
+        f"tensors, got {type(params).__name__}. Pass dict(model.named_parameters())."
+    )
+
+
+def has_names(params: Any) -> bool:
+    """Tells whether the leaves are known by name, not by position."""
+    return isinstance(params, torch.nn.Module | Mapping)
+
+
+def spread(prefix: Any, params: Any, argument: str) -> list[Any]:
+    """Gives the value that `prefix` holds for each leaf of `named_leaves(params)`.
+
+    Args:
+      prefix: one value, or a mapping (or sequence) with a value for each leaf.
+      params: the parameters.
+      argument: what the user calls `prefix`, for the error.
+
+    Raises:
+      ValueError: `prefix` is a mapping with other names, a sequence of another length.
+    """
+    leaves = named_leaves(params)
+    names = [name for name, _ in leaves]
+    if isinstance(prefix, Mapping):
+        if set(prefix) == set(names):
+            return [prefix[name] for name in names]
+    elif isinstance(prefix, list | tuple):
+        if len(prefix) == len(names):
+            return list(prefix)
+    else:
+        return [prefix] * len(names)
+    raise ValueError(
+        f"{argument} does not fit the parameters: it has "
+        f"{sorted(prefix) if isinstance(prefix, Mapping) else len(prefix)}. Pass one "
+        f"value, or a mapping with one for each of {describe(leaves)}."
+    )
+
+
+def require_same_tree(updates: Any, params: Any) -> None:
+    """Raises ValueError unless updates and parameters match, name by name.
+
+    A `None` update stands for a parameter that takes no step and matches any tensor.
+    """
+    wants, has = named_leaves(params), named_leaves(updates)
+    if {name for name, _ in wants} != {name for name, _ in has}:
+        raise ValueError(
+            f"updates must have the same names as params; updates hold "
+            f"{describe(has)}, params hold {describe(wants)}. Pass the gradients of "
+            "these very parameters."
+        )
+    found = dict(has)
+    for name, param in wants:
+        update = found[name]
+        if update is None or param is None:
+            continue
+        if update.shape != param.shape:
+            raise ValueError(
+                f"updates['{name}'] has shape {tuple(update.shape)} but the parameter "
+                f"has shape {tuple(param.shape)}. Pass the gradients of these very "
+                "parameters."
+            )
+        require_dense(f"updates['{name}']", update)
+
+
+def require_real_floating(name: str, leaf: Tensor) -> None:
+    """Raises TypeError for a tensor without L1 penalty: integer, bool, complex."""
+    if not leaf.dtype.is_floating_point:
+        raise TypeError(
+            f"params['{name}'] has dtype {leaf.dtype}; a penalised parameter must be "
+            "real floating point. Leave it out with mask=, or convert it."
+        )
+
+
+def require_dense(argument: str, tensor: Tensor) -> None:
+    """Raises TypeError for a sparse tensor."""
+    if tensor.layout != torch.strided:
+        raise TypeError(
+            f"{argument} has layout {tensor.layout}; a penalty moves every weight, "
+            "whether or not it has a gradient. Use dense gradients (sparse=False in "
+            "torch.nn.Embedding), or leave the parameter out with mask=."
+        )
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Gives the dtype of prox arithmetic: float32 for half precision, else the same."""
+    return torch.float32 if dtype.itemsize < 4 else dtype
+
+
+def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yields views that cover tensors of one shape, small enough for the CPU's cache.
+
+    Elementwise work whose temporaries are of a block's size costs no page faults. On
+    an accelerator, and under `torch.compile`, the tensors are yielded whole. Of a
+    DTensor, this process's shard is.
+    """
+    tensors = tuple(t.to_local() if hasattr(t, "to_local") else t for t in tensors)
+    first = tensors[0]
+    whole = first.device.type != "cpu" or torch.compiler.is_compiling()
+    if whole or first.numel() <= _BLOCK:
+        yield tensors
+        return
+    if all(t.is_contiguous() for t in tensors):
+        tensors, dim, size = tuple(t.view(-1) for t in tensors), 0, _BLOCK
+    else:
+        dim = max(range(first.dim()), key=first.size)
+        size = max(1, _BLOCK * first.size(dim) // first.numel())
+    yield from zip(*(t.split(size, dim) for t in tensors), strict=True)
+
+
+def describe(leaves: list[tuple[str, Any]]) -> str:
+    """Writes the leaves as `name shape, name shape, ...` for an error message."""
+    shown = [
+        f"'{name}' {tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf}"
+        for name, leaf in leaves[:20]
+    ]
+    if len(leaves) > len(shown):
+        shown.append(f"... and {len(leaves) - len(shown)} more")
+    return ", ".join(shown) or "no tensors"

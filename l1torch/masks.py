@@ -1,0 +1,142 @@
+"""Masks: which parameters are penalised.
+
+A mask is `None` (every parameter), a mapping from parameter names to booleans, or a
+function from the parameters to one. A function may look at names and shapes only.
+"""
+
+import dataclasses
+import fnmatch
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from l1torch.leaves import describe, has_names, named_leaves, spread
+
+Mask = Mapping[str, bool] | Callable[[Any], Any] | None
+"""`None`, a mapping of booleans, or a function that gives one."""
+
+_NOT_WEIGHTS = frozenset(
+    ["beta", "bias", "biases", "gamma", "intercept", "offset", "scale"]
+)
+_NOT_A_WEIGHT = frozenset(["b", "negative_slope"])
+
+
+def weights_only(params: Any) -> Any:
+    """Marks the weights: everything but biases and normalisation parameters.
+
+    A parameter is left out if a word of its own name (between underscores) is one of
+    beta, bias, biases, gamma, intercept, offset, scale; if it is called b or
+    negative_slope; or if it is called weight and has fewer than two dimensions (the
+    scale of a torch or equinox normalisation layer). A vector called otherwise is a
+    weight. A parameter in a list is known by the list's name.
+
+    A scale called `weight` of two or more dimensions (layer normalisation over several
+    axes) cannot be told from a kernel: name it with `by_path`.
+
+    Args:
+      params: a module, or a mapping from dotted names to tensors. In a sequence of
+        tensors, which have no names, those of two or more dimensions are weights.
+
+    Returns:
+      A dict from the names to Python bools; a list for a sequence.
+    """
+    if not has_names(params):
+        return [leaf.dim() > 1 for _, leaf in named_leaves(params)]
+    return {name: _is_weight(name, leaf) for name, leaf in named_leaves(params)}
+
+
+@dataclasses.dataclass(frozen=True)
+class by_path:  # noqa: N801 - called like a function, an object so that it pickles
+    """Marks the parameters whose dotted name matches one of the glob patterns.
+
+    Example:
+      >>> mask = by_path(["encoder.*.weight", "head.*"])
+
+    Args:
+      patterns: a glob pattern or several, as in `fnmatch`: `*` matches any run of
+        characters, dots too; case counts.
+
+    Raises:
+      TypeError: `patterns` is no string and no sequence of strings.
+      ValueError: no pattern given, or (when called) a pattern matches no parameter.
+    """
+
+    patterns: str | Sequence[str]
+
+    def __post_init__(self) -> None:
+        patterns = self.patterns
+        patterns = (patterns,) if isinstance(patterns, str) else patterns
+        if not isinstance(patterns, Sequence) or not all(
+            isinstance(p, str) for p in patterns
+        ):
+            raise TypeError(
+                f"patterns must be a string or a sequence of strings, got "
+                f"{self.patterns!r}. Pass globs such as 'encoder.*.weight'."
+            )
+        if not patterns:
+            raise ValueError(
+                "patterns must not be empty, got (). Pass at least one glob; mask=None "
+                "penalises every parameter."
+            )
+        object.__setattr__(self, "patterns", tuple(patterns))
+
+    def __call__(self, params: Any) -> Any:
+        """Gives the booleans for `params`."""
+        leaves = named_leaves(params)
+        if not has_names(params):
+            raise ValueError(
+                f"patterns {self.patterns} need parameter names, got {len(leaves)} "
+                "parameters without. Build the optimizer from model.named_parameters()."
+            )
+        names = [name for name, _ in leaves]
+        for pattern in self.patterns if leaves else ():
+            if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+                raise ValueError(
+                    f"patterns: '{pattern}' matches no parameter. The parameters are "
+                    f"{describe(leaves)}."
+                )
+        return {
+            name: any(fnmatch.fnmatchcase(name, glob) for glob in self.patterns)
+            for name in names
+        }
+
+
+def selected(mask: Mask, params: Any) -> list[bool]:
+    """Evaluates a mask: one bool for each leaf of `named_leaves(params)`.
+
+    Raises:
+      ValueError: the mask does not fit the parameters, or selects none of them.
+      TypeError: the mask holds something else than booleans.
+    """
+    leaves = named_leaves(params)
+    if mask is None:
+        return [leaf is not None for _, leaf in leaves]
+    values = mask(params) if callable(mask) else mask
+    flags = []
+    for (name, leaf), flag in zip(leaves, spread(values, params, "mask"), strict=True):
+        if leaf is None:
+            flag = False
+        if not isinstance(flag, bool):
+            raise TypeError(
+                f"mask must hold booleans, got {flag!r} for '{name}'. Return True for "
+                "a parameter to penalise and False for one to leave alone."
+            )
+        flags.append(flag)
+    if leaves and not any(flags):
+        raise ValueError(
+            f"mask {mask!r} selects nothing to penalise among {describe(leaves)}. Pass "
+            "mask=None to penalise every parameter, or by_path(...) to name some."
+        )
+    return flags
+
+
+def _is_weight(name: str, leaf: Tensor | None) -> bool:
+    if not isinstance(leaf, Tensor):
+        return False
+    parts = [part for part in re.split(r"[./]", name) if not part.isdigit()]
+    own_name = parts[-1] if parts else ""
+    if own_name in _NOT_A_WEIGHT or not _NOT_WEIGHTS.isdisjoint(own_name.split("_")):
+        return False
+    return not (own_name == "weight" and leaf.dim() < 2)

@@ -1,0 +1,97 @@
+"""Proximal operators: pure functions of tensors, each the one argmin it solves.
+
+Arithmetic is in the tensor's own precision, in float32 for half precision, and the
+result is rounded once to the tensor's dtype. NaN stays NaN, zeros come out as +0.0, a
+threshold of 0 is the identity. A threshold is `step size * strength`: it is in units of
+the parameter, and it is the only place where the strength enters. A threshold tensor
+gives NaN where it is negative.
+
+XLA on CPU flushes subnormal numbers to zero; apart from those, and from the NaN bits,
+every function here is bitwise equal to its twin in `l1jax.prox`.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from l1torch.hyperparameters import (
+    Number,
+    check_number,
+    nonnegative,
+    require_broadcast,
+)
+from l1torch.leaves import compute_dtype, require_real_floating
+
+
+def soft_threshold(x: Tensor, threshold: Number) -> Tensor:
+    """Solves `argmin_u 1/2 |u - x|^2 + threshold * |u|_1`.
+
+    The closed form is `x - clip(x, -threshold, threshold)` (Donoho, 1995).
+
+    Args:
+      x: real floating tensor of any shape.
+      threshold: number or tensor >= 0 that broadcasts to `x`; infinity gives 0 for
+        every finite `x`.
+
+    Returns:
+      Tensor of `x`'s shape and dtype.
+
+    Raises:
+      TypeError: `x` is not real floating, `threshold` not a real number.
+      ValueError: `threshold` is negative, NaN or does not broadcast to `x`.
+
+    Example:
+      >>> import torch
+      >>> soft_threshold(torch.tensor([3.0, -0.5, -2.0]), 1.0)
+      tensor([ 2.,  0., -1.])
+    """
+    return _solve(lambda x, t: x - x.clamp(-t, t), x, threshold)
+
+
+def prox_nonnegative_l1(x: Tensor, threshold: Number) -> Tensor:
+    """Solves `argmin_{u >= 0} 1/2 |u - x|^2 + threshold * sum(u)`.
+
+    The closed form is `max(x - threshold, 0)`. Arguments, result and errors are those
+    of `soft_threshold`.
+    """
+
+    def shrink(x: Tensor, t: Tensor) -> Tensor:
+        y = x - t
+        # Not clamp(y, min=0): which zero it takes of 0.0 and -0.0 is left open.
+        return y.masked_fill(y <= 0, 0)
+
+    return _solve(shrink, x, threshold)
+
+
+def prox_elastic_net(x: Tensor, threshold: Number, l1_ratio: float) -> Tensor:
+    """Solves the elastic net's proximal problem (Zou and Hastie, 2005).
+
+    `argmin_u 1/2 |u - x|^2 + threshold * (l1_ratio |u|_1 + (1 - l1_ratio)/2 |u|^2)`,
+    which is `soft_threshold(x, threshold * l1_ratio) / (1 + threshold * (1 -
+    l1_ratio))`. An infinite threshold gives NaN where `l1_ratio` is 0.
+
+    Args:
+      x: real floating tensor of any shape.
+      threshold: as in `soft_threshold`.
+      l1_ratio: the share of L1, in [0, 1]; 1 is `soft_threshold`, 0 is ridge.
+    """
+
+    def shrink(x: Tensor, t: Tensor) -> Tensor:
+        shrunk = x - x.clamp(-t * l1_ratio, t * l1_ratio)
+        if l1_ratio == 1:
+            return shrunk
+        return shrunk / (1 + t * (1 - l1_ratio))
+
+    return _solve(shrink, x, threshold)
+
+
+def _solve(
+    formula: Callable[[Tensor, Tensor], Tensor], x: Tensor, threshold: Number
+) -> Tensor:
+    require_real_floating("x", x)
+    if not isinstance(threshold, float) or threshold != float("inf"):
+        check_number("threshold", threshold)
+    require_broadcast("threshold", threshold, "x", x.shape)
+    dtype = compute_dtype(x.dtype)
+    t = nonnegative(threshold, dtype, x.device)
+    return formula(x.to(dtype), t).to(x.dtype)

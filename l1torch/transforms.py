@@ -1,0 +1,261 @@
+"""Gradient transformations on dicts of tensors: subgradients and proximal steps."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from l1torch.hyperparameters import (
+    Number,
+    Schedule,
+    Strength,
+    check_learning_rate,
+    check_schedules,
+    check_strength,
+    learning_rate_at,
+    product,
+    strengths_at,
+)
+from l1torch.leaves import (
+    compute_dtype,
+    named_leaves,
+    require_real_floating,
+    require_same_tree,
+)
+from l1torch.masks import Mask, selected, weights_only
+from l1torch.penalties import Penalty, l1
+
+
+class GradientTransformation(NamedTuple):
+    """A pair of pure functions, as optax has it."""
+
+    init: Callable[[Mapping[str, Tensor]], Any]
+    """`init(params) -> state`."""
+    update: Callable[..., tuple[dict[str, Tensor], Any]]
+    """`update(updates, state, params) -> (updates, state)`."""
+
+
+class AddSubgradientState(NamedTuple):
+    """State of `add_subgradient`."""
+
+    count: int
+    """Steps taken: the argument of a strength schedule."""
+
+
+class ProximalStepState(NamedTuple):
+    """State of `proximal_step`."""
+
+    count: int
+    """Steps taken: the argument of the schedules."""
+
+
+def add_subgradient(
+    strength: Strength, *, penalty: Penalty = l1(), mask: Mask = weights_only
+) -> GradientTransformation:
+    """Adds the penalty's subgradient to the gradients: `g + strength * sign(w)`.
+
+    The gradient of `loss + strength * penalty`, with 0 at a weight of 0. Apply it
+    before the optimizer's own arithmetic. Like any subgradient method it oscillates
+    around zero and finds no exact zeros: use `proximal_step` for these.
+
+    Example:
+      >>> tx = add_subgradient(1e-3)
+      >>> params, grads = {"w": torch.tensor([2.0, 0.0])}, {"w": torch.zeros(2)}
+      >>> tx.update(grads, tx.init(params), params)[0]
+      {'w': tensor([0.0010, 0.0000])}
+
+    Args:
+      strength: lambda, per unit of the mean loss that the gradients belong to: a number
+        >= 0, a tensor that broadcasts to its parameter, a schedule (step count, from 0,
+        to number), or a mapping from parameter names to these.
+      penalty: the penalty, of unit strength; one with a constraint is refused.
+      mask: the parameters to penalise: a mapping from names to booleans, a function
+        from the parameters to one, or `None` for all. The default leaves out biases and
+        normalisation.
+
+    Returns:
+      A transformation whose updates keep the dtype of the gradients.
+
+    Raises:
+      TypeError: a strength that is not a real number; at `init`, a penalised parameter
+        that is not real floating; at `update`, a sparse gradient.
+      ValueError: a strength that is negative, infinite or NaN; a penalty with a
+        constraint; at `init`, a strength or mask that does not fit the parameters; at
+        `update`, missing parameters or gradients of other names.
+    """
+    check_strength(strength)
+    require_subgradient(penalty)
+
+    def init_fn(params: Mapping[str, Tensor]) -> AddSubgradientState:
+        _check_params(params, mask, strength, None)
+        return AddSubgradientState(count=0)
+
+    def update_fn(
+        updates: Mapping[str, Tensor],
+        state: AddSubgradientState,
+        params: Mapping[str, Tensor] | None = None,
+    ) -> tuple[dict[str, Tensor], AddSubgradientState]:
+        def add(update: Tensor, param: Tensor, strength: Number) -> Tensor:
+            dtype = torch.promote_types(
+                compute_dtype(param.dtype), compute_dtype(update.dtype)
+            )
+            slope = penalty.subgradient(param.to(dtype), strength)
+            return (update.to(dtype) + slope).to(update.dtype)
+
+        updates = _map_penalised(add, updates, params, strength, mask, state.count)
+        return updates, AddSubgradientState(state.count + 1)
+
+    return GradientTransformation(init_fn, update_fn)
+
+
+def proximal_step(
+    strength: Strength,
+    learning_rate: Number | Schedule,
+    *,
+    penalty: Penalty = l1(),
+    mask: Mask = weights_only,
+) -> GradientTransformation:
+    """Turns a step `u` into `prox(w + u, learning_rate * strength) - w`: exact zeros.
+
+    Forward-backward splitting (Duchi and Singer, 2009): with `u = -learning_rate * g`
+    it minimises `loss + strength * penalty`. The threshold must be the step that the
+    updates really take, so use the same learning rate or schedule for both. After any
+    other optimizer's updates this is a decoupled shrinkage that minimises something
+    else: after Adam, loosely, a weighted penalty with the weights `sqrt(v_hat) + eps`;
+    after momentum m, a penalty of strength `(1 - m) * strength`.
+
+    It must come last. What scales, clips or averages updates after it destroys the
+    zeros.
+
+    Example:
+      >>> tx = proximal_step(1.0, learning_rate=0.1)
+      >>> params, grads = {"w": torch.tensor([2.0, 0.05])}, {"w": torch.zeros(2)}
+      >>> updates = {name: -0.1 * grad for name, grad in grads.items()}
+      >>> updates, state = tx.update(updates, tx.init(params), params)
+      >>> apply_updates(params, updates)
+      {'w': tensor([1.9000, 0.0000])}
+
+    Args:
+      strength: lambda, per unit of the mean loss: a number >= 0, a tensor that
+        broadcasts to its parameter, a schedule (step count, from 0, to number), or a
+        mapping from parameter names to these.
+      learning_rate: the step size of the updates given, a number >= 0 or its schedule.
+      penalty: the penalty, of unit strength.
+      mask: as in `add_subgradient`.
+
+    Returns:
+      A transformation whose updates have the dtype of the parameters, whatever that of
+      the incoming updates; float32 for half precision parameters, so that
+      `apply_updates` rounds the new parameter once.
+
+    Raises:
+      TypeError: a strength or learning rate that is not a real number; at `init`, a
+        penalised parameter that is not real floating; at `update`, a sparse update.
+      ValueError: one that is negative, infinite or NaN; at `init`, a strength, schedule
+        or mask that does not fit the parameters; at `update`, missing parameters or
+        updates of other names.
+    """
+    check_strength(strength)
+    check_learning_rate(learning_rate)
+    require_penalty(penalty)
+
+    def init_fn(params: Mapping[str, Tensor]) -> ProximalStepState:
+        _check_params(params, mask, strength, learning_rate)
+        return ProximalStepState(count=0)
+
+    def update_fn(
+        updates: Mapping[str, Tensor],
+        state: ProximalStepState,
+        params: Mapping[str, Tensor] | None = None,
+    ) -> tuple[dict[str, Tensor], ProximalStepState]:
+        step_size = learning_rate_at(learning_rate, state.count)
+
+        def step(update: Tensor, param: Tensor, strength: Number) -> Tensor:
+            dtype = compute_dtype(param.dtype)
+            param, update = param.to(dtype), update.to(dtype)
+            threshold = product(step_size, strength, dtype)
+            # As a difference to the parameter, a zero of the prox is a zero of the sum:
+            # w + (0 - w) is exactly 0. Formed from the clipped part it is not.
+            return penalty.prox(param + update, threshold) - param
+
+        updates = _map_penalised(step, updates, params, strength, mask, state.count)
+        return updates, ProximalStepState(state.count + 1)
+
+    return GradientTransformation(init_fn, update_fn)
+
+
+def apply_updates(
+    params: Mapping[str, Tensor], updates: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Adds the updates and rounds to the parameters' dtypes, as optax's function does.
+
+    Raises ValueError if the names or shapes differ. A parameter whose update is `None`
+    stays.
+    """
+    require_same_tree(updates, params)
+    return {
+        name: param
+        if updates[name] is None
+        else (param + updates[name]).to(param.dtype)
+        for name, param in params.items()
+    }
+
+
+def require_penalty(penalty: Penalty) -> None:
+    """Raises TypeError for what is not a `Penalty`."""
+    if not isinstance(penalty, Penalty):
+        raise TypeError(
+            f"penalty must be a Penalty, got {penalty!r} of type "
+            f"{type(penalty).__name__}. Pass l1(), elastic_net(l1_ratio), ... with "
+            "their parentheses."
+        )
+
+
+def require_subgradient(penalty: Penalty) -> None:
+    """Raises ValueError for a penalty that holds a constraint."""
+    require_penalty(penalty)
+    if not penalty.finite:
+        raise ValueError(
+            f"penalty {penalty!r} holds a constraint, so that it has no subgradient "
+            "outside of it. Use proximal_step or Proximal with this penalty."
+        )
+
+
+def _check_params(
+    params: Mapping[str, Tensor], mask: Mask, strength: Strength, learning_rate: Any
+) -> None:
+    for (name, leaf), penalised in zip(
+        named_leaves(params), selected(mask, params), strict=True
+    ):
+        if penalised:
+            require_real_floating(name, leaf)
+    check_schedules(strength, learning_rate, params)
+
+
+def _map_penalised(
+    transform: Callable[[Tensor, Tensor, Number], Tensor],
+    updates: Mapping[str, Tensor],
+    params: Mapping[str, Tensor] | None,
+    strength: Strength,
+    mask: Mask,
+    count: int,
+) -> dict[str, Tensor]:
+    """Applies `transform(update, param, strength)` to each penalised parameter."""
+    if params is None:
+        raise ValueError(
+            "params must be given, got None. Call update(updates, state, params)."
+        )
+    require_same_tree(updates, params)
+    rows = zip(
+        named_leaves(params),
+        selected(mask, params),
+        strengths_at(strength, count, params),
+        strict=True,
+    )
+    new_updates = dict(updates)
+    for (name, param), penalised, param_strength in rows:
+        if penalised and updates[name] is not None:
+            require_real_floating(name, param)
+            new_updates[name] = transform(updates[name], param, param_strength)
+    return new_updates

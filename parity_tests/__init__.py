@@ -1,0 +1,1 @@
+"""The proof that `l1jax` and `l1torch` are the same, and right."""
