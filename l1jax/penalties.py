@@ -88,8 +88,9 @@ class _ElasticNet(Penalty):
 
     def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
         x, strength = _operands(x, strength)
-        ridge = (1 - self.l1_ratio) / 2 * x * x
-        return jnp.sum(strength * (self.l1_ratio * _abs(x) + ridge))
+        # The abs around the product: see prox_elastic_net.
+        mean_slope = self.l1_ratio + jnp.abs((1 - self.l1_ratio) / 2 * x)
+        return jnp.sum(strength * (_abs(x) * mean_slope))
 
     def subgradient(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
         wide, strength = _operands(x, strength)
@@ -108,7 +109,6 @@ class _ElasticNet(Penalty):
         return jnp.where(x == 0, at_zero, jnp.abs(grad + slope * _sign(x)))
 
     def _slope(self, x: jax.Array) -> jax.Array:
-        # The abs around the product: see prox_elastic_net.
         return self.l1_ratio + jnp.abs((1 - self.l1_ratio) * x)
 
 
@@ -134,7 +134,8 @@ class _NonnegativeL1(Penalty):
     ) -> jax.Array:
         x, grad, strength = _operands(x, grad, strength)
         slope = grad + strength
-        distance = jnp.where(x == 0, jnp.maximum(-slope, 0), jnp.abs(slope) + 0 * x)
+        at_zero = jnp.where(slope >= 0, jnp.zeros_like(slope), -slope)
+        distance = jnp.where(x == 0, at_zero, jnp.abs(slope) + 0 * x)
         return jnp.where(x < 0, jnp.inf, distance)
 
 

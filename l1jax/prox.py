@@ -41,7 +41,7 @@ def soft_threshold(x: ArrayLike, threshold: ArrayLike) -> jax.Array:
       >>> soft_threshold(jnp.array([3.0, -0.5, -2.0]), 1.0)
       Array([ 2.,  0., -1.], dtype=float32)
     """
-    return _solve(lambda x, t: x - jnp.clip(x, -t, t), x, threshold)
+    return _solve(_shrink, x, threshold)
 
 
 def prox_nonnegative_l1(x: ArrayLike, threshold: ArrayLike) -> jax.Array:
@@ -50,13 +50,7 @@ def prox_nonnegative_l1(x: ArrayLike, threshold: ArrayLike) -> jax.Array:
     The closed form is `max(x - threshold, 0)`. Arguments, result and errors are those
     of `soft_threshold`.
     """
-
-    def shrink(x: jax.Array, t: jax.Array) -> jax.Array:
-        y = x - t
-        # Not maximum(y, 0): which zero it takes of 0.0 and -0.0 is left open.
-        return jnp.where(y <= 0, jnp.zeros_like(y), y)
-
-    return _solve(shrink, x, threshold)
+    return _solve(lambda x, t: jnp.maximum(x - t, 0), x, threshold)
 
 
 def prox_elastic_net(x: ArrayLike, threshold: ArrayLike, l1_ratio: float) -> jax.Array:
@@ -73,14 +67,19 @@ def prox_elastic_net(x: ArrayLike, threshold: ArrayLike, l1_ratio: float) -> jax
     """
 
     def shrink(x: jax.Array, t: jax.Array) -> jax.Array:
-        shrunk = x - jnp.clip(x, -t * l1_ratio, t * l1_ratio)
+        shrunk = _shrink(x, t * l1_ratio)
         if l1_ratio == 1:
             return shrunk
-        # abs changes nothing but keeps XLA from fusing the product into the sum, whose
-        # single rounding torch would not follow. Divided by infinity, 0 stays +0.
-        return shrunk / (1 + jnp.abs(t * (1 - l1_ratio)))
+        # Two of XLA's rewritings, which torch would not follow, are forestalled: abs
+        # changes nothing but keeps the product from being fused into the sum, and a
+        # quotient by a scalar would become a product with its reciprocal.
+        return shrunk * (1 / (1 + jnp.abs(t * (1 - l1_ratio))))
 
     return _solve(shrink, x, threshold)
+
+
+def _shrink(x: jax.Array, t: jax.Array) -> jax.Array:
+    return x - jnp.clip(x, -t, t)
 
 
 def _solve(
@@ -94,4 +93,6 @@ def _solve(
         check_number("threshold", threshold)
     require_broadcast("threshold", threshold, "x", x.shape)
     dtype = compute_dtype(x.dtype)
-    return formula(x.astype(dtype), nonnegative(threshold, dtype)).astype(x.dtype)
+    y = formula(x.astype(dtype), nonnegative(threshold, dtype)).astype(x.dtype)
+    # -0.0 comes of a threshold of 0, of underflow, or of the whim of a maximum.
+    return jnp.where(y == 0, jnp.zeros_like(y), y)

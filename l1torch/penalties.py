@@ -124,8 +124,8 @@ class _ElasticNet(Penalty):
 
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         x, strength = _operands(x, strength)
-        ridge = (1 - self.l1_ratio) / 2 * x * x
-        return torch.sum(strength * (self.l1_ratio * _abs(x) + ridge))
+        mean_slope = self.l1_ratio + ((1 - self.l1_ratio) / 2 * x).abs()
+        return torch.sum(strength * (_abs(x) * mean_slope))
 
     def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         wide, strength = _operands(x, strength)
@@ -169,7 +169,8 @@ class _NonnegativeL1(Penalty):
     ) -> Tensor:
         x, grad, strength = _operands(x, grad, strength)
         slope = grad + strength
-        distance = torch.where(x == 0, torch.clamp(-slope, min=0), slope.abs() + 0 * x)
+        at_zero = (-slope).masked_fill(slope >= 0, 0)
+        distance = torch.where(x == 0, at_zero, slope.abs() + 0 * x)
         return distance.masked_fill(x < 0, math.inf)
 
 

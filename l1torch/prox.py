@@ -45,7 +45,7 @@ def soft_threshold(x: Tensor, threshold: Number) -> Tensor:
       >>> soft_threshold(torch.tensor([3.0, -0.5, -2.0]), 1.0)
       tensor([ 2.,  0., -1.])
     """
-    return _solve(lambda x, t: x - x.clamp(-t, t), x, threshold)
+    return _solve(_shrink, x, threshold)
 
 
 def prox_nonnegative_l1(x: Tensor, threshold: Number) -> Tensor:
@@ -54,13 +54,7 @@ def prox_nonnegative_l1(x: Tensor, threshold: Number) -> Tensor:
     The closed form is `max(x - threshold, 0)`. Arguments, result and errors are those
     of `soft_threshold`.
     """
-
-    def shrink(x: Tensor, t: Tensor) -> Tensor:
-        y = x - t
-        # Not clamp(y, min=0): which zero it takes of 0.0 and -0.0 is left open.
-        return y.masked_fill(y <= 0, 0)
-
-    return _solve(shrink, x, threshold)
+    return _solve(lambda x, t: (x - t).clamp(min=0), x, threshold)
 
 
 def prox_elastic_net(x: Tensor, threshold: Number, l1_ratio: float) -> Tensor:
@@ -77,12 +71,16 @@ def prox_elastic_net(x: Tensor, threshold: Number, l1_ratio: float) -> Tensor:
     """
 
     def shrink(x: Tensor, t: Tensor) -> Tensor:
-        shrunk = x - x.clamp(-t * l1_ratio, t * l1_ratio)
+        shrunk = _shrink(x, t * l1_ratio)
         if l1_ratio == 1:
             return shrunk
-        return shrunk / (1 + t * (1 - l1_ratio))
+        return shrunk * (1 / (1 + t * (1 - l1_ratio)))
 
     return _solve(shrink, x, threshold)
+
+
+def _shrink(x: Tensor, t: Tensor) -> Tensor:
+    return x - x.clamp(-t, t)
 
 
 def _solve(
@@ -94,4 +92,6 @@ def _solve(
     require_broadcast("threshold", threshold, "x", x.shape)
     dtype = compute_dtype(x.dtype)
     t = nonnegative(threshold, dtype, x.device)
-    return formula(x.to(dtype), t).to(x.dtype)
+    # -0.0 comes of a threshold of 0, of underflow, or of the whim of a maximum; adding
+    # +0.0 changes nothing else.
+    return formula(x.to(dtype), t).to(x.dtype) + 0.0

@@ -1,1 +1,15 @@
-"""Set-up shared by all tests: float64 in JAX, eight CPU devices, one doctest name."""
+"""Set-up of all tests: float64 and eight CPU devices in JAX, and the `twin` fixture."""
+
+import jax
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_num_cpu_devices", 8)
+
+from parity_tests.twins import TWINS, Twin  # noqa: E402 - after the configuration
+
+
+@pytest.fixture(params=TWINS, ids=[twin.name for twin in TWINS])
+def twin(request: pytest.FixtureRequest) -> Twin:
+    """Runs the test once for each framework."""
+    return request.param

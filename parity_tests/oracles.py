@@ -1,0 +1,92 @@
+"""Independent truths: scikit-learn's optima, grid searches, inequalities, residuals."""
+
+from collections.abc import Callable
+
+import numpy as np
+from sklearn.linear_model import ElasticNet, LogisticRegression
+
+from parity_tests.problems import Problem
+
+PenaltyValue = Callable[[np.ndarray], np.ndarray]
+"""The penalty of each element of an array, written for numpy."""
+
+
+def l1_value(u: np.ndarray) -> np.ndarray:
+    """|u|."""
+    return np.abs(u)
+
+
+def elastic_net_value(l1_ratio: float) -> PenaltyValue:
+    """scikit-learn's elastic net."""
+    return lambda u: l1_ratio * np.abs(u) + 0.5 * (1 - l1_ratio) * u**2
+
+
+def nonnegative_l1_value(u: np.ndarray) -> np.ndarray:
+    """u for u >= 0, else infinity."""
+    return np.where(u < 0, np.inf, u)
+
+
+def grid_argmin(x: float, threshold: float, value: PenaltyValue) -> float:
+    """Minimises `(u - x)^2/2 + threshold * value(u)` on a grid that holds 0.
+
+    Three grids, each around the best point of the one before it: within 2e-9 |x|.
+    """
+    centre, radius = 0.0, 2 * abs(x) + 1
+    for _ in range(3):
+        grid = np.append(np.linspace(centre - radius, centre + radius, 8001), 0.0)
+        grid = grid[np.isfinite(value(grid))]
+        centre = float(grid[np.argmin((grid - x) ** 2 / 2 + threshold * value(grid))])
+        radius /= 1000
+    return centre
+
+
+def sklearn_lasso(problem: Problem, l1_ratio: float = 1.0) -> np.ndarray:
+    """The Lasso's or elastic net's optimum, to a duality gap of 1e-15."""
+    model = ElasticNet(
+        alpha=problem.strength,
+        l1_ratio=l1_ratio,
+        fit_intercept=False,
+        tol=1e-15,
+        max_iter=1_000_000,
+    )
+    return model.fit(problem.X, problem.y).coef_
+
+
+def sklearn_logistic(problem: Problem) -> np.ndarray:
+    """The L1-logistic optimum by liblinear: without an intercept it penalises none."""
+    model = LogisticRegression(
+        C=1 / (len(problem.y) * problem.strength),
+        l1_ratio=1.0,
+        solver="liblinear",
+        fit_intercept=False,
+        tol=1e-12,
+        max_iter=1_000_000,
+        random_state=0,
+    )
+    return model.fit(problem.X, problem.y).coef_[0]
+
+
+def objective(problem: Problem, w: np.ndarray, value: PenaltyValue = l1_value) -> float:
+    """The objective in numpy."""
+    loss = problem.loss(np, problem.X, problem.y, w)
+    return float(loss + problem.strength * value(w).sum())
+
+
+def relative_gap(
+    problem: Problem,
+    w: np.ndarray,
+    optimum: np.ndarray,
+    value: PenaltyValue = l1_value,
+) -> float:
+    """`(F(w) - F(optimum)) / F(optimum)`."""
+    best = objective(problem, optimum, value)
+    return (objective(problem, w, value) - best) / best
+
+
+def l1_kkt_residual(problem: Problem, w: np.ndarray) -> float:
+    """The largest violation of the optimality conditions of `loss + strength |w|_1`."""
+    g = problem.gradient(np, problem.X, problem.y, w)
+    at_zero = np.maximum(np.abs(g) - problem.strength, 0)
+    return float(
+        np.where(w == 0, at_zero, np.abs(g + problem.strength * np.sign(w))).max()
+    )
