@@ -24,7 +24,7 @@ Strength = Any
 
 def check_strength(strength: Strength) -> None:
     """Raises unless every leaf is a schedule or a finite real number >= 0."""
-    leaves = jax.tree.leaves(strength, is_leaf=callable)
+    leaves = jax.tree.leaves(strength)
     if not leaves:
         raise TypeError(_message("strength", strength))
     for leaf in leaves:

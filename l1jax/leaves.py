@@ -34,7 +34,7 @@ def spread(prefix: Any, tree: Any, argument: str) -> list[Any]:
         values.extend([value] * len(jax.tree.leaves(subtree, is_leaf=_is_none)))
 
     try:
-        jax.tree.map(collect, prefix, tree, is_leaf=_is_prefix_leaf)
+        jax.tree.map(collect, prefix, tree, is_leaf=_is_none)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{argument} does not fit the parameters: {error}. Pass one value, or a "
@@ -113,8 +113,3 @@ def _key_name(key: Any) -> str:
 
 def _is_none(x: Any) -> bool:
     return x is None
-
-
-def _is_prefix_leaf(x: Any) -> bool:
-    # A schedule may be an object that JAX would otherwise take apart as a tree.
-    return x is None or callable(x)

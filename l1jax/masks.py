@@ -112,7 +112,9 @@ def selected(mask: Mask, params: Any) -> list[bool]:
     leaves = named_leaves(params)
     if mask is None:
         return [leaf is not None for _, leaf in leaves]
-    tree = mask(params) if callable(mask) else mask
+    # A tree of booleans may be callable too: a module in equinox's manner.
+    is_function = callable(mask) and jax.tree_util.all_leaves([mask])
+    tree = mask(params) if is_function else mask
     flags = []
     for (path, leaf), flag in zip(leaves, spread(tree, params, "mask"), strict=True):
         if leaf is None:

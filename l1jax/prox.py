@@ -38,8 +38,8 @@ def soft_threshold(x: ArrayLike, threshold: ArrayLike) -> jax.Array:
       ValueError: `threshold` is negative, NaN or does not broadcast to `x`.
 
     Example:
-      >>> soft_threshold(jnp.array([3.0, -0.5, -2.0]), 1.0)
-      Array([ 2.,  0., -1.], dtype=float32)
+      >>> print(soft_threshold(jnp.array([3.0, -0.5, -2.0]), 1.0))
+      [ 2.  0. -1.]
     """
     return _solve(_shrink, x, threshold)
 

@@ -257,8 +257,8 @@ def penalty_value(
 
     Example:
       >>> params = {"w": torch.tensor([1.0, -2.0]), "b": torch.tensor(5.0)}
-      >>> penalty_value(params, 0.1)
-      tensor(0.3000)
+      >>> penalty_value(params, 0.5)
+      tensor(1.5000)
     """
     leaves = strength.values() if isinstance(strength, Mapping) else [strength]
     if any(is_schedule(leaf) for leaf in leaves):
