@@ -54,7 +54,7 @@ def logistic_gradient(xp: Any, X: Any, y: Any, w: Any) -> Any:
 
 @functools.cache
 def diabetes(fraction: float = 0.1) -> Problem:
-    """Lasso on diabetes: 442 x 10, standardised, centred, at `fraction * lambda_max`."""
+    """Lasso on diabetes: 442 x 10, standardised, at `fraction * lambda_max`."""
     X, y = datasets.load_diabetes(return_X_y=True)
     X = StandardScaler().fit_transform(X)
     y = (y - y.mean()) / y.std()

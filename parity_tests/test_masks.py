@@ -177,7 +177,18 @@ def test_torch_modules():
 
 
 def test_the_twins_agree_on_a_flat_tree(twin):
-    names = "w b bias scale weight kernel layer.weight layer.0 q.bias log_scale".split()
+    names = [
+        "w",
+        "b",
+        "bias",
+        "scale",
+        "weight",
+        "kernel",
+        "layer.weight",
+        "layer.0",
+        "q.bias",
+        "log_scale",
+    ]
     for shape in ((3,), (3, 3)):
         params = twin.tree({name: np.ones(shape) for name in names})
         chosen = {name for name, flag in twin.lib.weights_only(params).items() if flag}

@@ -19,11 +19,11 @@ PROXES = {
         oracles.nonnegative_l1_value,
     ),
     "elastic_net": (
-        lambda twin: lambda x, t: twin.prox.prox_elastic_net(x, t, 0.3),
+        lambda twin: functools.partial(twin.prox.prox_elastic_net, l1_ratio=0.3),
         oracles.elastic_net_value(0.3),
     ),
     "ridge": (
-        lambda twin: lambda x, t: twin.prox.prox_elastic_net(x, t, 0.0),
+        lambda twin: functools.partial(twin.prox.prox_elastic_net, l1_ratio=0.0),
         oracles.elastic_net_value(0.0),
     ),
 }
@@ -65,12 +65,10 @@ def test_many_values_are_bitwise_equal(named_prox, dtype):
     # Long enough for vectorised and threaded kernels, and a number as threshold.
     x = np.random.default_rng(0).normal(size=100_003)
     for threshold in (0.0, 1e-3, 0.7, 3.0):
-        results = [
-            twin.jit(lambda x, p=named_prox[0](twin), t=threshold: p(x, t))(
-                twin.array(x, dtype)
-            )
-            for twin in (JAX, TORCH)
-        ]
+        results = []
+        for twin in (JAX, TORCH):
+            prox = functools.partial(named_prox[0](twin), threshold=threshold)
+            results.append(twin.jit(prox)(twin.array(x, dtype)))
         assert JAX.dtype(results[0]) == TORCH.dtype(results[1]) == dtype
         assert_bitwise(JAX.numpy(results[0]), TORCH.numpy(results[1]))
 

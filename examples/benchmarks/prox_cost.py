@@ -1,0 +1,165 @@
+"""What exact zeros cost: the step with L1 over the step without, in one run.
+
+    python examples/benchmarks/prox_cost.py
+
+Times are ratios of medians, taken in turns so that a noisy machine hits all alike; the
+baseline is the first row of each table. Peak memory is what a step allocates beyond
+parameters, gradients and optimizer state, in units of the parameters' size. For JAX the
+compiled program is read, not timed: bytes moved, and temporary memory.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import l1jax
+import l1torch
+
+STRENGTH, LR = 1e-4, 1e-3
+
+
+def parameters(size: int, tensors: int) -> list[torch.nn.Parameter]:
+    """Makes `size` float32 numbers with gradients, spread over some tensors."""
+    made = []
+    for _ in range(tensors):
+        p = torch.nn.Parameter(torch.randn(size // tensors))
+        p.grad = torch.randn_like(p)
+        made.append(p)
+    return made
+
+
+def torch_steps(size: int, tensors: int) -> dict[str, Callable[[], object]]:
+    """The steps to compare, by what the table calls them; the baseline first."""
+
+    def fused() -> tuple[list[torch.nn.Parameter], torch.optim.Optimizer]:
+        params = parameters(size, tensors)
+        return params, torch.optim.AdamW(params, lr=LR, fused=True)
+
+    _, alone = fused()
+    _, base = fused()
+    proximal = l1torch.Proximal(base, STRENGTH, mask=None, step_size="learning_rate")
+    penalised, penalised_base = fused()
+    shrunk, shrunk_base = fused()
+
+    def loss_penalty() -> None:
+        (STRENGTH * sum(p.abs().sum() for p in penalised)).backward()
+        penalised_base.step()
+
+    @torch.no_grad()
+    def sign_relu() -> None:
+        shrunk_base.step()
+        for p in shrunk:
+            p.copy_(p.sign() * torch.relu(p.abs() - LR * STRENGTH))
+
+    return {
+        "fused AdamW alone": alone.step,
+        "+ l1torch.Proximal": proximal.step,
+        "+ naive prox, sign * relu": sign_relu,
+        "+ penalty in the loss": loss_penalty,
+    }
+
+
+def peak_memory(step: Callable[[], object]) -> int:
+    """Gives the bytes that a step holds at most beyond what was there before it."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        step()
+    held = peak = 0
+    memory = [event for event in profile.events() if event.name == "[memory]"]
+    for event in sorted(memory, key=lambda event: event.time_range.start):
+        held += event.cpu_memory_usage
+        peak = max(peak, held)
+    return peak
+
+
+def torch_table(size: int, tensors: int, repeats: int) -> Table:
+    """Times the steps in turns."""
+    steps = torch_steps(size, tensors)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(repeats + 2):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if turn >= 2:  # the first turns make states and warm up
+                seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    baseline = next(iter(medians.values()))
+    table = Table(
+        "torch step",
+        "time / baseline",
+        "limit",
+        "peak memory / parameters",
+        title=f"{size:,} float32 in {tensors} tensor(s), median of {repeats}",
+    )
+    for name, step in steps.items():
+        limit = "1.40" if name == "+ l1torch.Proximal" else ""
+        memory = peak_memory(step) / (4 * size)
+        table.add_row(name, f"{medians[name] / baseline:.2f}", limit, f"{memory:.2f}")
+    return table
+
+
+def jax_table(size: int, tensors: int) -> Table:
+    """Reads the cost of the compiled update, parameters and state donated."""
+    params = [jax.ShapeDtypeStruct((size // tensors,), jnp.float32)] * tensors
+    table = Table(
+        "JAX update",
+        "bytes accessed / baseline",
+        "limit",
+        "temporaries / parameters",
+        title=f"{size:,} float32 in {tensors} array(s), compiled for "
+        f"{jax.default_backend()}",
+    )
+    baseline = None
+    rows = {
+        "adam alone": optax.adam(LR),
+        "chain(adam, proximal_step)": optax.chain(
+            optax.adam(LR), l1jax.proximal_step(STRENGTH, LR, mask=None)
+        ),
+        "chain(add_subgradient, adam)": optax.chain(
+            l1jax.add_subgradient(STRENGTH, mask=None), optax.adam(LR)
+        ),
+    }
+    for name, tx in rows.items():
+
+        def update(params, state, grads, tx=tx):
+            updates, state = tx.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        state = jax.eval_shape(tx.init, params)
+        compiled = (
+            jax.jit(update, donate_argnums=(0, 1))
+            .lower(params, state, params)
+            .compile()
+        )
+        moved = compiled.cost_analysis()["bytes accessed"]
+        baseline = baseline or moved
+        memory = compiled.memory_analysis().temp_size_in_bytes / (4 * size)
+        limit = "1.001" if "proximal" in name else ""
+        table.add_row(name, f"{moved / baseline:.5f}", limit, f"{memory:.5f}")
+    return table
+
+
+def main() -> None:
+    """Prints a table for each framework, for one large and many small arrays."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=25_000_000)
+    parser.add_argument("--repeats", type=int, default=15)
+    arguments = parser.parse_args()
+    console = Console()
+    console.print(f"torch {torch.__version__}, jax {jax.__version__}, CPU")
+    for tensors in (1, 200):
+        console.print(torch_table(arguments.size, tensors, arguments.repeats))
+        console.print(jax_table(arguments.size, tensors))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""What each process of the distributed tests runs: two of them, over gloo."""
+
+import pathlib
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+import l1torch
+
+WRAPPERS = {
+    "proximal": lambda base, strength: l1torch.Proximal(base, strength),
+    "subgradient": lambda base, strength: l1torch.Subgradient(base, strength),
+}
+STEPS = 3
+
+
+def make_model() -> torch.nn.Module:
+    """The same weights in every process; sizes that two do not divide evenly."""
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Linear(6, 9), torch.nn.Tanh(), torch.nn.Linear(9, 3)
+    ).double()
+
+
+def make_data() -> Tensor:
+    """A batch for one process, or half of it for each of two."""
+    return torch.randn(8, 6, generator=torch.Generator().manual_seed(1)).double()
+
+
+def make_optimizer(model: torch.nn.Module, wrapper: str) -> torch.optim.Optimizer:
+    """Plain SGD in one of our wrappers."""
+    base = torch.optim.SGD(model.named_parameters(), lr=0.1)
+    return WRAPPERS[wrapper](base, 0.2)
+
+
+def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> None:
+    """A few full-batch steps."""
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+
+
+def single(wrapper: str) -> dict[str, Tensor]:
+    """The weights that one process arrives at."""
+    model = make_model()
+    train(model, make_optimizer(model, wrapper), make_data())
+    return model.state_dict()
+
+
+def worker(rank: int, kind: str, folder: str) -> None:
+    """Trains in one of two processes; rank 0 leaves the weights in `folder`."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    torch.set_num_threads(1)
+    half = make_data().chunk(2)[rank]
+    for wrapper in WRAPPERS:
+        model = make_model()
+        if kind == "ddp":
+            model = torch.nn.parallel.DistributedDataParallel(model)
+        else:
+            fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+        optimizer = make_optimizer(model, wrapper)
+        train(model, optimizer, half)
+        weights = {
+            name.removeprefix("module."): (
+                value.full_tensor() if hasattr(value, "full_tensor") else value
+            )
+            for name, value in model.state_dict().items()
+        }
+        if rank == 0:
+            torch.save(weights, pathlib.Path(folder, f"{wrapper}.pt"))
+    dist.destroy_process_group()

@@ -1,0 +1,125 @@
+"""The twins' public faces: the same names, arguments and defaults, and independence."""
+
+import importlib.metadata
+import inspect
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import l1jax
+import l1torch
+
+# Where the idioms differ: the name, who has it alone, and why.
+ALONE = {
+    "GradientTransformation": ("l1torch", "optax brings its own"),
+    "apply_updates": ("l1torch", "optax brings its own"),
+    "Proximal": ("l1torch", "torch optimizers own their parameters: a wrapper steps"),
+    "Subgradient": ("l1torch", "as Proximal; in optax a chain does it"),
+}
+
+
+def test_the_same_names():
+    ours, theirs = set(l1jax.__all__), set(l1torch.__all__)
+    assert {name for name, (who, _) in ALONE.items() if who == "l1jax"} == ours - theirs
+    assert {name for name, (who, _) in ALONE.items() if who == "l1torch"} == (
+        theirs - ours
+    )
+
+
+@pytest.mark.parametrize("lib", [l1jax, l1torch])
+def test_all_is_complete_and_sorted(lib):
+    assert lib.__all__ == sorted(lib.__all__)
+    assert len(set(lib.__all__)) == len(lib.__all__)
+    public = {
+        name
+        for name, value in vars(lib).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert public | {"__version__"} == set(lib.__all__)
+    assert all(inspect.getdoc(getattr(lib, name)) for name in lib.__all__)
+
+
+def signature(function):
+    return [
+        (p.name, p.kind, repr(p.default).split(" at 0x")[0])
+        for p in inspect.signature(function).parameters.values()
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(set(l1jax.__all__) - {"__version__"}))
+def test_the_same_signatures(name):
+    ours, theirs = getattr(l1jax, name), getattr(l1torch, name)
+    assert signature(ours) == signature(theirs)
+    for method in ("value", "subgradient", "prox", "optimality_distance", "to_dict"):
+        if hasattr(ours, method):
+            assert signature(getattr(ours, method)) == signature(
+                getattr(theirs, method)
+            )
+
+
+def test_the_same_files():
+    own = {
+        "delegation.py": "torch optimizers are wrapped",
+        "groups.py": "torch optimizers have parameter groups",
+        "optimizers.py": "in optax a chain does it",
+    }
+    ours, theirs = (
+        {path.name for path in pathlib.Path(lib.__file__).parent.glob("*.*")}
+        for lib in (l1jax, l1torch)
+    )
+    assert ours <= theirs
+    assert theirs - ours == set(own)
+    assert "py.typed" in ours
+
+
+def test_one_version():
+    assert l1jax.__version__ == l1torch.__version__
+    assert l1jax.__version__ == importlib.metadata.version("l1twins")
+
+
+BLOCKED = """
+import importlib.abc, sys
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked}:
+            raise ModuleNotFoundError("blocked: " + name)
+sys.meta_path.insert(0, Block())
+{code}
+assert not set(sys.modules) & set({blocked})
+"""
+USE_JAX = """
+import jax.numpy as jnp, l1jax
+params = {"w": jnp.ones(3)}
+tx = l1jax.proximal_step(0.1, 1.0)
+print(tx.update(params, tx.init(params), params), l1jax.sparsity_report(params))
+"""
+USE_TORCH = """
+import torch, l1torch
+w = torch.nn.Parameter(torch.ones(3))
+w.grad = torch.ones(3)
+l1torch.Proximal(torch.optim.SGD([("w", w)], lr=0.1), 0.1).step()
+print(l1torch.sparsity_report({"w": w}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "blocked"),
+    [
+        (USE_JAX, ("torch", "l1torch")),
+        (USE_TORCH, ("jax", "jaxlib", "flax", "optax", "l1jax")),
+    ],
+)
+def test_each_twin_works_without_the_other_framework(code, blocked):
+    script = BLOCKED.format(code=code, blocked=blocked)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    # The block itself blocks: a test that cannot fail proves nothing.
+    script = BLOCKED.format(code=f"import {blocked[0]}", blocked=blocked)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert f"blocked: {blocked[0]}" in done.stderr
