@@ -1,5 +1,6 @@
 """What each process of the distributed tests runs: two of them, over gloo."""
 
+import gc
 import pathlib
 
 import torch
@@ -53,25 +54,31 @@ def single(wrapper: str) -> dict[str, Tensor]:
 
 def worker(rank: int, kind: str, folder: str) -> None:
     """Trains in one of two processes; rank 0 leaves the weights in `folder`."""
+    torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
-    torch.set_num_threads(1)
-    half = make_data().chunk(2)[rank]
     for wrapper in WRAPPERS:
-        model = make_model()
-        if kind == "ddp":
-            model = torch.nn.parallel.DistributedDataParallel(model)
-        else:
-            fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
-        optimizer = make_optimizer(model, wrapper)
-        train(model, optimizer, half)
-        weights = {
-            name.removeprefix("module."): (
-                value.full_tensor() if hasattr(value, "full_tensor") else value
-            )
-            for name, value in model.state_dict().items()
-        }
+        weights = distributed(rank, kind, wrapper)
         if rank == 0:
             torch.save(weights, pathlib.Path(folder, f"{wrapper}.pt"))
+    # A process that leaves while the other still holds a model of the group hangs it.
+    gc.collect()
+    dist.barrier()
     dist.destroy_process_group()
+
+
+def distributed(rank: int, kind: str, wrapper: str) -> dict[str, Tensor]:
+    """The whole weights that this process and the other arrive at."""
+    model = make_model()
+    if kind == "ddp":
+        model = torch.nn.parallel.DistributedDataParallel(model)
+    else:
+        fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    train(model, make_optimizer(model, wrapper), make_data().chunk(2)[rank])
+    return {
+        name.removeprefix("module."): (
+            value.full_tensor() if hasattr(value, "full_tensor") else value
+        )
+        for name, value in model.state_dict().items()
+    }

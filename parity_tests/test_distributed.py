@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 
@@ -6,7 +8,15 @@ from parity_tests import distributed_workers as workers
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_two_processes_equal_one(kind, tmp_path):
-    torch.multiprocessing.spawn(workers.worker, (kind, str(tmp_path)), nprocs=2)
+    processes = torch.multiprocessing.spawn(
+        workers.worker, (kind, str(tmp_path)), nprocs=2, join=False
+    )
+    deadline = time.monotonic() + 120
+    while not processes.join(timeout=5):  # raises what a process raised
+        if time.monotonic() > deadline:
+            for process in processes.processes:
+                process.kill()
+            pytest.fail("the processes did not end")
     for wrapper in workers.WRAPPERS:
         found = torch.load(tmp_path / f"{wrapper}.pt")
         expected = workers.single(wrapper)
