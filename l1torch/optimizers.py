@@ -1,5 +1,6 @@
 """Optimizers that penalise: wrappers around any `torch.optim` optimizer."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -139,19 +140,18 @@ class _Penalised(DelegatingOptimizer):
         for group, flags in zip(self.param_groups, self._penalised, strict=True):
             if "l1_count" in group and is_schedule(self._strength):
                 group["l1"] = self._strength(group["l1_count"])
-            rows = zip(group["params"], strengths_of(group), flags, strict=True)
-            chosen = [(param, strength) for param, strength, flag in rows if flag]
-            targets.append((group, chosen))
+            rows = zip(group["params"], strengths_of(group), strict=True)
+            targets.append((group, list(itertools.compress(rows, flags))))
         self._require_dense_gradients()
         return targets
 
     def _require_dense_gradients(self) -> None:
         for group, flags in zip(self.param_groups, self._penalised, strict=True):
-            for (name, param), penalised in zip(
-                named_params(group), flags, strict=True
-            ):
-                if penalised and param.grad is not None:
-                    require_dense(f"the gradient of '{name}'", param.grad)
+            for param in itertools.compress(group["params"], flags):
+                grad = param.grad
+                if grad is not None and grad.layout is not torch.strided:
+                    names = [name for name, p in named_params(group) if p is param]
+                    require_dense(f"the gradient of '{names[0]}'", grad)
 
     def _count_step(self) -> None:
         for group in self.param_groups:
@@ -354,9 +354,10 @@ class Proximal(_Penalised):
             for param, strength in chosen:
                 if param.grad is None:
                     continue
-                key = (id(strength), compute_dtype(param.dtype))
+                key = (id(strength), param.dtype)
                 if key not in thresholds:
-                    thresholds[key] = product(step_size, strength, key[1])
+                    dtype = compute_dtype(param.dtype)
+                    thresholds[key] = product(step_size, strength, dtype)
                 self.penalty.prox_(param, thresholds[key])
         self._count_step()
         return loss

@@ -28,6 +28,8 @@ from l1torch.leaves import blocks, compute_dtype, named_leaves, require_real_flo
 from l1torch.masks import Mask, selected, weights_only
 from l1torch.prox import prox_elastic_net, prox_nonnegative_l1, soft_threshold
 
+_LARGEST = {dtype: torch.finfo(dtype).max for dtype in (torch.float32, torch.float64)}
+
 
 class Penalty(abc.ABC):
     """What a penalty is: four functions of tensors of any shape.
@@ -100,13 +102,10 @@ class _L1(Penalty):
     def prox_(self, x: Tensor, threshold: Number) -> None:
         # One kernel and no temporaries. It would round a threshold to half precision,
         # and takes only a finite Python number that it trusts to be >= 0.
-        if (
-            isinstance(threshold, float)
-            and x.dtype in (torch.float32, torch.float64)
-            and 0 <= threshold <= torch.finfo(x.dtype).max
-        ):
+        largest = _LARGEST.get(x.dtype)
+        if largest and isinstance(threshold, float) and 0 <= threshold <= largest:
             local = x.to_local() if hasattr(x, "to_local") else x
-            torch.ops.aten.softshrink.out(local, threshold, out=local)
+            torch.nn.functional.softshrink(local, threshold, out=local)
         else:
             super().prox_(x, threshold)
 

@@ -4,6 +4,7 @@ import chex
 import flax.linen
 import flax.training.train_state
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -298,3 +299,36 @@ def test_half_of_a_tree_may_be_none():
     updates, _ = tx.update({"w": jnp.zeros(3), "frozen": None}, tx.init(params), params)
     assert updates["frozen"] is None
     np.testing.assert_allclose(updates["w"], -0.1)
+
+
+def test_the_compiled_prox_moves_no_memory():
+    params = [jax.ShapeDtypeStruct((1 << 20,), jnp.float32)] * 2
+
+    def compiled(tx):
+        def update(params, state, grads):
+            updates, state = tx.update(grads, state, params)
+            return optax.apply_updates(params, updates), state
+
+        state = jax.eval_shape(tx.init, params)
+        step = jax.jit(update, donate_argnums=(0, 1))
+        return step.lower(params, state, params).compile()
+
+    alone = compiled(optax.adam(1e-3))
+    ours = compiled(
+        optax.chain(optax.adam(1e-3), l1jax.proximal_step(1e-4, 1e-3, mask=None))
+    )
+    moved = [c.cost_analysis()["bytes accessed"] for c in (alone, ours)]
+    assert moved[1] / moved[0] <= 1.001
+    temporary = [c.memory_analysis().temp_size_in_bytes for c in (alone, ours)]
+    assert temporary[1] <= temporary[0] + 1024
+    assert "custom-call" not in ours.as_text()
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_exports_for_accelerators_without_custom_calls(make, platform):
+    params, grads = params_and_grads()
+    tx = make()
+    exported = jax.export.export(jax.jit(tx.update), platforms=[platform])(
+        grads, tx.init(params), params
+    )
+    assert "custom_call" not in exported.mlir_module()
