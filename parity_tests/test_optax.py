@@ -331,4 +331,4 @@ def test_exports_for_accelerators_without_custom_calls(make, platform):
     exported = jax.export.export(jax.jit(tx.update), platforms=[platform])(
         grads, tx.init(params), params
     )
-    assert "custom_call" not in exported.mlir_module()
+    assert "stablehlo.custom_call" not in exported.mlir_module()
