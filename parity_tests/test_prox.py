@@ -115,6 +115,14 @@ def test_special_values(twin, named_prox, dtype):
         assert not np.signbit(y[y == 0]).any(), "zeros must be +0.0"
 
 
+def test_underflow_gives_a_positive_zero(twin):
+    # In float16 the result, -2^-26, is nearer to zero than to any other number.
+    x = twin.array(np.array([-3.0]) * 2**-24, "float16")
+    y = twin.numpy(twin.lib.soft_threshold(x, 2.75 * 2**-24))
+    assert y[0] == 0
+    assert not np.signbit(y[0])
+
+
 def test_infinities(twin):
     x = twin.array(np.array([np.inf, -np.inf, 2.0]), "float32")
     np.testing.assert_array_equal(
