@@ -348,6 +348,19 @@ def test_closures(wrap):
     assert_same(model.parameters(), other.parameters())
 
 
+def test_a_closure_gives_the_base_the_penalised_loss():
+    class Recorder(torch.optim.SGD):
+        def step(self, closure=None):
+            self.seen = closure()
+
+    w = torch.nn.Parameter(torch.tensor([[2.0, -3.0]]))
+    for maximize, objective in ((False, 5.0 + 0.5 * 5), (True, 5.0 - 0.5 * 5)):
+        base = Recorder([w], lr=LR, maximize=maximize)
+        loss = l1torch.Subgradient(base, 0.5).step(lambda: torch.tensor(5.0))
+        assert loss == 5.0
+        assert base.seen == objective
+
+
 def test_lbfgs_minimises_the_penalised_loss_with_its_line_search():
     # Far from zero |w| is smooth, and LBFGS finds the minimum to rounding.
     torch.manual_seed(0)

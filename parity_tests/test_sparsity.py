@@ -12,7 +12,7 @@ import l1torch
 
 ARRAYS = {
     "conv.kernel": np.where(np.arange(24).reshape(4, 3, 2) % 3 == 0, 1.0, 0.0),
-    "w": np.array([[0.0, -0.0, 0.0], [1.0, np.nan, 0.0]]),
+    "w": np.array([[0.0, -0.0, 0.0], [1.0, np.nan, 0.0], [0.0, 0.0, 0.0]]),
     "bias": np.array([0.0, 2.0]),
     "scale": np.array(0.0),
     "empty": np.zeros((0, 3)),
@@ -35,8 +35,8 @@ def test_counts(twin):
         assert rows[name].shape == x.shape
         assert rows[name].size == x.size
         assert rows[name].nnz == np.count_nonzero(x)
-    assert rows["w"].sparsity == pytest.approx(4 / 6)
-    assert (rows["w"].zero_rows, rows["w"].zero_columns) == (1, 1)
+    assert rows["w"].sparsity == pytest.approx(7 / 9)
+    assert (rows["w"].zero_rows, rows["w"].zero_columns) == (2, 1)
     assert (rows["bias"].zero_rows, rows["bias"].zero_columns) == (None, None)
     kernel = ARRAYS["conv.kernel"]
     assert rows["conv.kernel"].zero_rows == sum(not k.any() for k in kernel)
@@ -78,7 +78,7 @@ def test_table_is_aligned(twin):
         "zero",
         "cols",
     ]
-    assert lines[-1].split() == ["total", "35", "12", "65.71%"]
+    assert lines[-1].split() == ["total", "38", "12", "68.42%"]
     end = lines[0].index("sparsity") + len("sparsity")
     assert all(line[:end].endswith("%") for line in lines[1:])
 
