@@ -26,17 +26,17 @@ def check_strength(strength: Strength) -> None:
     """Raises unless every leaf is a schedule or a finite real number >= 0."""
     leaves = jax.tree.leaves(strength)
     if not leaves:
-        raise TypeError(_message("strength", strength))
+        raise TypeError(_message("strength", strength, True))
     for leaf in leaves:
         if not callable(leaf):
-            check_number("strength", leaf)
+            check_number("strength", leaf, or_schedule=True)
 
 
 def check_learning_rate(learning_rate: ArrayLike | Schedule) -> None:
     """Raises unless it is a schedule or a finite real scalar >= 0."""
     if callable(learning_rate):
         return
-    check_number("learning_rate", learning_rate)
+    check_number("learning_rate", learning_rate, or_schedule=True)
     if jnp.shape(learning_rate) != ():
         raise ValueError(
             f"learning_rate must be a scalar; got shape {jnp.shape(learning_rate)}. "
@@ -44,18 +44,18 @@ def check_learning_rate(learning_rate: ArrayLike | Schedule) -> None:
         )
 
 
-def check_number(argument: str, value: ArrayLike) -> None:
+def check_number(argument: str, value: ArrayLike, *, or_schedule: bool = False) -> None:
     """Raises unless `value` is a real number or array that is finite and >= 0."""
     numeric = isinstance(value, int | float | np.ndarray | np.generic | jax.Array)
     if isinstance(value, bool) or not numeric:
-        raise TypeError(_message(argument, value))
+        raise TypeError(_message(argument, value, or_schedule))
     dtype = dtype_of(value)
     if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
-        raise TypeError(_message(argument, value))
+        raise TypeError(_message(argument, value, or_schedule))
     if isinstance(value, jax.Array):
         return  # may be a tracer, and looking into a device array would block
     if not (np.isfinite(value).all() and (np.asarray(value) >= 0).all()):
-        raise ValueError(_message(argument, value))
+        raise ValueError(_message(argument, value, or_schedule))
 
 
 def learning_rate_at(learning_rate: ArrayLike | Schedule, count: ArrayLike) -> Any:
@@ -63,6 +63,7 @@ def learning_rate_at(learning_rate: ArrayLike | Schedule, count: ArrayLike) -> A
     if not callable(learning_rate):
         return learning_rate
     value = learning_rate(count)
+    check_number("learning_rate", value)
     if jnp.shape(value) != ():
         raise ValueError(
             "learning_rate must be a scalar; the schedule returned shape "
@@ -86,8 +87,9 @@ def strengths_at(strength: Strength, count: ArrayLike, params: Any) -> list[Any]
             if id(given) not in cache:
                 cache[id(given)] = given(count)
             values[i] = cache[id(given)]
-        if leaf is None or values[i] is None:
+        if leaf is None:
             continue
+        check_number("strength", values[i])
         require_broadcast("strength", values[i], path, jnp.shape(leaf))
     return values
 
@@ -125,9 +127,9 @@ def nonnegative(value: ArrayLike, dtype: Any) -> jax.Array:
     return jnp.where(value >= 0, value, jnp.asarray(jnp.nan, dtype))
 
 
-def _message(argument: str, value: Any) -> str:
+def _message(argument: str, value: Any, or_schedule: bool) -> str:
+    wanted = " or a schedule (a function of the step count)" if or_schedule else ""
     return (
-        f"{argument} must be a finite real number >= 0 or a schedule (a function of "
-        f"the step count), got {value!r} of type {type(value).__name__}. Pass a number "
-        "such as 1e-3."
+        f"{argument} must be a finite real number >= 0{wanted}, got {value!r} of type "
+        f"{type(value).__name__}. Pass a number such as 1e-3."
     )

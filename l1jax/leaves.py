@@ -1,5 +1,6 @@
 """The leaves of a parameter tree: their dotted names, and values spread over them."""
 
+import collections
 from typing import Any
 
 import jax
@@ -9,12 +10,16 @@ import jax.numpy as jnp
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     """Lists `(dotted path, leaf)` in JAX's leaf order, `None` counted as a leaf.
 
-    A trailing attribute called `value` is how flax's variables and metadata boxes
-    (`nnx.Param`, `nn.Partitioned`) reach their array; it is no part of the name, so
-    that a boxed tree and its bare twin give the same paths.
+    A last attribute called `value`, without siblings, is how flax's variables and
+    metadata boxes (`nnx.Param`, `nn.Partitioned`) reach their array; it is no part of
+    the name, so that a boxed tree and its bare twin give the same paths.
     """
     flat, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none)
-    return [(_dotted(path), leaf) for path, leaf in flat]
+    siblings = collections.Counter(path[:-1] for path, _ in flat)
+    return [
+        (_dotted(path[:-1] if _is_box(path) and siblings[path[:-1]] == 1 else path), x)
+        for path, x in flat
+    ]
 
 
 def spread(prefix: Any, tree: Any, argument: str) -> list[Any]:
@@ -98,9 +103,12 @@ def describe(leaves: list[tuple[str, Any]]) -> str:
     return ", ".join(shown) or "no leaves"
 
 
+def _is_box(path: tuple[Any, ...]) -> bool:
+    last = path[-1] if path else None
+    return isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value"
+
+
 def _dotted(path: tuple[Any, ...]) -> str:
-    if path and isinstance(path[-1], jax.tree_util.GetAttrKey):
-        path = path[:-1] if path[-1].name == "value" else path
     return ".".join(_key_name(key) for key in path)
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l1jax.leaves import describe, named_leaves, spread
+from l1jax.leaves import describe, dtype_of, named_leaves, spread
 
 Mask = Any | Callable[[Any], Any] | None
 """`None`, a tree of booleans, or a function that gives one."""
@@ -23,17 +23,21 @@ Mask = Any | Callable[[Any], Any] | None
 _NOT_WEIGHTS = frozenset(
     ["beta", "bias", "biases", "gamma", "intercept", "offset", "scale"]
 )
-_NOT_A_WEIGHT = frozenset(["b", "negative_slope"])
+_NOT_A_WEIGHT = frozenset(
+    ["b", "negative_slope", "num_batches_tracked", "running_mean", "running_var"]
+)
+_NOT_PARAMETERS = "batch_stats"
 
 
 def weights_only(params: Any) -> Any:
-    """Marks the weights: everything but biases and normalisation parameters.
+    """Marks the weights: everything but biases and what normalisation layers hold.
 
     A leaf is left out if a word of its own name (between underscores) is one of beta,
-    bias, biases, gamma, intercept, offset, scale; if it is called b or negative_slope;
-    or if it is called weight and has fewer than two dimensions (the scale of a torch or
-    equinox normalisation layer). A vector called otherwise, or a bare array, is a
-    weight. A leaf in a list is known by the list's name.
+    bias, biases, gamma, intercept, offset, scale; if it is called b or negative_slope,
+    or is a running statistic (torch's names, flax's collection batch_stats); or if it
+    is called weight and has fewer than two dimensions (the scale of a torch or equinox
+    normalisation layer). A vector called otherwise, or a bare array, is a weight. A
+    leaf in a list is known by the list's name.
 
     A scale called `weight` of two or more dimensions (layer normalisation over several
     axes) cannot be told from a kernel: name it with `by_path`.
@@ -43,7 +47,11 @@ def weights_only(params: Any) -> Any:
 
     Returns:
       The tree with a Python bool at each leaf.
+
+    Raises:
+      TypeError: given a step count, by `optax.inject_hyperparams`.
     """
+    _require_params(params)
     flags = [_is_weight(path, leaf) for path, leaf in named_leaves(params)]
     return _like(params, flags)
 
@@ -85,6 +93,7 @@ class by_path:  # noqa: N801 - called like a function, an object so that it pick
 
     def __call__(self, params: Any) -> Any:
         """Gives the tree of booleans for `params`."""
+        _require_params(params)
         leaves = named_leaves(params)
         paths = [path for path, _ in leaves]
         for pattern in self.patterns if leaves else ():
@@ -133,11 +142,23 @@ def selected(mask: Mask, params: Any) -> list[bool]:
     return flags
 
 
+def _require_params(params: Any) -> None:
+    is_count = jax.tree_util.all_leaves([params]) and jnp.shape(params) == ()
+    if is_count and jnp.issubdtype(dtype_of(params), jnp.integer):
+        raise TypeError(
+            f"mask was called with a step count, got {params!r}: "
+            "optax.inject_hyperparams takes every function for a schedule. Pass it "
+            "static_args='mask'."
+        )
+
+
 def _is_weight(path: str, leaf: Any) -> bool:
     if leaf is None:
         return False
     parts = [part for part in re.split(r"[./]", path) if not part.isdigit()]
     name = parts[-1] if parts else ""
+    if _NOT_PARAMETERS in parts:
+        return False
     if name in _NOT_A_WEIGHT or not _NOT_WEIGHTS.isdisjoint(name.split("_")):
         return False
     return not (name == "weight" and len(jnp.shape(leaf)) < 2)

@@ -13,7 +13,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from l1jax.hyperparameters import check_number, check_strength, strengths_at
+from l1jax.hyperparameters import (
+    check_number,
+    check_strength,
+    nonnegative,
+    require_broadcast,
+    strengths_at,
+)
 from l1jax.leaves import compute_dtype, named_leaves, require_real_floating
 from l1jax.masks import Mask, selected, weights_only
 from l1jax.prox import prox_elastic_net, prox_nonnegative_l1, soft_threshold
@@ -30,6 +36,10 @@ class Penalty(abc.ABC):
     finite: bool = True
     """Whether the value is finite everywhere. A penalty that holds a constraint is not,
     and has no subgradient outside it: it works through its prox only."""
+
+    separable: bool = False
+    """Whether it is a sum over the elements, so that any part of an array may be
+    treated by itself. Say so of your own penalty if it is: it saves memory."""
 
     @abc.abstractmethod
     def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
@@ -63,6 +73,8 @@ class Penalty(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class _L1(Penalty):
+    separable = True
+
     def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
         x, strength = _operands(x, strength)
         return jnp.sum(strength * _abs(x))
@@ -85,6 +97,7 @@ class _L1(Penalty):
 @dataclasses.dataclass(frozen=True)
 class _ElasticNet(Penalty):
     l1_ratio: float
+    separable = True
 
     def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
         x, strength = _operands(x, strength)
@@ -115,6 +128,7 @@ class _ElasticNet(Penalty):
 @dataclasses.dataclass(frozen=True)
 class _NonnegativeL1(Penalty):
     finite = False
+    separable = True
 
     def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
         x, strength = _operands(x, strength)
@@ -195,6 +209,16 @@ def nonnegative_l1() -> Penalty:
     return _NonnegativeL1()
 
 
+def require_penalty(penalty: Penalty) -> None:
+    """Raises TypeError for what is not a `Penalty`."""
+    if not isinstance(penalty, Penalty):
+        raise TypeError(
+            f"penalty must be a Penalty, got {penalty!r} of type "
+            f"{type(penalty).__name__}. Pass l1(), elastic_net(l1_ratio), ... with "
+            "their parentheses."
+        )
+
+
 def penalty_value(
     params: Any,
     strength: Any,
@@ -218,8 +242,8 @@ def penalty_value(
       Scalar in the widest dtype of the penalised leaves, at least float32.
 
     Raises:
-      TypeError: a strength that is no number (a schedule: call it with your step
-        count), or a penalised leaf that is not real floating.
+      TypeError: no penalty; a strength that is no number (a schedule: call it with
+        your step count); a penalised leaf that is not real floating.
       ValueError: negative or NaN strength; a strength or mask that does not fit.
 
     Example:
@@ -233,6 +257,7 @@ def penalty_value(
             "with your step count and pass the result."
         )
     check_strength(strength)
+    require_penalty(penalty)
     total = jnp.zeros([], jnp.float32)
     rows = zip(
         named_leaves(params),
@@ -250,9 +275,12 @@ def penalty_value(
 def _operands(x: ArrayLike, *others: ArrayLike) -> tuple[jax.Array, ...]:
     x = jnp.asarray(x)
     require_real_floating("x", x)
-    check_number("strength", others[-1])
+    *arrays, strength = others
+    check_number("strength", strength)
+    require_broadcast("strength", strength, "x", x.shape)
     dtype = compute_dtype(x.dtype)
-    return tuple(jnp.asarray(a, dtype) for a in (x, *others))
+    wide = (jnp.asarray(a, dtype) for a in (x, *arrays))
+    return *wide, nonnegative(strength, dtype)
 
 
 def _sign(x: jax.Array) -> jax.Array:

@@ -10,6 +10,8 @@ XLA on CPU flushes subnormal numbers to zero; apart from those, and from the NaN
 every function here is bitwise equal to its twin in `l1torch.prox`.
 """
 
+import math
+import numbers
 from collections.abc import Callable
 
 import jax
@@ -64,6 +66,8 @@ def prox_elastic_net(x: ArrayLike, threshold: ArrayLike, l1_ratio: float) -> jax
       x: real floating array of any shape.
       threshold: as in `soft_threshold`.
       l1_ratio: the share of L1, in [0, 1]; 1 is `soft_threshold`, 0 is ridge.
+
+    Raises: as `soft_threshold`.
     """
 
     def shrink(x: jax.Array, t: jax.Array) -> jax.Array:
@@ -89,7 +93,7 @@ def _solve(
 ) -> jax.Array:
     x = jnp.asarray(x)
     require_real_floating("x", x)
-    if not isinstance(threshold, float) or threshold != float("inf"):
+    if not isinstance(threshold, numbers.Real) or threshold != math.inf:
         check_number("threshold", threshold)
     require_broadcast("threshold", threshold, "x", x.shape)
     dtype = compute_dtype(x.dtype)

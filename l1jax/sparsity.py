@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from l1jax.leaves import named_leaves
+from l1jax.leaves import describe, named_leaves
 from l1jax.masks import Mask, selected
 
 
@@ -99,7 +99,7 @@ def sparsity_report(params: Any, mask: Mask = None) -> SparsityReport:
       A `SparsityReport`.
 
     Raises:
-      ValueError: a mask that does not fit, or selects nothing.
+      ValueError: a mask that does not fit, or selects nothing; no array at all.
 
     Example:
       >>> print(sparsity_report({"w": jnp.array([[1.0, 0.0], [2.0, 0.0]])}))
@@ -115,6 +115,11 @@ def sparsity_report(params: Any, mask: Mask = None) -> SparsityReport:
             continue
         rows.append((path, tuple(leaf.shape), leaf.size))
         counts.append(_counts(leaf))
+    if not rows:
+        raise ValueError(
+            f"params hold no numeric array, got {describe(named_leaves(params))}. Pass "
+            "a tree of arrays."
+        )
     return SparsityReport(
         tuple(
             ArraySparsity(*row, *(None if n is None else int(n) for n in count))
@@ -124,12 +129,20 @@ def sparsity_report(params: Any, mask: Mask = None) -> SparsityReport:
 
 
 def _counts(x: Any) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-    nonzero = jnp.asarray(x) != 0
+    nonzero = _nonzero(x)
     if nonzero.ndim < 2:
         return jnp.sum(nonzero), None, None
     rows = jnp.any(nonzero, axis=tuple(range(1, nonzero.ndim)))
     columns = jnp.any(nonzero, axis=tuple(range(nonzero.ndim - 1)))
     return jnp.sum(nonzero), jnp.sum(~rows), jnp.sum(~columns)
+
+
+def _nonzero(x: Any) -> Any:
+    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating):
+        # By the bits, all but the sign: compared, a subnormal number is zero to XLA.
+        bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+        return bits << 1 != 0
+    return x != 0
 
 
 def _is_numeric_array(leaf: Any) -> bool:

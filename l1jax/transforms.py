@@ -24,7 +24,7 @@ from l1jax.leaves import (
     require_same_tree,
 )
 from l1jax.masks import Mask, selected, weights_only
-from l1jax.penalties import Penalty, l1
+from l1jax.penalties import Penalty, l1, require_penalty
 
 
 class AddSubgradientState(NamedTuple):
@@ -73,7 +73,7 @@ def add_subgradient(
         `update`, missing parameters or gradients of another tree.
     """
     check_strength(strength)
-    _require_penalty(penalty)
+    require_penalty(penalty)
     if not penalty.finite:
         raise ValueError(
             f"penalty {penalty!r} holds a constraint, so that it has no subgradient "
@@ -141,7 +141,9 @@ def proximal_step(
     Returns:
       A transformation whose updates have the dtype of the parameters, whatever that of
       the incoming updates; float32 for half precision parameters, so that
-      `optax.apply_updates` rounds the new parameter once.
+      `optax.apply_updates` rounds the new parameter once. Where that changes the dtype,
+      wrappers that emit either old or new updates (`optax.apply_if_finite`) cannot hold
+      it: wrap the optimizer before it instead.
 
     Raises:
       TypeError: a strength or learning rate that is not a real number; at `init`, a
@@ -152,7 +154,7 @@ def proximal_step(
     """
     check_strength(strength)
     check_learning_rate(learning_rate)
-    _require_penalty(penalty)
+    require_penalty(penalty)
 
     def init_fn(params: Any) -> ProximalStepState:
         _check_params(params, mask, strength, learning_rate)
@@ -185,15 +187,6 @@ def _check_params(params: Any, mask: Mask, strength: Any, learning_rate: Any) ->
         if penalised:
             require_real_floating(path, leaf)
     check_schedules(strength, learning_rate, params)
-
-
-def _require_penalty(penalty: Penalty) -> None:
-    if not isinstance(penalty, Penalty):
-        raise TypeError(
-            f"penalty must be a Penalty, got {penalty!r} of type "
-            f"{type(penalty).__name__}. Pass l1(), elastic_net(l1_ratio), ... with "
-            "their parentheses."
-        )
 
 
 def _map_penalised(

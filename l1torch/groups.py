@@ -1,5 +1,6 @@
 """The parameter groups of an optimizer: names, and the strength under the key `l1`."""
 
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,30 +37,58 @@ def all_params(groups: list[Group]) -> dict[str, Tensor] | list[Tensor]:
 
 def strengths_of(group: Group) -> list[Number]:
     """Reads and checks the strength of each parameter of a group."""
+    if "l1" not in group:
+        raise ValueError(
+            f"param_groups must have the key 'l1', got {sorted(group)}. Load state "
+            "dicts through the wrapper, which puts the strength back."
+        )
     strength = group["l1"]
     if not isinstance(strength, Mapping):
         strength = as_number(strength)
         check_number("strength (key 'l1')", strength)
         if isinstance(strength, Tensor):
             for name, param in named_params(group):
-                require_broadcast("strength", strength, name, param.shape)
+                _require_fit(strength, name, param)
         return [strength] * len(group["params"])
+    if "param_names" not in group:
+        raise ValueError(
+            f"strength maps the names {sorted(strength)}, got parameters without. "
+            "Build the optimizer from model.named_parameters()."
+        )
     values = []
     for name, param in named_params(group):
         if name not in strength:
             raise ValueError(
                 f"strength has no entry for '{name}', got {sorted(strength)}. Map "
-                "every name to a number; the mask decides which are penalised."
+                "every name to a number (the mask decides which are penalised), or give "
+                "the group a key 'l1' of its own."
             )
         values.append(as_number(strength[name]))
         check_number(f"strength['{name}']", values[-1])
-        require_broadcast("strength", values[-1], name, param.shape)
+        _require_fit(values[-1], name, param)
     return values
 
 
 def as_number(value: Any) -> Any:
-    """Reads a scalar tensor on the CPU: a number can be checked, and is faster."""
-    readable = isinstance(value, Tensor) and value.dim() == 0
+    """Makes a float of what is one: scalar tensors on the CPU, numpy's numbers.
+
+    A float can be checked, takes no tensor operations, and loads from any checkpoint.
+    """
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    readable = isinstance(value, Tensor) and value.numel() == 1
     if readable and value.device.type == "cpu" and not torch.compiler.is_compiling():
         return value.item()
     return value
+
+
+def _require_fit(strength: Number, name: str, param: Tensor) -> None:
+    require_broadcast("strength", strength, name, param.shape)
+    if not isinstance(strength, Tensor) or strength.dim() == 0:
+        return
+    if hasattr(param, "to_local") and not hasattr(strength, "to_local"):
+        raise ValueError(
+            f"strength must be sharded as its parameter '{name}' is, got a plain "
+            f"tensor of shape {tuple(strength.shape)}. Pass torch.distributed.tensor."
+            "distribute_tensor(strength, param.device_mesh, param.placements)."
+        )

@@ -31,17 +31,17 @@ def check_strength(strength: Strength) -> None:
     if isinstance(strength, Mapping):
         leaves = list(strength.values())
     if not leaves:
-        raise TypeError(_message("strength", strength))
+        raise TypeError(_message("strength", strength, True))
     for leaf in leaves:
         if not is_schedule(leaf):
-            check_number("strength", leaf)
+            check_number("strength", leaf, or_schedule=True)
 
 
 def check_learning_rate(learning_rate: Number | Schedule) -> None:
     """Raises unless it is a schedule or a finite real scalar >= 0."""
     if is_schedule(learning_rate):
         return
-    check_number("learning_rate", learning_rate)
+    check_number("learning_rate", learning_rate, or_schedule=True)
     if isinstance(learning_rate, Tensor) and learning_rate.dim() > 0:
         raise ValueError(
             "learning_rate must be a scalar; got shape "
@@ -50,16 +50,16 @@ def check_learning_rate(learning_rate: Number | Schedule) -> None:
         )
 
 
-def check_number(argument: str, value: Number) -> None:
+def check_number(argument: str, value: Number, *, or_schedule: bool = False) -> None:
     """Raises unless `value` is a real number or tensor, a number finite and >= 0."""
     if isinstance(value, Tensor):
         if value.dtype.is_complex or value.dtype == torch.bool:
-            raise TypeError(_message(argument, value))
+            raise TypeError(_message(argument, value, or_schedule))
         return  # looking into it would wait for the device
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(_message(argument, value))
+        raise TypeError(_message(argument, value, or_schedule))
     if not (math.isfinite(value) and value >= 0):
-        raise ValueError(_message(argument, value))
+        raise ValueError(_message(argument, value, or_schedule))
 
 
 def is_schedule(value: Any) -> bool:
@@ -72,12 +72,12 @@ def learning_rate_at(learning_rate: Number | Schedule, count: int) -> Number:
     if not is_schedule(learning_rate):
         return learning_rate
     value = learning_rate(count)
+    check_number("learning_rate", value)
     if isinstance(value, Tensor) and value.dim() > 0:
         raise ValueError(
             "learning_rate must be a scalar; the schedule returned shape "
             f"{tuple(value.shape)}. Return one number for the step."
         )
-    check_number("learning_rate", value)
     return value
 
 
@@ -96,7 +96,7 @@ def strengths_at(strength: Strength, count: int, params: Any) -> list[Number]:
             if id(given) not in cache:
                 cache[id(given)] = given(count)
             values[i] = cache[id(given)]
-        if leaf is None or values[i] is None:
+        if leaf is None:
             continue
         check_number("strength", values[i])
         require_broadcast("strength", values[i], name, leaf.shape)
@@ -131,7 +131,7 @@ def require_broadcast(
 def nonnegative(value: Number, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Makes a tensor of `dtype` on `device`; what is negative becomes NaN."""
     if not isinstance(value, Tensor):
-        return torch.full((), value, dtype=dtype, device=device)
+        return torch.full((), float(value), dtype=dtype, device=device)
     value = value.to(device=device, dtype=dtype)
     return value.masked_fill(~(value >= 0), math.nan)
 
@@ -145,9 +145,9 @@ def product(step_size: Number, strength: Number, dtype: torch.dtype) -> Number:
     return a * b if tensors else (a * b).item()
 
 
-def _message(argument: str, value: Any) -> str:
+def _message(argument: str, value: Any, or_schedule: bool) -> str:
+    wanted = " or a schedule (a function of the step count)" if or_schedule else ""
     return (
-        f"{argument} must be a finite real number >= 0 or a schedule (a function of "
-        f"the step count), got {value!r} of type {type(value).__name__}. Pass a number "
-        "such as 1e-3."
+        f"{argument} must be a finite real number >= 0{wanted}, got {value!r} of type "
+        f"{type(value).__name__}. Pass a number such as 1e-3."
     )

@@ -12,8 +12,8 @@ _BLOCK = 1 << 18  # elements: two float32 blocks stay inside a core's cache
 def named_leaves(params: Any) -> list[tuple[str, Any]]:
     """Lists `(dotted name, tensor)` of a module, a mapping, a sequence or one tensor.
 
-    The names of a sequence are its indices, that of a bare tensor is empty. `None` is
-    a leaf of a mapping.
+    The names of a sequence are its indices, unless it holds pairs of names and tensors;
+    that of a bare tensor is empty. `None` is a leaf of a mapping.
     """
     if isinstance(params, torch.nn.Module):
         return list(params.named_parameters())
@@ -21,6 +21,8 @@ def named_leaves(params: Any) -> list[tuple[str, Any]]:
         return list(params.items())
     if isinstance(params, Tensor):
         return [("", params)]
+    if _is_pairs(params):
+        return list(params)
     if isinstance(params, Sequence) and not isinstance(params, str):
         return [(str(i), leaf) for i, leaf in enumerate(params)]
     raise TypeError(
@@ -31,7 +33,8 @@ def named_leaves(params: Any) -> list[tuple[str, Any]]:
 
 def has_names(params: Any) -> bool:
     """Tells whether the leaves are known by name, not by position."""
-    return isinstance(params, torch.nn.Module | Mapping)
+    known = isinstance(params, torch.nn.Module | Mapping | Tensor)
+    return known or _is_pairs(params)
 
 
 def spread(prefix: Any, params: Any, argument: str) -> list[Any]:
@@ -85,7 +88,6 @@ def require_same_tree(updates: Any, params: Any) -> None:
                 f"has shape {tuple(param.shape)}. Pass the gradients of these very "
                 "parameters."
             )
-        require_dense(f"updates['{name}']", update)
 
 
 def require_real_floating(name: str, leaf: Tensor) -> None:
@@ -142,3 +144,10 @@ def describe(leaves: list[tuple[str, Any]]) -> str:
     if len(leaves) > len(shown):
         shown.append(f"... and {len(leaves) - len(shown)} more")
     return ", ".join(shown) or "no tensors"
+
+
+def _is_pairs(params: Any) -> bool:
+    return isinstance(params, list | tuple) and all(
+        isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
+        for pair in params
+    )

@@ -20,17 +20,21 @@ Mask = Mapping[str, bool] | Callable[[Any], Any] | None
 _NOT_WEIGHTS = frozenset(
     ["beta", "bias", "biases", "gamma", "intercept", "offset", "scale"]
 )
-_NOT_A_WEIGHT = frozenset(["b", "negative_slope"])
+_NOT_A_WEIGHT = frozenset(
+    ["b", "negative_slope", "num_batches_tracked", "running_mean", "running_var"]
+)
+_NOT_PARAMETERS = "batch_stats"
 
 
 def weights_only(params: Any) -> Any:
-    """Marks the weights: everything but biases and normalisation parameters.
+    """Marks the weights: everything but biases and what normalisation layers hold.
 
     A parameter is left out if a word of its own name (between underscores) is one of
     beta, bias, biases, gamma, intercept, offset, scale; if it is called b or
-    negative_slope; or if it is called weight and has fewer than two dimensions (the
-    scale of a torch or equinox normalisation layer). A vector called otherwise is a
-    weight. A parameter in a list is known by the list's name.
+    negative_slope, or is a running statistic (torch's names, flax's collection
+    batch_stats); or if it is called weight and has fewer than two dimensions (the scale
+    of a torch or equinox normalisation layer). A vector called otherwise, or a bare
+    tensor, is a weight. A parameter in a list is known by the list's name.
 
     A scale called `weight` of two or more dimensions (layer normalisation over several
     axes) cannot be told from a kernel: name it with `by_path`.
@@ -137,6 +141,8 @@ def _is_weight(name: str, leaf: Tensor | None) -> bool:
         return False
     parts = [part for part in re.split(r"[./]", name) if not part.isdigit()]
     own_name = parts[-1] if parts else ""
+    if _NOT_PARAMETERS in parts:
+        return False
     if own_name in _NOT_A_WEIGHT or not _NOT_WEIGHTS.isdisjoint(own_name.split("_")):
         return False
     return not (own_name == "weight" and leaf.dim() < 2)

@@ -1,165 +1,24 @@
 """Optimizers that penalise: wrappers around any `torch.optim` optimizer."""
 
-import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from l1torch.delegation import DelegatingOptimizer, require_optimizer
-from l1torch.groups import (
-    Group,
-    all_params,
-    as_number,
-    named_params,
-    strengths_of,
-)
-from l1torch.hyperparameters import (
-    Number,
-    Schedule,
-    check_number,
-    check_strength,
-    is_schedule,
-    product,
-)
-from l1torch.leaves import (
-    blocks,
-    compute_dtype,
-    describe,
-    named_leaves,
-    require_dense,
-    require_real_floating,
-)
-from l1torch.masks import Mask, selected, weights_only
-from l1torch.penalties import Penalty, l1
-from l1torch.transforms import require_penalty, require_subgradient
+from l1torch.delegation import require_optimizer
+from l1torch.groups import Group, as_number
+from l1torch.hyperparameters import Number, Schedule, check_number, product
+from l1torch.leaves import blocks, compute_dtype
+from l1torch.masks import Mask, weights_only
+from l1torch.penalised import PenalisedOptimizer, Targets
+from l1torch.penalties import Penalty, l1, require_penalty
+from l1torch.transforms import require_subgradient
 
 Closure = Callable[[], Any]
 
-Targets = list[tuple[Group, list[tuple[Tensor, Number]]]]
-"""By group, the penalised parameters with their strengths."""
 
-
-class _Penalised(DelegatingOptimizer):
-    """Adds to a base optimizer a strength in its groups, a penalty and a mask."""
-
-    _kept = (
-        *DelegatingOptimizer._kept,
-        *("penalty", "mask", "_strength", "_penalised", "_initial"),
-    )
-
-    def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        strength: Number | Schedule | Mapping[str, Number],
-        penalty: Penalty,
-        mask: Mask,
-    ) -> None:
-        super().__init__(optimizer)
-        check_strength(strength)
-        if isinstance(strength, Mapping) and any(map(is_schedule, strength.values())):
-            raise TypeError(
-                f"strength must map names to numbers, got a schedule in {strength!r}. "
-                "Pass one schedule, or change param_groups[i]['l1'] as you go."
-            )
-        self.penalty = penalty
-        self.mask = mask
-        self._strength = strength
-        if isinstance(strength, Mapping):
-            params = dict(named_leaves(all_params(self.param_groups)))
-            if unknown := sorted(set(strength) - set(params)):
-                raise ValueError(
-                    f"strength names {unknown}, which the optimizer does not have; it "
-                    f"has {describe(list(params.items()))}. Build it from "
-                    "model.named_parameters() and use these names."
-                )
-        self._penalised = self._select()
-        settings = [self._settings(group) for group in self.param_groups]
-        for group, setting in zip(self.param_groups, settings, strict=True):
-            group.update(setting)
-        self._initial = settings
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.optimizer!r}, penalty={self.penalty!r})"
-
-    def add_param_group(self, param_group: Group) -> None:
-        """Adds a group to the base optimizer; its key `l1` overrides the strength."""
-        self.optimizer.add_param_group(param_group)
-        try:
-            penalised = self._select()
-            setting = self._settings(self.param_groups[-1])
-        except (TypeError, ValueError):
-            self.param_groups.pop()
-            raise
-        self.param_groups[-1].update(setting)
-        self._penalised = penalised
-        self._initial.append(setting)
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state dict of this optimizer, or one of the base saved without it.
-
-        The strengths saved in it are taken over; where it has none, those of the
-        constructor come back.
-        """
-        super().load_state_dict(state_dict)
-        for group, setting in zip(self.param_groups, self._initial, strict=True):
-            for key, value in setting.items():
-                group.setdefault(key, value)
-
-    def _select(self) -> list[list[bool]]:
-        """Evaluates the mask: a bool for each parameter of each group."""
-        params = all_params(self.param_groups)
-        flags = selected(self.mask, params)
-        for (name, param), penalised in zip(named_leaves(params), flags, strict=True):
-            if penalised:
-                require_real_floating(name, param)
-        rest = iter(flags)
-        return [[next(rest) for _ in group["params"]] for group in self.param_groups]
-
-    def _settings(self, group: Group) -> Group:
-        """Gives what a group lacks: the constructor's strength, or its own, checked."""
-        if "l1" in group:
-            settings = {"l1": group["l1"]}
-        elif isinstance(self._strength, Mapping):
-            names = [name for name, _ in named_params(group)]
-            settings = {"l1": {n: v for n, v in self._strength.items() if n in names}}
-        elif is_schedule(self._strength):
-            settings = {"l1": self._strength(0), "l1_count": 0}
-        else:
-            settings = {"l1": self._strength}
-        strengths_of(group | settings)
-        return settings
-
-    def _targets(self) -> Targets:
-        """Lists, by group, the penalised parameters with their strengths at this step.
-
-        All that can be wrong with a step raises here, before anything moves.
-        """
-        targets = []
-        for group, flags in zip(self.param_groups, self._penalised, strict=True):
-            if "l1_count" in group and is_schedule(self._strength):
-                group["l1"] = self._strength(group["l1_count"])
-            rows = zip(group["params"], strengths_of(group), strict=True)
-            targets.append((group, list(itertools.compress(rows, flags))))
-        self._require_dense_gradients()
-        return targets
-
-    def _require_dense_gradients(self) -> None:
-        for group, flags in zip(self.param_groups, self._penalised, strict=True):
-            for param in itertools.compress(group["params"], flags):
-                grad = param.grad
-                if grad is not None and grad.layout is not torch.strided:
-                    names = [name for name, p in named_params(group) if p is param]
-                    require_dense(f"the gradient of '{names[0]}'", grad)
-
-    def _count_step(self) -> None:
-        for group in self.param_groups:
-            if "l1_count" in group:
-                group["l1_count"] += 1
-
-
-class Subgradient(_Penalised):
+class Subgradient(PenalisedOptimizer):
     """Adds the penalty's subgradient to the gradients, then steps the base optimizer.
 
     `g + strength * sign(w)`, the gradient of `loss + strength * penalty`, with 0 at a
@@ -183,8 +42,9 @@ class Subgradient(_Penalised):
         place from here on. A parameter whose gradient is `None` is skipped.
       strength: lambda, per unit of the loss: a number or tensor >= 0, a schedule (step
         count, from 0, to number), or a mapping from parameter names to numbers. It is
-        kept in `param_groups[i]["l1"]`, where it may be changed at any time and differ
-        between groups, and is saved in the state dict.
+        kept in `param_groups[i]["l1"]`, where it may differ between groups and, unless
+        it follows a schedule, be changed at any time; the state dict saves it. A group
+        that has the key already keeps its own.
       penalty: the penalty, of unit strength; one with a constraint is refused.
       mask: the parameters to penalise, see `weights_only`; `None` for all.
 
@@ -219,9 +79,12 @@ class Subgradient(_Penalised):
             def objective() -> Any:
                 with torch.enable_grad():
                     losses.append(closure())
-                self._require_dense_gradients()
-                self._add(targets)
-                return None if losses[-1] is None else self._plus(losses[-1], targets)
+                # The base calls this with gradients enabled.
+                with torch.no_grad():
+                    self._require_dense_gradients()
+                    self._add(targets)
+                    loss = losses[-1]
+                    return None if loss is None else self._plus(loss, targets)
 
             self.optimizer.step(objective)
             loss = losses[0] if losses else None
@@ -234,15 +97,25 @@ class Subgradient(_Penalised):
             for param, strength in chosen:
                 if param.grad is None:
                     continue
-                for grad, weight, weights in _blocks(param.grad, param, strength):
+                for grad, weight, strengths in self._parts(param, strength):
                     dtype = torch.promote_types(
                         compute_dtype(grad.dtype), compute_dtype(weight.dtype)
                     )
-                    slope = self.penalty.subgradient(weight.to(dtype), weights)
+                    slope = self.penalty.subgradient(weight.to(dtype), strengths)
                     if grad.dtype == dtype:
                         grad.add_(slope, alpha=sign)
                     else:
                         grad.copy_(grad.to(dtype) + sign * slope)
+
+    def _parts(self, param: Tensor, strength: Number) -> Any:
+        """Yields gradient, parameter and strength, cut up if the penalty allows it."""
+        if not self.penalty.separable:
+            yield param.grad, param, strength
+        elif isinstance(strength, Tensor) and strength.dim() > 0:
+            yield from blocks(param.grad, param, strength.expand(param.shape))
+        else:
+            for grad, weight in blocks(param.grad, param):
+                yield grad, weight, strength
 
     def _plus(self, loss: Any, targets: Targets) -> Any:
         for group, chosen in targets:
@@ -255,7 +128,7 @@ class Subgradient(_Penalised):
         return loss
 
 
-class Proximal(_Penalised):
+class Proximal(PenalisedOptimizer):
     """Steps the base optimizer, then applies the penalty's prox in place: exact zeros.
 
     `w <- prox(w, threshold)` with `threshold = step size * strength`, where the step
@@ -285,8 +158,9 @@ class Proximal(_Penalised):
         place from here on. A parameter whose gradient is `None` is skipped.
       strength: lambda, per unit of the loss: a number or tensor >= 0, a schedule (step
         count, from 0, to number), or a mapping from parameter names to numbers. It is
-        kept in `param_groups[i]["l1"]`, where it may be changed at any time and differ
-        between groups, and is saved in the state dict.
+        kept in `param_groups[i]["l1"]`, where it may differ between groups and, unless
+        it follows a schedule, be changed at any time; the state dict saves it. A group
+        that has the key already keeps its own.
       penalty: the penalty, of unit strength.
       mask: the parameters to penalise, see `weights_only`; `None` for all.
       step_size: `"optimizer"` or `"learning_rate"`, see above.
@@ -300,7 +174,7 @@ class Proximal(_Penalised):
         `step_size="optimizer"`; an unknown `step_size`.
     """
 
-    _kept = (*_Penalised._kept, "step_size")
+    _kept = (*PenalisedOptimizer._kept, "step_size")
 
     def __init__(
         self,
@@ -329,9 +203,11 @@ class Proximal(_Penalised):
                 "lr * strength and solves another problem."
             )
         self.step_size = step_size
-        for group in optimizer.param_groups:
-            self._step_size_of(group)
         super().__init__(optimizer, strength, penalty, mask)
+
+    def _settings(self, group: Group) -> Group:
+        self._step_size_of(group)
+        return super()._settings(group)
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
@@ -377,11 +253,3 @@ class Proximal(_Penalised):
         lr = as_number(group["lr"])
         check_number("lr", lr)
         return lr
-
-
-def _blocks(grad: Tensor, param: Tensor, strength: Number) -> Any:
-    if isinstance(strength, Tensor) and strength.dim() > 0:
-        yield from blocks(grad, param, strength.expand(param.shape))
-    else:
-        for grad_block, param_block in blocks(grad, param):
-            yield grad_block, param_block, strength

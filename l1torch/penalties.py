@@ -43,6 +43,10 @@ class Penalty(abc.ABC):
     """Whether the value is finite everywhere. A penalty that holds a constraint is not,
     and has no subgradient outside it: it works through its prox only."""
 
+    separable: bool = False
+    """Whether it is a sum over the elements, so that any part of an array may be
+    treated by itself. Say so of your own penalty if it is: it saves memory."""
+
     @abc.abstractmethod
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         """Sums `strength * penalty(x_i)` to a scalar.
@@ -64,9 +68,11 @@ class Penalty(abc.ABC):
     def prox_(self, x: Tensor, threshold: Number) -> None:
         """Writes `prox(x, threshold)` into `x`; zeros may be -0.0.
 
-        Elementwise penalties inherit it: on CPU it needs no memory of `x`'s size.
+        For a separable penalty it needs no memory of `x`'s size on CPU.
         """
-        if isinstance(threshold, Tensor) and threshold.dim() > 0:
+        if not self.separable:
+            x.copy_(self.prox(x, threshold))
+        elif isinstance(threshold, Tensor) and threshold.dim() > 0:
             threshold = threshold.expand(x.shape)
             for x_block, t_block in blocks(x, threshold):
                 x_block.copy_(self.prox(x_block, t_block))
@@ -88,6 +94,8 @@ class Penalty(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class _L1(Penalty):
+    separable = True
+
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         x, strength = _operands(x, strength)
         return torch.sum(strength * _abs(x))
@@ -120,6 +128,7 @@ class _L1(Penalty):
 @dataclasses.dataclass(frozen=True)
 class _ElasticNet(Penalty):
     l1_ratio: float
+    separable = True
 
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         x, strength = _operands(x, strength)
@@ -149,6 +158,7 @@ class _ElasticNet(Penalty):
 @dataclasses.dataclass(frozen=True)
 class _NonnegativeL1(Penalty):
     finite = False
+    separable = True
 
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         x, strength = _operands(x, strength)
@@ -229,6 +239,16 @@ def nonnegative_l1() -> Penalty:
     return _NonnegativeL1()
 
 
+def require_penalty(penalty: Penalty) -> None:
+    """Raises TypeError for what is not a `Penalty`."""
+    if not isinstance(penalty, Penalty):
+        raise TypeError(
+            f"penalty must be a Penalty, got {penalty!r} of type "
+            f"{type(penalty).__name__}. Pass l1(), elastic_net(l1_ratio), ... with "
+            "their parentheses."
+        )
+
+
 def penalty_value(
     params: Any,
     strength: Strength,
@@ -250,8 +270,8 @@ def penalty_value(
       Scalar in the widest dtype of the penalised parameters, at least float32.
 
     Raises:
-      TypeError: a strength that is no number (a schedule: call it with your step
-        count), or a penalised parameter that is not real floating.
+      TypeError: no penalty; a strength that is no number (a schedule: call it with
+        your step count); a penalised parameter that is not real floating.
       ValueError: negative or NaN strength; a strength or mask that does not fit.
 
     Example:
@@ -266,6 +286,7 @@ def penalty_value(
             "with your step count and pass the result."
         )
     check_strength(strength)
+    require_penalty(penalty)
     total: Tensor | float = 0.0
     rows = zip(
         named_leaves(params),

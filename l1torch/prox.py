@@ -10,6 +10,8 @@ XLA on CPU flushes subnormal numbers to zero; apart from those, and from the NaN
 every function here is bitwise equal to its twin in `l1jax.prox`.
 """
 
+import math
+import numbers
 from collections.abc import Callable
 
 from torch import Tensor
@@ -68,6 +70,8 @@ def prox_elastic_net(x: Tensor, threshold: Number, l1_ratio: float) -> Tensor:
       x: real floating tensor of any shape.
       threshold: as in `soft_threshold`.
       l1_ratio: the share of L1, in [0, 1]; 1 is `soft_threshold`, 0 is ridge.
+
+    Raises: as `soft_threshold`.
     """
 
     def shrink(x: Tensor, t: Tensor) -> Tensor:
@@ -87,7 +91,7 @@ def _solve(
     formula: Callable[[Tensor, Tensor], Tensor], x: Tensor, threshold: Number
 ) -> Tensor:
     require_real_floating("x", x)
-    if not isinstance(threshold, float) or threshold != float("inf"):
+    if not isinstance(threshold, numbers.Real) or threshold != math.inf:
         check_number("threshold", threshold)
     require_broadcast("threshold", threshold, "x", x.shape)
     dtype = compute_dtype(x.dtype)

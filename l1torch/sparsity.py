@@ -1,11 +1,12 @@
 """Sparsity reports: how many weights are exactly zero, array by array."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from l1torch.leaves import named_leaves
+from l1torch.leaves import describe, named_leaves
 from l1torch.masks import Mask, selected
 
 
@@ -91,7 +92,8 @@ def sparsity_report(params: Any, mask: Mask = None) -> SparsityReport:
 
     Args:
       params: a module (its parameters), a state dict or other mapping from names to
-        tensors, a sequence of tensors. Values that are not tensors are passed over.
+        tensors, nested or not, or a sequence of tensors. Values that are not tensors
+        are passed over. Of sharded tensors every process must ask for the report.
       mask: the tensors to report, see `weights_only`; the default reports all.
 
     Returns:
@@ -99,7 +101,7 @@ def sparsity_report(params: Any, mask: Mask = None) -> SparsityReport:
 
     Raises:
       TypeError: `params` is none of these.
-      ValueError: a mask that does not fit, or selects nothing.
+      ValueError: a mask that does not fit, or selects nothing; no tensor at all.
 
     Example:
       >>> import torch
@@ -108,6 +110,7 @@ def sparsity_report(params: Any, mask: Mask = None) -> SparsityReport:
       w      2x2       4    2    50.00%          0          1
       total            4    2    50.00%
     """
+    params = _flat(params)
     rows = []
     for (path, leaf), chosen in zip(
         named_leaves(params), selected(mask, params), strict=True
@@ -115,11 +118,31 @@ def sparsity_report(params: Any, mask: Mask = None) -> SparsityReport:
         if chosen and isinstance(leaf, Tensor):
             counts = _counts(leaf.detach())
             rows.append(ArraySparsity(path, tuple(leaf.shape), leaf.numel(), *counts))
+    if not rows:
+        raise ValueError(
+            f"params hold no tensor, got {describe(named_leaves(params))}. Pass a "
+            "module or a mapping from names to tensors."
+        )
     return SparsityReport(tuple(rows))
+
+
+def _flat(params: Any) -> Any:
+    """Joins the names of nested mappings with dots."""
+    if not isinstance(params, Mapping):
+        return params
+    flat = {}
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": leaf for inner, leaf in _flat(value).items()}
+        else:
+            flat[str(name)] = value
+    return flat
 
 
 def _counts(x: Tensor) -> tuple[int, int | None, int | None]:
     nonzero = x != 0
+    if hasattr(nonzero, "full_tensor"):  # sharded: every process counts the whole
+        nonzero = nonzero.full_tensor()
     nnz = int(nonzero.sum())
     if x.dim() < 2:
         return nnz, None, None

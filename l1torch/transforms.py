@@ -20,11 +20,12 @@ from l1torch.hyperparameters import (
 from l1torch.leaves import (
     compute_dtype,
     named_leaves,
+    require_dense,
     require_real_floating,
     require_same_tree,
 )
 from l1torch.masks import Mask, selected, weights_only
-from l1torch.penalties import Penalty, l1
+from l1torch.penalties import Penalty, l1, require_penalty
 
 
 class GradientTransformation(NamedTuple):
@@ -190,8 +191,18 @@ def apply_updates(
 ) -> dict[str, Tensor]:
     """Adds the updates and rounds to the parameters' dtypes, as optax's function does.
 
-    Raises ValueError if the names or shapes differ. A parameter whose update is `None`
-    stays.
+    It can be differentiated: with the parameters of a module, call it under
+    `torch.no_grad()`, or the graph grows from step to step.
+
+    Args:
+      params: tensors by name.
+      updates: tensors by the same names; a parameter whose update is `None` stays.
+
+    Returns:
+      A new dict; `params` and its tensors are left as they are.
+
+    Raises:
+      ValueError: the names or shapes differ.
     """
     require_same_tree(updates, params)
     return {
@@ -200,16 +211,6 @@ def apply_updates(
         else (param + updates[name]).to(param.dtype)
         for name, param in params.items()
     }
-
-
-def require_penalty(penalty: Penalty) -> None:
-    """Raises TypeError for what is not a `Penalty`."""
-    if not isinstance(penalty, Penalty):
-        raise TypeError(
-            f"penalty must be a Penalty, got {penalty!r} of type "
-            f"{type(penalty).__name__}. Pass l1(), elastic_net(l1_ratio), ... with "
-            "their parentheses."
-        )
 
 
 def require_subgradient(penalty: Penalty) -> None:
@@ -257,5 +258,6 @@ def _map_penalised(
     for (name, param), penalised, param_strength in rows:
         if penalised and updates[name] is not None:
             require_real_floating(name, param)
+            require_dense(f"updates['{name}']", updates[name])
             new_updates[name] = transform(updates[name], param, param_strength)
     return new_updates

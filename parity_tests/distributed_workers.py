@@ -3,11 +3,13 @@
 import gc
 import pathlib
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import distribute_tensor
 
 import l1torch
 
@@ -75,10 +77,35 @@ def distributed(rank: int, kind: str, wrapper: str) -> dict[str, Tensor]:
         model = torch.nn.parallel.DistributedDataParallel(model)
     else:
         fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
-    train(model, make_optimizer(model, wrapper), make_data().chunk(2)[rank])
+    optimizer = make_optimizer(model, wrapper)
+    if kind == "fsdp2":
+        by_element(model, wrapper)
+    train(model, optimizer, make_data().chunk(2)[rank])
     return {
         name.removeprefix("module."): (
             value.full_tensor() if hasattr(value, "full_tensor") else value
         )
         for name, value in model.state_dict().items()
     }
+
+
+def by_element(model: torch.nn.Module, wrapper: str) -> None:
+    """Tries strengths by element, and a report, on sharded parameters."""
+    name, weight = next(model.named_parameters())
+    copied = torch.nn.Parameter(weight.detach().clone())
+    copied.grad = torch.zeros_like(copied)
+    base = torch.optim.SGD([(name, copied)], lr=1.0)
+    plain = torch.zeros(weight.shape, dtype=weight.dtype)
+    plain[::2] = 100.0
+    with pytest.raises(ValueError, match="must be sharded"):
+        WRAPPERS[wrapper](base, plain)
+    sharded = distribute_tensor(plain, copied.device_mesh, copied.placements)
+    WRAPPERS[wrapper](base, sharded).step()
+    whole = copied.detach().full_tensor()
+    report = l1torch.sparsity_report({name: copied.detach()}).arrays[0]
+    assert report.size == whole.numel()
+    assert report.nnz == int(whole.count_nonzero())
+    if wrapper == "proximal":
+        assert (whole[::2] == 0).all()
+        assert (whole[1::2] != 0).all()
+        assert report.zero_rows == (len(whole) + 1) // 2

@@ -5,6 +5,7 @@ import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 from flax import nnx
@@ -130,7 +131,44 @@ def test_haiku_like_tree():
     assert penalised(l1jax.weights_only, tree) == {"mlp/~/linear_0.w", "lstm/linear.w"}
 
 
+def test_running_statistics_are_no_weights():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    mask = l1torch.weights_only(model.state_dict())
+    assert {name for name, flag in mask.items() if flag} == {"0.weight"}
+    variables = {
+        "params": {"bn": {"scale": jnp.ones(2)}, "dense": {"kernel": jnp.ones(2)}},
+        "batch_stats": {"bn": {"mean": jnp.ones(2), "var": jnp.ones(2)}},
+    }
+    assert penalised(l1jax.weights_only, variables) == {"params.dense.kernel"}
+
+
+def test_a_field_called_value_keeps_its_name():
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass
+    class Attention:
+        key: jax.Array
+        value: jax.Array
+
+    tree = {"attention": Attention(jnp.ones((2, 2)), jnp.ones((2, 2)))}
+    assert [path for path, _ in named_leaves(tree)] == [
+        "attention.key",
+        "attention.value",
+    ]
+
+
+def test_a_mask_that_is_taken_for_a_schedule_raises():
+    params = {"kernel": jnp.ones(3), "bias": jnp.ones(3)}
+    for mask in (l1jax.weights_only, l1jax.by_path("kernel")):
+        tx = optax.inject_hyperparams(l1jax.proximal_step)(0.1, 1.0, mask=mask)
+        with pytest.raises(TypeError, match="static_args='mask'"):
+            tx.init(params)
+    tx = optax.inject_hyperparams(l1jax.proximal_step)(0.1, 1.0)
+    with pytest.raises(TypeError, match="static_args='mask'"):
+        jax.jit(tx.init)(params)
+
+
 def test_bare_arrays_and_vectors():
+    assert l1torch.weights_only(torch.ones(3)) == {"": True}
     assert penalised(l1jax.weights_only, jnp.ones(3)) == {""}
     tree = {"w": jnp.ones(3), "coef": jnp.ones(3), "intercept": jnp.ones(())}
     assert penalised(l1jax.weights_only, tree) == {"w", "coef"}

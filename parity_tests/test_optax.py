@@ -179,6 +179,16 @@ def test_masked_partition_and_apply_if_finite():
     chex.assert_trees_all_close(finite, expected, rtol=1e-5)
 
 
+def test_apply_if_finite_before_the_prox_in_half_precision():
+    params, grads = params_and_grads(jnp.bfloat16)
+    finite = optax.apply_if_finite(optax.sgd(LR), 3)
+    tx = optax.chain(finite, l1jax.proximal_step(STRENGTH, LR))
+    new, _ = run(tx, params, grads)
+    chex.assert_trees_all_equal(
+        new, run(TRANSFORMS["proximal_step"](), params, grads)[0]
+    )
+
+
 def test_abstract_init(make):
     params, _ = params_and_grads()
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
@@ -255,9 +265,8 @@ def test_sharding_is_kept_and_changes_nothing(make, axis_type):
         jax.tree.leaves(sharded), jax.tree.leaves(shardings), strict=True
     ):
         assert array.sharding.is_equivalent_to(sharding, array.ndim)
-    assert not any(
-        op in compiled for op in ("all-reduce", "all-gather", "collective-permute")
-    )
+    collectives = "all-reduce all-gather all-to-all reduce-scatter collective-permute"
+    assert not any(op in compiled for op in collectives.split())
 
 
 def test_donated_jit_in_a_train_state():

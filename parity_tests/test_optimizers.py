@@ -1,6 +1,7 @@
 """The torch wrappers: the same steps as the functional forms, and good citizens."""
 
 import copy
+import dataclasses
 import io
 import pickle
 import warnings
@@ -361,6 +362,23 @@ def test_a_closure_gives_the_base_the_penalised_loss():
         assert base.seen == objective
 
 
+def test_a_closure_on_a_large_tensor_leaves_plain_gradients(wrap):
+    w = torch.nn.Parameter(torch.full((2**18 + 1,), 2.0))
+    for make in (torch.optim.SGD, torch.optim.LBFGS):
+        optimizer = wrap(make([w], lr=0.0), mask=None)
+
+        def closure(optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = w.sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        assert not w.grad.requires_grad
+        expected = 1 + STRENGTH * isinstance(optimizer, l1torch.Subgradient)
+        torch.testing.assert_close(w.grad[:3], torch.full((3,), expected))
+
+
 def test_lbfgs_minimises_the_penalised_loss_with_its_line_search():
     # Far from zero |w| is smooth, and LBFGS finds the minimum to rounding.
     torch.manual_seed(0)
@@ -388,7 +406,8 @@ def test_lbfgs_minimises_the_penalised_loss_with_its_line_search():
     slope = 2 * X.T @ (X @ w - y) / 50 + 1e-3 * w.sign()
     assert (w != 0).all()
     assert slope.abs().max() < 1e-6
-    proximal(torch.optim.LBFGS([w]), mask=None).step(closure)
+    proximal(torch.optim.LBFGS([w]), strength=1e3, mask=None).step(closure)
+    assert (w == 0).all()
 
 
 def test_gradient_accumulation_and_missing_gradients(wrap):
@@ -623,3 +642,132 @@ def test_nonnegative_penalty_holds_its_constraint():
     train(model, optimizer, x, 3)
     assert (model[0].weight >= 0).all()
     assert (model[0].weight > 0).any()
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm(l1torch.Penalty):
+    """|x|_2: not a sum over the elements."""
+
+    def value(self, x, strength=1.0):
+        return strength * x.norm()
+
+    def subgradient(self, x, strength=1.0):
+        return strength * x / x.norm()
+
+    def prox(self, x, threshold):
+        return x * (1 - threshold / x.norm()).clamp(min=0)
+
+    def optimality_distance(self, x, grad, strength=1.0):
+        return (grad + strength * x / x.norm()).abs()
+
+
+def test_a_penalty_of_ones_own_is_not_cut_up(wrap):
+    w = torch.nn.Parameter(torch.ones(2**19, dtype=torch.float64))
+    w.grad = torch.zeros_like(w)
+    start = w.detach().clone()
+    base = torch.optim.SGD([w], lr=1.0)
+    wrap(base, 3.0, penalty=Norm(), mask=None).step()
+    assert (w.detach() - start).norm().item() == pytest.approx(3.0)
+
+
+def test_wrapping_a_base_again_takes_the_new_strength(wrap):
+    model, _ = model_and_data()
+    groups = [
+        {"params": list(model[0].named_parameters("0")), "l1": 7.0},
+        {"params": list(model[2].named_parameters("2"))},
+    ]
+    base = torch.optim.SGD(groups, lr=LR)
+    wrap(base, lambda t: 0.1)
+    again = wrap(copy.deepcopy(base), 0.5)
+    assert [g["l1"] for g in again.param_groups] == [7.0, 0.5]
+    assert "l1_count" not in again.param_groups[1]
+
+
+def test_numbers_of_numpy_load_from_a_checkpoint(wrap):
+    _, optimizer, _ = fresh(wrap=wrap, strength=np.logspace(-3, 0, 3)[1])
+    _, scheduled, _ = fresh(wrap=wrap, strength=lambda t: np.float32(0.5))
+    for opt in (optimizer, scheduled):
+        saved = io.BytesIO()
+        torch.save(opt.state_dict(), saved)
+        saved.seek(0)
+        opt.load_state_dict(torch.load(saved, weights_only=True))
+        assert type(opt.param_groups[0]["l1"]) is float
+
+
+def test_the_constructors_strength_is_protected(wrap):
+    model, _ = model_and_data()
+    given = {name: torch.full_like(p, 0.1) for name, p in model.named_parameters()}
+    plain = torch.optim.SGD(model.named_parameters(), lr=LR)
+    old = copy.deepcopy(plain.state_dict())
+    optimizer = wrap(plain, given)
+    optimizer.param_groups[0]["l1"]["0.weight"].fill_(9.0)
+    assert (given["0.weight"] == 0.1).all()
+    optimizer.load_state_dict(old)
+    assert (optimizer.param_groups[0]["l1"]["0.weight"] == 0.1).all()
+
+
+def test_a_schedule_is_called_once_a_step_and_for_later_groups_too(wrap):
+    calls = []
+    model, x = model_and_data()
+    groups = [{"params": list(model[i].named_parameters(str(i)))} for i in (0, 2)]
+    base = torch.optim.SGD(groups, lr=LR)
+    optimizer = wrap(base, lambda t: calls.append(t) or 0.1 * t)
+    calls.clear()
+    train(model, optimizer, x, 2)
+    assert calls == [0, 1]
+    late = ("late.weight", torch.nn.Parameter(torch.ones(2, 2)))
+    optimizer.add_param_group({"params": [late]})
+    calls.clear()
+    train(model, optimizer, x, 1)
+    assert calls == [2]
+
+
+def test_a_schedule_that_turns_negative_changes_nothing(wrap):
+    model, optimizer, x = fresh(wrap=wrap, strength=lambda t: 0.1 - t)
+    train(model, optimizer, x, 1)
+    model(x).sum().backward()
+    untouched(model, optimizer, optimizer.step, ValueError, "got -0.9")
+    assert optimizer.param_groups[0]["l1"] == 0.1
+
+
+def test_changes_behind_the_wrappers_back_are_told(wrap):
+    model, optimizer, _ = fresh(wrap=wrap)
+    late = ("late.weight", torch.nn.Parameter(torch.ones(2, 2)))
+    optimizer.optimizer.add_param_group({"params": [late]})
+    with pytest.raises(ValueError, match="through the wrapper's add_param_group"):
+        optimizer.step()
+    model, optimizer, _ = fresh(wrap=wrap)
+    plain = torch.optim.SGD(model.named_parameters(), lr=LR)
+    optimizer.optimizer.load_state_dict(plain.state_dict())
+    with pytest.raises(ValueError, match="state dicts through the wrapper"):
+        optimizer.step()
+
+
+def test_more_bad_input(wrap):
+    model, _ = model_and_data()
+
+    def base(**kwargs):
+        return torch.optim.SGD(model.named_parameters(), lr=LR, **kwargs)
+
+    whole = torch.nn.Parameter(torch.ones(2, 2, dtype=torch.int32), requires_grad=False)
+    with pytest.raises(TypeError, match="params.'w'. has dtype torch.int32"):
+        wrap(torch.optim.SGD([("w", whole)], lr=LR))
+    with pytest.raises(ValueError, match="mask does not fit the parameters"):
+        wrap(base(), mask={"0.weight": True})
+    with pytest.raises(ValueError, match="'3.weight' matches no parameter"):
+        wrap(base(), mask=l1torch.by_path("3.weight"))
+    with pytest.raises(ValueError, match=r"strength of shape \(3,\) does not broad"):
+        wrap(base(), lambda t: torch.ones(3))
+    groups = [{"params": [torch.nn.Parameter(torch.ones(2, 2))]} for _ in range(2)]
+    with pytest.raises(ValueError, match="got parameters without"):
+        wrap(torch.optim.SGD(groups, lr=LR), {"0": 0.1, "1": 0.5})
+    if wrap(base()).__class__ is l1torch.Proximal:
+        odd = torch.optim.SGD([("w", torch.nn.Parameter(torch.ones(2, 2)))], lr=LR)
+        odd.param_groups[0]["lr"] = float("nan")
+        with pytest.raises(ValueError, match="lr must be a finite real number"):
+            wrap(odd)
+        optimizer = l1torch.Proximal(base(), STRENGTH)
+        heavy = {"params": [("w", torch.nn.Parameter(torch.ones(2, 2)))], "momentum": 1}
+        with pytest.raises(ValueError, match="momentum=0, got 1"):
+            optimizer.add_param_group(heavy)
+        assert len(optimizer.param_groups) == 1

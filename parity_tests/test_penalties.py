@@ -38,6 +38,7 @@ def named_penalty(request):
 
 
 ELEMENTS = st.floats(-(2.0**40), 2.0**40, width=32, allow_subnormal=False)
+SPECIAL = st.sampled_from([np.nan, -0.0, np.inf, -np.inf, 1e-40, -1e-40])
 SHAPES = st.sampled_from(
     [(), (0,), (1,), (9,), (2, 0), (2, 3), (2, 1, 3), (2, 3, 1, 2)]
 )
@@ -57,8 +58,7 @@ def arguments(method, x, grad, strength):
 @pytest.mark.parametrize("method", METHODS[1:])
 @pytest.mark.parametrize("name", PENALTIES)
 def test_twins_are_bitwise_equal(name, method, data, dtype):
-    nan_too = ELEMENTS | st.just(np.nan) | st.just(-0.0)
-    x = data.draw(hnp.arrays(dtype, SHAPES, elements=nan_too))
+    x = data.draw(hnp.arrays(dtype, SHAPES, elements=ELEMENTS | SPECIAL))
     grad = data.draw(hnp.arrays(dtype, x.shape, elements=ELEMENTS))
     s = data.draw(hnp.arrays(dtype, st.sampled_from([(), x.shape]), elements=ELEMENTS))
     values = arguments(method, x, grad, np.abs(s))
@@ -256,6 +256,18 @@ def test_value_works_under_vmap_and_jvp():
     np.testing.assert_allclose(tangent, float(penalty.subgradient(x).sum()))
 
 
+def test_negative_and_ill_shaped_strengths(twin, named_penalty):
+    penalty = named_penalty[0](twin)
+    x, grad = twin.array([1.0, 2.0]), twin.array([0.5, 0.5])
+    for method in METHODS:
+        call = twin.jit(getattr(penalty, method))
+        values = arguments(method, x, grad, twin.array([-0.1, -0.1]))
+        assert np.isnan(twin.numpy(call(*values))).all(), method
+        wide = arguments(method, x, grad, twin.array(np.ones((3, 2))))
+        with pytest.raises(ValueError, match=r"of shape \(3, 2\) does not broadcast"):
+            call(*wide)
+
+
 def test_a_penalty_is_a_hashable_constant(twin):
     lib = twin.lib
     assert hash(lib.l1()) == hash(lib.l1())
@@ -283,3 +295,8 @@ def test_bad_input(twin):
         lib.penalty_value({"w": twin.array([1, 2], "int32")}, 0.1)
     with pytest.raises(ValueError, match="strength must .* got -1"):
         lib.penalty_value({"w": x}, -1)
+    with pytest.raises(TypeError, match="penalty must be a Penalty"):
+        lib.penalty_value({"w": x}, 0.1, lib.l1)
+    with pytest.raises(TypeError, match="number >= 0, got"):
+        lib.l1().value(x, lambda count: 0.1)
+    np.testing.assert_allclose(twin.numpy(lib.penalty_value(x, 0.5)), 1.5)

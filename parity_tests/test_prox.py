@@ -131,6 +131,7 @@ def test_infinities(twin):
     np.testing.assert_array_equal(
         twin.numpy(twin.lib.soft_threshold(x, np.inf)), [np.nan, np.nan, 0.0]
     )
+    assert twin.numpy(twin.lib.soft_threshold(x, np.float32("inf")))[2] == 0
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

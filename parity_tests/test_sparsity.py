@@ -83,6 +83,25 @@ def test_table_is_aligned(twin):
     assert all(line[:end].endswith("%") for line in lines[1:])
 
 
+def test_subnormal_numbers_are_no_zeros(twin):
+    for dtype, tiny in (("float32", 1e-40), ("float64", 1e-310), ("float16", 6e-8)):
+        x = twin.array(np.array([tiny, -tiny, 0.0, -0.0, 1.0]), dtype)
+        assert twin.lib.sparsity_report({"w": x}).nnz == 3
+    assert l1jax.sparsity_report(np.array([1e-60, 0.0])).nnz == 1
+
+
+def test_nothing_to_report(twin):
+    for params in ({}, {"epoch": None}):
+        with pytest.raises(ValueError, match="params hold no"):
+            twin.lib.sparsity_report(params)
+
+
+def test_nested_mappings(twin):
+    inner = twin.tree({"w": [0.0, 1.0]})
+    report = twin.lib.sparsity_report({"model": {"a": inner}, "epoch": None})
+    assert [(row.path, row.nnz) for row in report.arrays] == [("model.a.w", 1)]
+
+
 def test_mask(twin):
     report = twin.lib.sparsity_report(tree(twin), mask=twin.lib.weights_only)
     assert {row.path for row in report.arrays} == {
@@ -120,6 +139,7 @@ def test_modules_and_state_dicts():
     paths = [r.path for r in l1torch.sparsity_report(model.state_dict()).arrays]
     assert "1.num_batches_tracked" in paths
     assert l1torch.sparsity_report(list(model.parameters())).size == report.size
+    assert l1torch.sparsity_report(list(model.named_parameters())) == report
     assert l1torch.sparsity_report(torch.zeros(3)).sparsity == 1
     with pytest.raises(TypeError, match="params must be a module, a mapping"):
         l1torch.sparsity_report(3)

@@ -286,6 +286,18 @@ def test_bad_numbers(twin, bad):
         twin.lib.proximal_step(0.1, bad)
 
 
+def test_bad_numbers_from_schedules(twin):
+    params = twin.tree({"w": [1.0]})
+    for bad, error in ((-0.1, ValueError), ("x", TypeError), (None, TypeError)):
+        for tx in (
+            twin.lib.add_subgradient(lambda t, bad=bad: bad),
+            twin.lib.proximal_step(lambda t, bad=bad: bad, 0.1),
+            twin.lib.proximal_step(0.1, lambda t, bad=bad: bad),
+        ):
+            with pytest.raises(error, match=f"must be a finite real .* got {bad!r}"):
+                tx.init(params)
+
+
 @pytest.mark.parametrize("bad", ["0.1", None, True, 1j, {}])
 def test_not_numbers(twin, bad):
     with pytest.raises(TypeError, match="strength must be a finite real number"):
@@ -353,6 +365,9 @@ def test_sparse_gradients_are_refused():
     for tx in (TORCH.lib.add_subgradient(0.1), TORCH.lib.proximal_step(0.1, 0.1)):
         with pytest.raises(TypeError, match=r"updates\['w'\] has layout torch.sparse"):
             tx.update(sparse, tx.init(params), params)
+    tx = TORCH.lib.proximal_step(0.1, 0.1, mask={"w": False, "v": True})
+    params, sparse = params | {"v": torch.ones(3)}, sparse | {"v": torch.ones(3)}
+    assert tx.update(sparse, tx.init(params), params)[0]["w"] is sparse["w"]
 
 
 def test_torch_transforms_work_under_func_and_vmap():

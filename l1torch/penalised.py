@@ -1,0 +1,173 @@
+"""What the penalised optimizers share: strengths in the groups, a penalty, a mask."""
+
+import copy
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l1torch.delegation import DelegatingOptimizer
+from l1torch.groups import (
+    Group,
+    all_params,
+    as_number,
+    named_params,
+    strengths_of,
+)
+from l1torch.hyperparameters import Number, Schedule, check_strength, is_schedule
+from l1torch.leaves import (
+    describe,
+    named_leaves,
+    require_dense,
+    require_real_floating,
+)
+from l1torch.masks import Mask, selected
+from l1torch.penalties import Penalty
+
+Targets = list[tuple[Group, list[tuple[Tensor, Number]]]]
+"""By group, the penalised parameters with their strengths."""
+
+
+class PenalisedOptimizer(DelegatingOptimizer):
+    """Adds to a base optimizer a strength in its groups, a penalty and a mask."""
+
+    _kept = (
+        *DelegatingOptimizer._kept,
+        *("penalty", "mask", "_strength", "_penalised", "_initial"),
+    )
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        strength: Number | Schedule | Mapping[str, Number],
+        penalty: Penalty,
+        mask: Mask,
+    ) -> None:
+        super().__init__(optimizer)
+        check_strength(strength)
+        if isinstance(strength, Mapping) and any(map(is_schedule, strength.values())):
+            raise TypeError(
+                f"strength must map names to numbers, got a schedule in {strength!r}. "
+                "Pass one schedule, or change param_groups[i]['l1'] as you go."
+            )
+        self.penalty = penalty
+        self.mask = mask
+        self._strength = strength
+        if isinstance(strength, Mapping):
+            params = dict(named_leaves(all_params(self.param_groups)))
+            if unknown := sorted(set(strength) - set(params)):
+                raise ValueError(
+                    f"strength names {unknown}, which the optimizer does not have; it "
+                    f"has {describe(list(params.items()))}. Build it from "
+                    "model.named_parameters() and use these names."
+                )
+        self._penalised = self._select()
+        self._initial = [self._settings(group) for group in self.param_groups]
+        for group, settings in zip(self.param_groups, self._initial, strict=True):
+            group.pop("l1_count", None)  # of an earlier wrapper's schedule
+            group.update(copy.deepcopy(settings))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.optimizer!r}, penalty={self.penalty!r})"
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Adds a group to the base optimizer; its key `l1` overrides the strength."""
+        self.optimizer.add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            penalised = self._select()
+            settings = self._settings(group)
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+        group.update(copy.deepcopy(settings))
+        if "l1_count" in group:  # a schedule goes on, also for those that come later
+            group["l1_count"] = max(g.get("l1_count", 0) for g in self.param_groups)
+        self._penalised = penalised
+        self._initial.append(settings)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a state dict of this optimizer, or one of the base saved without it.
+
+        The strengths saved in it are taken over; where it has none, those of the
+        constructor come back. A schedule goes on from the count saved in it, or from 0.
+        """
+        super().load_state_dict(state_dict)
+        for group, settings in zip(self.param_groups, self._initial, strict=True):
+            for key, value in copy.deepcopy(settings).items():
+                group.setdefault(key, value)
+
+    def _select(self) -> list[list[bool]]:
+        """Evaluates the mask: a bool for each parameter of each group."""
+        params = all_params(self.param_groups)
+        flags = selected(self.mask, params)
+        for (name, param), penalised in zip(named_leaves(params), flags, strict=True):
+            if penalised:
+                require_real_floating(name, param)
+        rest = iter(flags)
+        return [[next(rest) for _ in group["params"]] for group in self.param_groups]
+
+    def _settings(self, group: Group) -> Group:
+        """Gives what a group lacks: its own strength or the constructor's, checked.
+
+        `l1_default` tells the two apart, so that the next wrapper around the same base
+        brings its own strength, and leaves the group's alone.
+        """
+        if "l1" in group and not group.get("l1_default"):
+            settings = {"l1": group["l1"], "l1_default": False}
+        elif isinstance(self._strength, Mapping):
+            names = [name for name, _ in named_params(group)]
+            own = {n: as_number(v) for n, v in self._strength.items() if n in names}
+            settings = {"l1": own, "l1_default": True}
+        elif is_schedule(self._strength):
+            first = as_number(self._strength(0))
+            settings = {"l1": first, "l1_count": 0, "l1_default": True}
+        else:
+            settings = {"l1": as_number(self._strength), "l1_default": True}
+        strengths_of(group | settings)
+        return settings
+
+    def _targets(self) -> Targets:
+        """Lists, by group, the penalised parameters with their strengths at this step.
+
+        All that can be wrong with a step raises here, before anything moves.
+        """
+        sizes = [len(group["params"]) for group in self.param_groups]
+        if sizes != [len(flags) for flags in self._penalised]:
+            raise ValueError(
+                f"param_groups must be those that the wrapper knows, got {sizes} "
+                f"parameters instead of {[len(flags) for flags in self._penalised]}. "
+                "Add groups through the wrapper's add_param_group."
+            )
+        scheduled = self._scheduled()
+        targets = []
+        for group, flags in zip(self.param_groups, self._penalised, strict=True):
+            now = scheduled.get(group.get("l1_count"), {})
+            rows = zip(group["params"], strengths_of(group | now), strict=True)
+            targets.append((group, list(itertools.compress(rows, flags))))
+        self._require_dense_gradients()
+        for group in self.param_groups:
+            group.update(scheduled.get(group.get("l1_count"), {}))
+        return targets
+
+    def _scheduled(self) -> dict[int, Group]:
+        """Calls the schedule once for each count that the groups are at."""
+        if not is_schedule(self._strength):
+            return {}
+        counts = {g["l1_count"] for g in self.param_groups if "l1_count" in g}
+        return {count: {"l1": as_number(self._strength(count))} for count in counts}
+
+    def _require_dense_gradients(self) -> None:
+        for group, flags in zip(self.param_groups, self._penalised, strict=True):
+            for param in itertools.compress(group["params"], flags):
+                grad = param.grad
+                if grad is not None and grad.layout is not torch.strided:
+                    names = [name for name, p in named_params(group) if p is param]
+                    require_dense(f"the gradient of '{names[0]}'", grad)
+
+    def _count_step(self) -> None:
+        for group in self.param_groups:
+            if "l1_count" in group:
+                group["l1_count"] += 1
