@@ -60,8 +60,8 @@ def strengths_of(group: Group) -> list[Number]:
         if name not in strength:
             raise ValueError(
                 f"strength has no entry for '{name}', got {sorted(strength)}. Map "
-                "every name to a number (the mask decides which are penalised), or give "
-                "the group a key 'l1' of its own."
+                "every name to a number, whether or not it is penalised, or give the "
+                "group a key 'l1' of its own."
             )
         values.append(as_number(strength[name]))
         check_number(f"strength['{name}']", values[-1])

@@ -36,7 +36,8 @@ class Penalty(abc.ABC):
 
     Derive from it, as a frozen dataclass, to bring a penalty of your own. The methods
     accept half precision: they compute in float32; `subgradient` and `prox` return the
-    dtype of `x`, `value` and `optimality_distance`, being measurements, float32.
+    dtype of `x`, `value` and `optimality_distance`, being measurements, float32. JAX on
+    CPU takes subnormal numbers for zero, torch does not.
     """
 
     finite: bool = True

@@ -1,10 +1,13 @@
 """Set-up of all tests: float64 and eight CPU devices in JAX, and the `twin` fixture."""
 
+import hypothesis
 import jax
 import pytest
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 from parity_tests.twins import TWINS, Twin  # noqa: E402 - after the configuration
 

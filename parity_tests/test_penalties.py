@@ -53,7 +53,7 @@ def arguments(method, x, grad, strength):
     return (x, grad, strength) if method == "optimality_distance" else (x, strength)
 
 
-@hypothesis.settings(max_examples=50, deadline=None)
+@hypothesis.settings(max_examples=50)
 @hypothesis.given(data=st.data(), dtype=st.sampled_from(["float32", "float64"]))
 @pytest.mark.parametrize("method", METHODS[1:])
 @pytest.mark.parametrize("name", PENALTIES)
@@ -62,10 +62,13 @@ def test_twins_are_bitwise_equal(name, method, data, dtype):
     grad = data.draw(hnp.arrays(dtype, x.shape, elements=ELEMENTS))
     s = data.draw(hnp.arrays(dtype, st.sampled_from([(), x.shape]), elements=ELEMENTS))
     values = arguments(method, x, grad, np.abs(s))
+    # XLA on CPU takes a subnormal number for zero, which the sign makes visible.
+    flushed = np.where(np.abs(x) < np.finfo(dtype).tiny, np.zeros_like(x), x)
+    of_torch = arguments(method, flushed, grad, np.abs(s))
     in_torch = getattr(PENALTIES[name][0](TORCH), method)
     assert_bitwise(
         JAX.numpy(jitted(name, method)(*(JAX.array(v, dtype) for v in values))),
-        TORCH.numpy(in_torch(*(TORCH.array(v, dtype) for v in values))),
+        TORCH.numpy(in_torch(*(TORCH.array(v, dtype) for v in of_torch))),
     )
 
 

@@ -46,7 +46,7 @@ def jitted(name):
     return JAX.jit(PROXES[name][0](JAX))
 
 
-@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.settings(max_examples=100)
 @hypothesis.given(data=st.data(), dtype=st.sampled_from(["float32", "float64"]))
 @pytest.mark.parametrize("name", PROXES)
 def test_twins_are_bitwise_equal(name, data, dtype):
