@@ -1,5 +1,8 @@
 import functools
 
+import hypothesis
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +55,31 @@ def test_operations_are_bitwise_equal(make_penalty, dtype):
             assert twin.dtype(new["bias"]) == dtype
         for key in arrays:
             assert_bitwise(results[0][key], results[1][key])
+
+
+VALUES = st.floats(-1e6, 1e6, width=32, allow_subnormal=False) | st.sampled_from(
+    [np.nan, np.inf, -np.inf, -0.0]
+)
+SHAPES = st.sampled_from([(), (0,), (7,), (2, 3), (2, 0, 2), (2, 1, 3), (2, 1, 2, 2)])
+
+
+@hypothesis.settings(max_examples=60)
+@hypothesis.given(
+    data=st.data(),
+    dtype=st.sampled_from(["float32", "float64"]),
+    strength=st.floats(0, 10, width=32, allow_subnormal=False),
+)
+@pytest.mark.parametrize("name", ["add_subgradient", "proximal_step"])
+def test_operations_are_bitwise_equal_for_any_values(name, data, dtype, strength):
+    shape = data.draw(SHAPES)
+    param, grad = (data.draw(hnp.arrays(dtype, shape, elements=VALUES)) for _ in "pg")
+    rest = (0.7,) if name == "proximal_step" else ()
+    results = []
+    for twin in (JAX, TORCH):
+        tx = getattr(twin.lib, name)(strength, *rest)
+        params, grads = twin.tree({"w": param}, dtype), twin.tree({"w": grad}, dtype)
+        results.append(twin.numpy(tx.update(grads, tx.init(params), params)[0]["w"]))
+    assert_bitwise(*results)
 
 
 @pytest.mark.parametrize("jit", [False, True])
