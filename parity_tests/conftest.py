@@ -1,8 +1,11 @@
-"""Set-up of all tests: float64 and eight CPU devices in JAX, and the `twin` fixture."""
+"""Set-up of all tests: float64 and eight CPU devices in JAX, and the fixtures."""
+
+from collections.abc import Callable
 
 import hypothesis
 import jax
 import pytest
+import torch
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)
@@ -10,9 +13,17 @@ hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=Tr
 hypothesis.settings.load_profile("repeatable")
 
 from parity_tests.twins import TWINS, Twin  # noqa: E402 - after the configuration
+from parity_tests.wrapped import STRENGTH, WRAPPERS  # noqa: E402
 
 
 @pytest.fixture(params=TWINS, ids=[twin.name for twin in TWINS])
 def twin(request: pytest.FixtureRequest) -> Twin:
     """Runs the test once for each framework."""
     return request.param
+
+
+@pytest.fixture(params=WRAPPERS)
+def wrap(request: pytest.FixtureRequest) -> Callable[..., torch.optim.Optimizer]:
+    """Runs the test once for each torch wrapper: `wrap(base, strength, ...)`."""
+    wrapper = WRAPPERS[request.param]
+    return lambda base, strength=STRENGTH, **kwargs: wrapper(base, strength, **kwargs)

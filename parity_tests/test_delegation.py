@@ -1,0 +1,246 @@
+"""The torch wrappers as good citizens: schedulers, checkpoints, copies, hooks."""
+
+import copy
+import io
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import l1torch
+from parity_tests.wrapped import (
+    BASES,
+    LR,
+    STRENGTH,
+    assert_same,
+    fresh,
+    model_and_data,
+    train,
+)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.5),
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 4),
+        lambda o: torch.optim.lr_scheduler.OneCycleLR(
+            o, 0.1, total_steps=6, cycle_momentum=False
+        ),
+        lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda t: 1 / (1 + t)),
+        lambda o: torch.optim.lr_scheduler.SequentialLR(
+            o,
+            [
+                torch.optim.lr_scheduler.LinearLR(o),
+                torch.optim.lr_scheduler.ExponentialLR(o, 0.9),
+            ],
+            [2],
+        ),
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 2),
+    ],
+)
+def test_threshold_follows_every_scheduler(make):
+    p = torch.nn.Parameter(torch.full((1, 1), 10.0, dtype=torch.float64))
+    p.grad = torch.zeros_like(p)
+    optimizer = l1torch.Proximal(torch.optim.SGD([p], lr=LR), STRENGTH)
+    scheduler = make(optimizer)
+    expected = 10.0
+    for _ in range(4):
+        expected -= optimizer.param_groups[0]["lr"] * STRENGTH
+        optimizer.step()
+        scheduler.step()
+        assert p.item() == pytest.approx(expected, rel=1e-14)
+
+
+def test_plateau_scheduler_and_scheduler_of_the_strength():
+    model, optimizer, x = fresh()
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0)
+    for _ in range(3):
+        train(model, optimizer, x, 1)
+        plateau.step(1.0)
+    assert optimizer.param_groups[0]["lr"] < LR
+    optimizer.param_groups[0]["l1"] = 1e6
+    train(model, optimizer, x, 1)
+    assert (model[0].weight == 0).all()
+
+
+def test_add_param_group(wrap):
+    model, x = model_and_data()
+    optimizer = wrap(torch.optim.SGD(model[0].named_parameters("0"), lr=LR), 1e3)
+    with pytest.raises(TypeError, match="complex"):
+        optimizer.add_param_group(
+            {"params": [("z", torch.zeros(2, 2, dtype=torch.complex64))]}
+        )
+    assert len(optimizer.param_groups) == 1
+    optimizer.add_param_group({"params": list(model[2].named_parameters("2")), "l1": 0})
+    assert [g["l1"] for g in optimizer.param_groups] == [1e3, 0]
+    train(model, optimizer, x, 1)
+    if isinstance(optimizer, l1torch.Proximal):
+        assert (model[0].weight == 0).all()
+        assert (model[2].weight != 0).all()
+
+
+def test_state_dict_round_trip_continues_bitwise(wrap):
+    model, optimizer, x = fresh("adam", wrap)
+    train(model, optimizer, x, 3)
+    saved = io.BytesIO()
+    torch.save([model.state_dict(), optimizer.state_dict()], saved)
+    straight = train(model, optimizer, x, 3)
+    saved.seek(0)
+    other, resumed, x = fresh("adam", wrap, strength=0.9)
+    weights, state = torch.load(saved)
+    other.load_state_dict(weights)
+    resumed.load_state_dict(state)
+    assert resumed.param_groups[0]["l1"] == STRENGTH
+    assert_same(train(other, resumed, x, 3), straight)
+
+
+def test_checkpoint_without_strength_gets_the_constructors(wrap):
+    model, x = model_and_data()
+    plain = BASES["adam"](model.named_parameters())
+    train(model, plain, x, 2)
+    other, optimizer, x = fresh("adam", wrap, strength=0.7)
+    optimizer.param_groups[0]["l1"] = 5.0
+    optimizer.load_state_dict(plain.state_dict())
+    assert optimizer.param_groups[0]["l1"] == 0.7
+    assert optimizer.state[other[0].weight]["step"] == 2
+    train(other, optimizer, x, 1)
+
+
+@pytest.mark.parametrize(
+    "clone",
+    [
+        copy.deepcopy,
+        lambda pair: pickle.loads(pickle.dumps(pair)),
+        lambda pair: _saved_and_loaded(pair),
+    ],
+    ids=["deepcopy", "pickle", "torch.save"],
+)
+def test_copies_continue_bitwise(wrap, clone):
+    model, optimizer, x = fresh("adam", wrap)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    train(model, optimizer, x, 2)
+    optimizer.register_step_post_hook(lambda *_: None)
+    other, copied = clone((model, optimizer))
+    assert type(copied) is type(optimizer)
+    assert copied.optimizer is not optimizer.optimizer
+    assert copied.param_groups[0]["params"][0] is other[0].weight
+    assert_same(train(other, copied, x, 3), train(model, optimizer, x, 3))
+    copied.register_step_pre_hook(lambda *_: None)
+    scheduler.step()
+
+
+def _saved_and_loaded(pair):
+    buffer = io.BytesIO()
+    torch.save(pair, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+def test_hooks_are_called_once(wrap):
+    model, optimizer, x = fresh(wrap=wrap)
+    calls = []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("pre"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("post"))
+    optimizer.register_state_dict_pre_hook(lambda *_: calls.append("state"))
+    optimizer.register_state_dict_post_hook(lambda *_: calls.append("dict"))
+    optimizer.register_load_state_dict_pre_hook(lambda *_: calls.append("load"))
+    optimizer.register_load_state_dict_post_hook(lambda *_: calls.append("loaded"))
+    train(model, optimizer, x, 2)
+    optimizer.load_state_dict(optimizer.state_dict())
+    expected = ["pre", "post"] * 2 + ["state", "dict", "load", "loaded"]
+    assert calls == expected
+
+
+def test_is_an_optimizer_and_hands_on_what_it_has(wrap):
+    model, optimizer, x = fresh("adam", wrap)
+    base = optimizer.optimizer
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    assert optimizer.param_groups is base.param_groups
+    assert optimizer.state is base.state
+    assert optimizer.defaults is base.defaults
+    assert not hasattr(optimizer, "_step_supports_amp_scaling")
+    assert type(optimizer).__name__ in repr(optimizer)
+    assert "l1: 0.3" in repr(optimizer)
+    train(model, optimizer, x, 1)
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("base", ["adamw_fused", "adam", "sgd"])
+def test_grad_scaler_unscales_before_and_skips_overflows(wrap, base):
+    model, optimizer, x = fresh(base, wrap)
+    other, twin, _ = fresh(base, wrap)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for _ in range(3):
+        optimizer.zero_grad()
+        scaler.scale(model(x).square().mean()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        train(other, twin, x, 1)
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.zero_grad()
+    scaler.scale(model(x).square().mean() * float("inf")).backward()
+    scaler.step(optimizer)
+    assert_same(before, model.parameters())
+
+
+@pytest.mark.parametrize("base", ["sgd", "adam"])
+def test_torch_compile(wrap, base):
+    model, optimizer, x = fresh(base, wrap)
+    other, twin, _ = fresh(base, wrap)
+    train(model, optimizer, x, 1)  # the base makes its state
+    train(other, twin, x, 1)
+    torch.compiler.reset()
+    compiled = torch.compile(optimizer.step, backend="aot_eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about its graph breaks
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            compiled()
+            train(other, twin, x, 1)
+    for a, b in zip(model.parameters(), other.parameters(), strict=True):
+        # A compiled Adam rounds otherwise than an eager one.
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+        assert torch.equal(a == 0, b == 0)
+
+
+def test_wrapping_a_base_again_takes_the_new_strength(wrap):
+    model, _ = model_and_data()
+    groups = [
+        {"params": list(model[0].named_parameters("0")), "l1": 7.0},
+        {"params": list(model[2].named_parameters("2"))},
+    ]
+    base = torch.optim.SGD(groups, lr=LR)
+    wrap(base, lambda t: 0.1)
+    again = wrap(copy.deepcopy(base), 0.5)
+    assert [g["l1"] for g in again.param_groups] == [7.0, 0.5]
+    assert "l1_count" not in again.param_groups[1]
+
+
+def test_numbers_of_numpy_load_from_a_checkpoint(wrap):
+    _, optimizer, _ = fresh(wrap=wrap, strength=np.logspace(-3, 0, 3)[1])
+    _, scheduled, _ = fresh(wrap=wrap, strength=lambda t: np.float32(0.5))
+    for opt in (optimizer, scheduled):
+        saved = io.BytesIO()
+        torch.save(opt.state_dict(), saved)
+        saved.seek(0)
+        opt.load_state_dict(torch.load(saved, weights_only=True))
+        assert type(opt.param_groups[0]["l1"]) is float
+
+
+def test_the_constructors_strength_is_protected(wrap):
+    model, _ = model_and_data()
+    given = {name: torch.full_like(p, 0.1) for name, p in model.named_parameters()}
+    plain = torch.optim.SGD(model.named_parameters(), lr=LR)
+    old = copy.deepcopy(plain.state_dict())
+    optimizer = wrap(plain, given)
+    optimizer.param_groups[0]["l1"]["0.weight"].fill_(9.0)
+    assert (given["0.weight"] == 0.1).all()
+    optimizer.load_state_dict(old)
+    assert (optimizer.param_groups[0]["l1"]["0.weight"] == 0.1).all()
