@@ -135,6 +135,15 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     yield from zip(*(t.split(size, dim) for t in tensors), strict=True)
 
 
+def blocks_with(value: Any, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
+    """Yields `blocks(*tensors)`, each with its part of a number or tensor `value`."""
+    if isinstance(value, Tensor) and value.dim() > 0:
+        yield from blocks(*tensors, value.expand(tensors[0].shape))
+    else:
+        for parts in blocks(*tensors):
+            yield *parts, value
+
+
 def describe(leaves: list[tuple[str, Any]]) -> str:
     """Writes the leaves as `name shape, name shape, ...` for an error message."""
     shown = [

@@ -1,6 +1,6 @@
 """Optimizers that penalise: wrappers around any `torch.optim` optimizer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from l1torch.delegation import require_optimizer
 from l1torch.groups import Group, as_number
 from l1torch.hyperparameters import Number, Schedule, check_number, product
-from l1torch.leaves import blocks, compute_dtype
+from l1torch.leaves import blocks_with, compute_dtype
 from l1torch.masks import Mask, weights_only
 from l1torch.penalised import PenalisedOptimizer, Targets
 from l1torch.penalties import Penalty, l1, require_penalty
@@ -107,15 +107,13 @@ class Subgradient(PenalisedOptimizer):
                     else:
                         grad.copy_(grad.to(dtype) + sign * slope)
 
-    def _parts(self, param: Tensor, strength: Number) -> Any:
-        """Yields gradient, parameter and strength, cut up if the penalty allows it."""
-        if not self.penalty.separable:
-            yield param.grad, param, strength
-        elif isinstance(strength, Tensor) and strength.dim() > 0:
-            yield from blocks(param.grad, param, strength.expand(param.shape))
-        else:
-            for grad, weight in blocks(param.grad, param):
-                yield grad, weight, strength
+    def _parts(
+        self, param: Tensor, strength: Number
+    ) -> Iterable[tuple[Tensor, Tensor, Number]]:
+        """Gives gradient, parameter and strength, cut up if the penalty allows it."""
+        if self.penalty.separable:
+            return blocks_with(strength, param.grad, param)
+        return [(param.grad, param, strength)]
 
     def _plus(self, loss: Any, targets: Targets) -> Any:
         for group, chosen in targets:

@@ -24,7 +24,12 @@ from l1torch.hyperparameters import (
     require_broadcast,
     strengths_at,
 )
-from l1torch.leaves import blocks, compute_dtype, named_leaves, require_real_floating
+from l1torch.leaves import (
+    blocks_with,
+    compute_dtype,
+    named_leaves,
+    require_real_floating,
+)
 from l1torch.masks import Mask, selected, weights_only
 from l1torch.prox import prox_elastic_net, prox_nonnegative_l1, soft_threshold
 
@@ -73,13 +78,9 @@ class Penalty(abc.ABC):
         """
         if not self.separable:
             x.copy_(self.prox(x, threshold))
-        elif isinstance(threshold, Tensor) and threshold.dim() > 0:
-            threshold = threshold.expand(x.shape)
-            for x_block, t_block in blocks(x, threshold):
-                x_block.copy_(self.prox(x_block, t_block))
-        else:
-            for (x_block,) in blocks(x):
-                x_block.copy_(self.prox(x_block, threshold))
+            return
+        for x_block, t_block in blocks_with(threshold, x):
+            x_block.copy_(self.prox(x_block, t_block))
 
     @abc.abstractmethod
     def optimality_distance(

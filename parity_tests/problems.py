@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import torch
 from sklearn import datasets
@@ -82,6 +81,3 @@ def breast_cancer(fraction: float = 0.1) -> Problem:
         loss=logistic_loss,
         gradient=logistic_gradient,
     )
-
-
-ARRAY_MODULES = {"jax": jnp, "torch": torch, "numpy": np}
