@@ -3,6 +3,7 @@
 from importlib.metadata import version as _version
 
 from l1jax.masks import by_path, weights_only
+from l1jax.optimizers import ProximalState, proximal
 from l1jax.penalties import (
     Penalty,
     elastic_net,
@@ -12,6 +13,7 @@ from l1jax.penalties import (
 )
 from l1jax.prox import soft_threshold
 from l1jax.sparsity import ArraySparsity, SparsityReport, sparsity_report
+from l1jax.step_sizes import EffectiveStep, register_step_size
 from l1jax.transforms import (
     AddSubgradientState,
     ProximalStepState,
@@ -24,7 +26,9 @@ __version__ = _version("l1twins")
 __all__ = [
     "AddSubgradientState",
     "ArraySparsity",
+    "EffectiveStep",
     "Penalty",
+    "ProximalState",
     "ProximalStepState",
     "SparsityReport",
     "__version__",
@@ -34,7 +38,9 @@ __all__ = [
     "l1",
     "nonnegative_l1",
     "penalty_value",
+    "proximal",
     "proximal_step",
+    "register_step_size",
     "soft_threshold",
     "sparsity_report",
     "weights_only",

@@ -81,7 +81,7 @@ def add_subgradient(
         )
 
     def init_fn(params: Any) -> AddSubgradientState:
-        _check_params(params, mask, strength, None)
+        check_params(params, mask, strength, None)
         return AddSubgradientState(count=jnp.zeros([], jnp.int32))
 
     def update_fn(
@@ -157,7 +157,7 @@ def proximal_step(
     require_penalty(penalty)
 
     def init_fn(params: Any) -> ProximalStepState:
-        _check_params(params, mask, strength, learning_rate)
+        check_params(params, mask, strength, learning_rate)
         return ProximalStepState(count=jnp.zeros([], jnp.int32))
 
     def update_fn(
@@ -180,13 +180,47 @@ def proximal_step(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _check_params(params: Any, mask: Mask, strength: Any, learning_rate: Any) -> None:
+def check_params(params: Any, mask: Mask, strength: Any, learning_rate: Any) -> None:
+    """Raises at `init` what does not fit the parameters, or could not be penalised."""
     for (path, leaf), penalised in zip(
         named_leaves(params), selected(mask, params), strict=True
     ):
         if penalised:
             require_real_floating(path, leaf)
     check_schedules(strength, learning_rate, params)
+
+
+def penalised_leaves(
+    updates: Any, params: Any, strength: Strength, mask: Mask, count: jax.Array
+) -> list[tuple[jax.Array, Any] | None]:
+    """Gives parameter and strength of each penalised leaf, and None for the others.
+
+    The order is that of `jax.tree.leaves` with `None` as a leaf. A leaf whose update is
+    `None` takes no step and counts as not penalised.
+
+    Raises:
+      ValueError: missing parameters, or updates of another tree.
+    """
+    if params is None:
+        raise ValueError(
+            "params must be given, got None. Call update(updates, state, params)."
+        )
+    require_same_tree(updates, params)
+    rows = zip(
+        jax.tree.leaves(updates, is_leaf=lambda x: x is None),
+        named_leaves(params),
+        selected(mask, params),
+        strengths_at(strength, count, params),
+        strict=True,
+    )
+    found: list[tuple[jax.Array, Any] | None] = []
+    for update, (path, param), penalised, leaf_strength in rows:
+        if penalised and update is not None:
+            require_real_floating(path, param)
+            found.append((param, leaf_strength))
+        else:
+            found.append(None)
+    return found
 
 
 def _map_penalised(
@@ -198,23 +232,12 @@ def _map_penalised(
     count: jax.Array,
 ) -> Any:
     """Applies `transform(update, param, strength)` to each penalised leaf."""
-    if params is None:
-        raise ValueError(
-            "params must be given, got None. Call update(updates, state, params)."
-        )
-    require_same_tree(updates, params)
+    rows = penalised_leaves(updates, params, strength, mask, count)
     leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
-    rows = zip(
-        leaves,
-        named_leaves(params),
-        selected(mask, params),
-        strengths_at(strength, count, params),
-        strict=True,
+    return jax.tree.unflatten(
+        treedef,
+        [
+            update if row is None else transform(update, *row)
+            for update, row in zip(leaves, rows, strict=True)
+        ],
     )
-    new_leaves = []
-    for update, (path, param), penalised, leaf_strength in rows:
-        if penalised and update is not None:
-            require_real_floating(path, param)
-            update = transform(update, param, leaf_strength)
-        new_leaves.append(update)
-    return jax.tree.unflatten(treedef, new_leaves)

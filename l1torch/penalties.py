@@ -53,6 +53,11 @@ class Penalty(abc.ABC):
     """Whether it is a sum over the elements, so that any part of an array may be
     treated by itself. Say so of your own penalty if it is: it saves memory."""
 
+    least_slope: float = 0.0
+    """The least size of a subgradient at `x != 0`, of those that oppose a step away
+    from zero. Where it is 0 the `max_ratio` of proximal optimizers has no effect: a cap
+    is only safe if the slope cannot fall below it."""
+
     @abc.abstractmethod
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         """Sums `strength * penalty(x_i)` to a scalar.
@@ -97,6 +102,7 @@ class Penalty(abc.ABC):
 @dataclasses.dataclass(frozen=True)
 class _L1(Penalty):
     separable = True
+    least_slope = 1.0
 
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         x, strength = _operands(x, strength)
@@ -132,6 +138,11 @@ class _ElasticNet(Penalty):
     l1_ratio: float
     separable = True
 
+    @property
+    def least_slope(self) -> float:  # type: ignore[override]
+        """The slope at zero."""
+        return self.l1_ratio
+
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         x, strength = _operands(x, strength)
         mean_slope = self.l1_ratio + ((1 - self.l1_ratio) / 2 * x).abs()
@@ -161,6 +172,7 @@ class _ElasticNet(Penalty):
 class _NonnegativeL1(Penalty):
     finite = False
     separable = True
+    least_slope = 1.0
 
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         x, strength = _operands(x, strength)

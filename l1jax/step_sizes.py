@@ -1,0 +1,315 @@
+"""The step that an optimizer really takes: from its state to a size per coordinate.
+
+At a constant gradient `g` an optimizer settles to updates `-E * g`. This effective step
+`E = scale / denominator` is what a penalty's threshold must follow: `E * strength`
+makes the fixed points those of `loss + strength * penalty`, whatever the denominator
+(Duchi and Singer, 2009, where it is the learning rate; Yun, Lozano and Yang, 2021,
+where the method is adaptive).
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Factory = Callable[..., optax.GradientTransformation]
+
+
+class EffectiveStep(NamedTuple):
+    """The effective step `scale / denominator` of an optimizer in its present state."""
+
+    scale: Any
+    """Scalar: the learning rate times the gain of the momentum."""
+
+    denominator: Any = 1.0
+    """What the gradient is divided by: a scalar, or a tree like the parameters."""
+
+    reach: Any = jnp.inf
+    """A bound of `|g| / denominator` at a stationary point, scalar or tree. It is 1
+    where the denominator is the gradient's own size, as Adam's is, and infinite where
+    there is none, as in SGD. `max_ratio` is measured in it."""
+
+
+StepSize = Callable[..., EffectiveStep]
+"""`step_size(state, learning_rate, **hyperparameters)`, see `register_step_size`."""
+
+_REGISTRY: dict[Factory, StepSize] = {}
+
+
+def register_step_size(optimizer: Factory, step_size: StepSize) -> None:
+    """Makes an optimizer known to `proximal`.
+
+    Args:
+      optimizer: a factory such as `optax.adam`, a function with an argument
+        `learning_rate` that returns a transformation. Known ones are replaced.
+      step_size: a function `(state, learning_rate, **hyperparameters)` that returns the
+        `EffectiveStep`. The state is the optimizer's after its update; the learning
+        rate is that of this step, a scalar; the hyperparameters are all the factory's
+        other arguments, defaults included.
+
+    Raises:
+      TypeError: one of the two is not a function.
+
+    Example:
+      >>> def averaged_sgd(learning_rate, decay=0.9):
+      ...     return optax.chain(optax.ema(decay), optax.scale(-learning_rate))
+      >>> def step_size(state, learning_rate, decay):
+      ...     return EffectiveStep(scale=learning_rate)  # the gain of an average is 1
+      >>> register_step_size(averaged_sgd, step_size)
+    """
+    for argument, value in (("optimizer", optimizer), ("step_size", step_size)):
+        if not callable(value):
+            raise TypeError(
+                f"{argument} must be a function, got {value!r} of type "
+                f"{type(value).__name__}. Pass a factory such as optax.adam, and a "
+                "function (state, learning_rate, **hyperparameters) -> EffectiveStep."
+            )
+    _REGISTRY[optimizer] = step_size
+
+
+class KnownOptimizer(NamedTuple):
+    """A factory with its arguments, and what is known of its step."""
+
+    step_size: StepSize
+    hyperparameters: dict[str, Any]
+    """All arguments of the factory but the learning rate, defaults included."""
+    rate_momentum: Any
+    """The momentum that the factory applies after the learning rate, or None."""
+    nesterov: bool
+    """Whether that is Nesterov's."""
+
+
+def lookup(factory: Factory, arguments: dict[str, Any]) -> KnownOptimizer:
+    """Finds the step of `factory(learning_rate, **arguments)`.
+
+    Raises:
+      TypeError: the factory is not known, or does not take the arguments.
+      ValueError: a momentum outside [0, 1).
+    """
+    known = factory
+    while isinstance(known, functools.partial) and known not in _REGISTRY:
+        known = known.func
+    try:
+        step_size = _REGISTRY[known]
+    except (KeyError, TypeError):  # TypeError: not hashable
+        raise TypeError(_unknown(factory)) from None
+    signature = inspect.signature(factory)
+    try:
+        bound = signature.bind(learning_rate=None, **arguments)
+    except TypeError as error:
+        takes = [name for name in signature.parameters if name != "learning_rate"]
+        raise TypeError(
+            f"{_name(factory)} cannot be called with learning_rate and "
+            f"{sorted(arguments)}: {error}. It takes {takes}."
+        ) from error
+    bound.apply_defaults()
+    hyperparameters = {}
+    for name, value in bound.arguments.items():
+        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            hyperparameters.update(value)
+        elif name != "learning_rate":
+            hyperparameters[name] = value
+    momentum = hyperparameters.get("momentum")
+    if isinstance(momentum, int | float) and not 0 <= momentum < 1:
+        raise ValueError(
+            f"momentum must lie in [0, 1), got {momentum!r}: at 1 or above a constant "
+            "gradient moves the weights without end. Pass a number such as 0.9."
+        )
+    after_rate = known is optax.rmsprop and momentum is not None
+    return KnownOptimizer(
+        step_size=step_size,
+        hyperparameters=hyperparameters,
+        rate_momentum=momentum if after_rate else None,
+        nesterov=after_rate and hyperparameters["nesterov"],
+    )
+
+
+def _unknown(factory: Any) -> str:
+    if isinstance(factory, optax.GradientTransformation):
+        problem = (
+            "a transformation that is built already. Pass the factory itself, as in "
+            "proximal(optax.adam, 1e-3, strength); under optax.inject_hyperparams name "
+            "static_args=('factory', 'mask', 'window')"
+        )
+    elif not callable(factory):
+        problem = f"{factory!r}. Pass a factory such as optax.adam"
+    else:
+        problem = (
+            f"{_name(factory)}, whose effective step is not known. Tell it to "
+            "register_step_size"
+        )
+    known = ", ".join(sorted({_name(known) for known in _REGISTRY}))
+    return (
+        f"factory must be an optimizer whose step is known ({known}), got {problem}. "
+        "For the decoupled form, which thresholds by learning_rate * strength and "
+        "solves another problem, chain proximal_step behind any optimizer (what "
+        "step_size='learning_rate' is in l1torch)."
+    )
+
+
+def _name(factory: Factory) -> str:
+    while isinstance(factory, functools.partial):
+        factory = factory.func
+    return getattr(factory, "__name__", repr(factory))
+
+
+def _part(state: Any, field: str) -> Any:
+    """Finds the part of a chain's state that has a field."""
+    if hasattr(state, field):
+        return state
+    for part in state if isinstance(state, tuple) else ():
+        found = _part(part, field)
+        if found is not None:
+            return found
+    return None
+
+
+def _map(function: Callable[..., jax.Array], *trees: Any) -> Any:
+    """Maps over leaves in at least single precision; `None` stays `None`."""
+
+    def wide(*leaves: jax.Array) -> jax.Array:
+        return function(
+            *(jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32)) for x in leaves)
+        )
+
+    return jax.tree.map(wide, *trees)
+
+
+def _sgd(state: Any, learning_rate: Any, *, momentum: Any, **_: Any) -> EffectiveStep:
+    del state
+    return EffectiveStep(learning_rate / (1 - (momentum or 0.0)))
+
+
+def _adam(
+    state: Any, learning_rate: Any, *, b2: Any, eps: Any, eps_root: Any, **_: Any
+) -> EffectiveStep:
+    moments = _part(state, "nu")
+    correction = 1 - b2**moments.count
+    denominator = _map(
+        lambda nu: jnp.sqrt(nu / correction + eps_root) + eps, moments.nu
+    )
+    return EffectiveStep(learning_rate, denominator, 1.0)
+
+
+def _amsgrad(
+    state: Any, learning_rate: Any, *, eps: Any, eps_root: Any, **_: Any
+) -> EffectiveStep:
+    denominator = _map(
+        lambda nu: jnp.sqrt(nu + eps_root) + eps, _part(state, "nu_max").nu_max
+    )
+    return EffectiveStep(learning_rate, denominator, 1.0)
+
+
+def _rmsprop(
+    state: Any,
+    learning_rate: Any,
+    *,
+    decay: Any,
+    eps: Any,
+    eps_in_sqrt: bool,
+    centered: bool,
+    bias_correction: bool = False,
+    **_: Any,
+) -> EffectiveStep:
+    moments = _part(state, "nu")
+    correction = 1 - decay**moments.count if bias_correction else 1.0
+
+    def root(nu: jax.Array) -> jax.Array:
+        return jnp.sqrt(nu + eps) if eps_in_sqrt else jnp.sqrt(nu) + eps
+
+    second = _map(lambda nu: root(nu / correction), moments.nu)
+    if not centered:
+        return EffectiveStep(learning_rate, second, 1.0)
+    deviation = _map(
+        lambda mu, nu: root(nu / correction - jnp.square(mu / correction)),
+        moments.mu,
+        moments.nu,
+    )
+    reach = _map(jnp.divide, second, deviation)
+    return EffectiveStep(learning_rate, deviation, reach)
+
+
+def _adagrad(state: Any, learning_rate: Any, *, eps: Any, **_: Any) -> EffectiveStep:
+    sums = _part(state, "sum_of_squares").sum_of_squares
+    return EffectiveStep(learning_rate, _map(lambda s: jnp.sqrt(s + eps), sums), 1.0)
+
+
+def _adadelta(state: Any, learning_rate: Any, *, eps: Any, **_: Any) -> EffectiveStep:
+    averages = _part(state, "e_x")
+    reach = _map(lambda e_x: jnp.sqrt(e_x + eps), averages.e_x)
+    denominator = _map(lambda e_g, r: jnp.sqrt(e_g + eps) / r, averages.e_g, reach)
+    return EffectiveStep(learning_rate, denominator, reach)
+
+
+def _adamax(state: Any, learning_rate: Any, **_: Any) -> EffectiveStep:
+    return EffectiveStep(learning_rate, _map(jnp.asarray, _part(state, "nu").nu), 1.0)
+
+
+def _adabelief(
+    state: Any, learning_rate: Any, *, b1: Any, b2: Any, eps: Any, **_: Any
+) -> EffectiveStep:
+    moments = _part(state, "nu")
+    corrections = 1 - b1**moments.count, 1 - b2**moments.count
+    denominator = _map(lambda nu: jnp.sqrt(nu / corrections[1]) + eps, moments.nu)
+    # The deviation says nothing of the gradient's size; with the mean it does.
+    reach = _map(
+        lambda mu, nu, d: (
+            (jnp.sqrt(nu / corrections[1] + jnp.square(mu / corrections[0])) + eps) / d
+        ),
+        moments.mu,
+        moments.nu,
+        denominator,
+    )
+    return EffectiveStep(learning_rate, denominator, reach)
+
+
+def _yogi(
+    state: Any, learning_rate: Any, *, b2: Any, eps: Any, **_: Any
+) -> EffectiveStep:
+    return _adam(state, learning_rate, b2=b2, eps=eps, eps_root=0.0)
+
+
+def _radam(
+    state: Any,
+    learning_rate: Any,
+    *,
+    b2: Any,
+    eps: Any,
+    eps_root: Any,
+    threshold: Any,
+    **_: Any,
+) -> EffectiveStep:
+    count = _part(state, "nu").count
+    adam = _adam(state, learning_rate, b2=b2, eps=eps, eps_root=eps_root)
+    longest = 2 / (1 - b2) - 1
+    length = longest - 2 * count * b2**count / (1 - b2**count)
+    rectified = length >= threshold
+    gain = jnp.sqrt(
+        (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+    )
+    # Before the second moment can be trusted, the step is that of momentum alone.
+    return EffectiveStep(
+        scale=learning_rate * jnp.where(rectified, gain, 1.0),
+        denominator=_map(lambda d: jnp.where(rectified, d, 1.0), adam.denominator),
+        reach=_map(lambda d: jnp.where(rectified, 1.0, d), adam.denominator),
+    )
+
+
+for _factories, _step_size in (
+    ((optax.sgd,), _sgd),
+    ((optax.adam, optax.adamw), _adam),  # optax.nadam and nadamw are partials of these
+    ((optax.amsgrad,), _amsgrad),
+    ((optax.rmsprop,), _rmsprop),
+    ((optax.adagrad,), _adagrad),
+    ((optax.adadelta,), _adadelta),
+    ((optax.adamax, optax.adamaxw), _adamax),
+    ((optax.adabelief,), _adabelief),
+    ((optax.yogi,), _yogi),
+    ((optax.radam,), _radam),
+):
+    for _factory in _factories:
+        register_step_size(_factory, _step_size)

@@ -1,0 +1,78 @@
+"""From an effective step to the threshold of a prox: the metric and the cap."""
+
+import math
+import numbers
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from l1jax.hyperparameters import nonnegative
+from l1jax.penalties import Penalty
+from l1jax.step_sizes import EffectiveStep
+
+Metric = Literal["coordinate", "tensor", "none"]
+
+
+def check_metric(metric: Metric, penalty: Penalty) -> None:
+    """Raises ValueError for an unknown metric, or one that the penalty cannot take."""
+    if metric not in get_args(Metric):
+        raise ValueError(
+            f"metric must be one of {get_args(Metric)}, got {metric!r}. Pass "
+            "'coordinate' for the objective as written."
+        )
+    if metric == "coordinate" and not penalty.separable:
+        raise ValueError(
+            f"metric must not be 'coordinate' with {penalty!r}, which is no sum over "
+            "the coordinates and cannot take a threshold for each. Pass "
+            "metric='tensor', or set `separable` in your penalty if it is one."
+        )
+
+
+def check_max_ratio(max_ratio: ArrayLike) -> None:
+    """Raises unless it is a number above 1; infinity is one."""
+    if isinstance(max_ratio, jax.Array):
+        return  # looking into it would block; see `threshold`
+    number = isinstance(max_ratio, numbers.Real) and not isinstance(max_ratio, bool)
+    if not number or math.isnan(max_ratio) or max_ratio <= 1:
+        raise ValueError(
+            f"max_ratio must be a number above 1, got {max_ratio!r}: at 1 and below it "
+            "changes the solution. Pass 10.0, or math.inf for no cap."
+        )
+
+
+def threshold(
+    step: EffectiveStep,
+    strength: Any,
+    metric: Metric,
+    max_ratio: ArrayLike,
+    least_slope: float,
+    dtype: Any,
+) -> jax.Array:
+    """Gives `scale * min(strength / D, max_ratio * reach)` for one leaf.
+
+    `D` is the denominator under `metric="coordinate"` and its root mean square under
+    `"tensor"`; under `"none"` it is 1, without a cap.
+
+    At a stationary point a weight's pull by the loss is at most `scale * reach`. A
+    threshold that is larger than this holds a zero and is not met by a weight that is
+    not zero: above a ratio of 1 the cap moves no stationary point. A penalty whose
+    slope may fall to `least_slope` needs the more threshold for the same pull.
+    """
+    strength = nonnegative(strength, dtype)
+    pull = nonnegative(step.scale, dtype) * strength
+    if metric == "none":
+        return pull
+    tiny = jnp.finfo(dtype).tiny
+    denominator = jnp.asarray(step.denominator, dtype)
+    reach = jnp.maximum(jnp.asarray(step.reach, dtype), tiny)
+    if metric == "tensor":
+        denominator = jnp.sqrt(jnp.mean(jnp.square(denominator)))
+        reach = jnp.max(reach)
+    if isinstance(max_ratio, jax.Array):
+        max_ratio = jnp.where(max_ratio > 1, max_ratio, jnp.nan)
+    limit = max_ratio / least_slope if least_slope else math.inf
+    # min(strength / D, limit * reach), where D may be 0.
+    floor = jnp.maximum(strength / (jnp.asarray(limit, dtype) * reach), tiny)
+    return pull / jnp.maximum(denominator, floor)

@@ -1,0 +1,55 @@
+"""The windowed cumulative penalty: shrinkage that was not used up is kept for later.
+
+A weight that belongs at zero is pushed off by the noise of a minibatch's gradient
+whenever this exceeds the strength. Tsuruoka, Tsujii and Ananiadou (2009) let the
+penalty that a weight could have received accumulate, so that it takes back more than
+one step's noise. Here it accumulates over `window` steps, in the optimizer's metric.
+"""
+
+import math
+import numbers
+
+import jax
+import jax.numpy as jnp
+
+from l1jax.penalties import Penalty, l1
+
+
+def check_window(window: float, penalty: Penalty) -> None:
+    """Raises unless it is a whole number >= 1, or infinity, and the penalty is L1."""
+    whole = isinstance(window, numbers.Integral) and not isinstance(window, bool)
+    if not whole and not (isinstance(window, float) and window == math.inf):
+        raise TypeError(
+            f"window must be a whole number of steps, got {window!r} of type "
+            f"{type(window).__name__}. Pass an int such as 10; under "
+            "optax.inject_hyperparams name it in static_args."
+        )
+    if window < 1:
+        raise ValueError(
+            f"window must be >= 1, got {window!r}. Pass 1 for the ordinary prox."
+        )
+    if window > 1 and type(penalty) is not type(l1()):
+        raise ValueError(
+            f"window must be 1 with {penalty!r}, got {window!r}: the cumulative "
+            "penalty is defined for l1(). Pass window=1."
+        )
+
+
+def shrink(
+    x: jax.Array,
+    threshold: jax.Array,
+    plus: jax.Array,
+    minus: jax.Array,
+    window: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Soft-thresholds by what has accumulated: returns `x` and the two budgets anew.
+
+    `plus` is what a positive weight still owes, `minus` a negative one, both >= 0.
+    Each grows by the threshold, to at most `window` times it, and falls by what is
+    used; using one raises the other. With `window` 1 this is the soft threshold.
+    """
+    plus, minus = plus + threshold, minus + threshold
+    if window != math.inf:
+        plus, minus = (jnp.minimum(b, window * threshold) for b in (plus, minus))
+    used = jnp.clip(x, -minus, plus)
+    return x - used, jnp.maximum(plus - used, 0), jnp.maximum(minus + used, 0)
