@@ -17,7 +17,7 @@ from l1jax.leaves import compute_dtype, dtype_of, spread
 from l1jax.masks import Mask, weights_only
 from l1jax.penalties import Penalty, l1, require_penalty
 from l1jax.step_sizes import EffectiveStep, Factory, lookup
-from l1jax.thresholds import Metric, check_max_ratio, check_metric, threshold
+from l1jax.thresholds import Metric, check_max_ratio, check_metric, threshold_of
 from l1jax.transforms import check_params, penalised_leaves
 from l1jax.windows import check_window, shrink
 
@@ -229,7 +229,7 @@ def proximal(
                 continue
             param, leaf_strength = row
             dtype = compute_dtype(dtype_of(param))
-            leaf_threshold = threshold(
+            leaf_threshold = threshold_of(
                 EffectiveStep(*(column[i] for column in columns)),
                 leaf_strength,
                 metric,

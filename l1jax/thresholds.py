@@ -33,7 +33,7 @@ def check_metric(metric: Metric, penalty: Penalty) -> None:
 def check_max_ratio(max_ratio: ArrayLike) -> None:
     """Raises unless it is a number above 1; infinity is one."""
     if isinstance(max_ratio, jax.Array):
-        return  # looking into it would block; see `threshold`
+        return  # looking into it would block; see `threshold_of`
     number = isinstance(max_ratio, numbers.Real) and not isinstance(max_ratio, bool)
     if not number or math.isnan(max_ratio) or max_ratio <= 1:
         raise ValueError(
@@ -42,7 +42,7 @@ def check_max_ratio(max_ratio: ArrayLike) -> None:
         )
 
 
-def threshold(
+def threshold_of(
     step: EffectiveStep,
     strength: Any,
     metric: Metric,

@@ -13,6 +13,7 @@ from l1torch.penalties import (
 )
 from l1torch.prox import soft_threshold
 from l1torch.sparsity import ArraySparsity, SparsityReport, sparsity_report
+from l1torch.step_sizes import EffectiveStep, register_step_size
 from l1torch.transforms import (
     AddSubgradientState,
     GradientTransformation,
@@ -27,6 +28,7 @@ __version__ = _version("l1twins")
 __all__ = [
     "AddSubgradientState",
     "ArraySparsity",
+    "EffectiveStep",
     "GradientTransformation",
     "Penalty",
     "Proximal",
@@ -42,6 +44,7 @@ __all__ = [
     "nonnegative_l1",
     "penalty_value",
     "proximal_step",
+    "register_step_size",
     "soft_threshold",
     "sparsity_report",
     "weights_only",

@@ -5,6 +5,7 @@ Python numbers are checked. A negative number in a tensor becomes NaN: visible, 
 clipped, and without waiting for the device.
 """
 
+import functools
 import math
 import numbers
 from collections.abc import Callable, Mapping
@@ -139,10 +140,16 @@ def nonnegative(value: Number, dtype: torch.dtype, device: torch.device) -> Tens
 def product(step_size: Number, strength: Number, dtype: torch.dtype) -> Number:
     """Multiplies in `dtype`, as JAX does; a float for floats, else a tensor."""
     tensors = [x for x in (step_size, strength) if isinstance(x, Tensor)]
-    device = tensors[0].device if tensors else torch.device("cpu")
-    a = nonnegative(step_size, dtype, device)
-    b = nonnegative(strength, dtype, device)
-    return a * b if tensors else (a * b).item()
+    if not tensors:
+        return _product_of_numbers(step_size, strength, dtype)
+    device = tensors[0].device
+    return nonnegative(step_size, dtype, device) * nonnegative(strength, dtype, device)
+
+
+@functools.lru_cache
+def _product_of_numbers(a: float, b: float, dtype: torch.dtype) -> float:
+    # Kept, since all parameters of a group ask for the same.
+    return (torch.full((), a, dtype=dtype) * torch.full((), b, dtype=dtype)).item()
 
 
 def _message(argument: str, value: Any, or_schedule: bool) -> str:

@@ -114,6 +114,11 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype.itemsize < 4 else dtype
 
 
+def local(tensor: Tensor) -> Tensor:
+    """Gives this process's shard of a DTensor; any other tensor is its own."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
 def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yields views that cover tensors of one shape, small enough for the CPU's cache.
 
@@ -121,7 +126,7 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     an accelerator, and under `torch.compile`, the tensors are yielded whole. Of a
     DTensor, this process's shard is.
     """
-    tensors = tuple(t.to_local() if hasattr(t, "to_local") else t for t in tensors)
+    tensors = tuple(local(t) for t in tensors)
     first = tensors[0]
     whole = first.device.type != "cpu" or torch.compiler.is_compiling()
     if whole or first.numel() <= _BLOCK:

@@ -8,12 +8,23 @@ from torch import Tensor
 
 from l1torch.delegation import require_optimizer
 from l1torch.groups import Group, as_number
-from l1torch.hyperparameters import Number, Schedule, check_number, product
+from l1torch.hyperparameters import Number, Schedule
 from l1torch.leaves import blocks_with, compute_dtype
 from l1torch.masks import Mask, weights_only
+from l1torch.parts import parts, scalar_step, tensor_step
 from l1torch.penalised import PenalisedOptimizer, Targets
 from l1torch.penalties import Penalty, l1, require_penalty
+from l1torch.step_sizes import (
+    EffectiveStep,
+    check_momentum,
+    check_rate,
+    check_state_dict,
+    known_class,
+    step_size_of,
+)
+from l1torch.thresholds import Metric, check_max_ratio, check_metric, threshold_of
 from l1torch.transforms import require_subgradient
+from l1torch.windows import BUDGETS, check_window, shrink_
 
 Closure = Callable[[], Any]
 
@@ -127,28 +138,83 @@ class Subgradient(PenalisedOptimizer):
 
 
 class Proximal(PenalisedOptimizer):
-    """Steps the base optimizer, then applies the penalty's prox in place: exact zeros.
+    """Makes an optimizer minimise `loss + strength * penalty`, with exact zeros.
 
-    `w <- prox(w, threshold)` with `threshold = step size * strength`, where the step
-    size is the one that the base optimizer takes:
+    It steps the base optimizer, then applies the penalty's prox in place, `w <- prox(w,
+    threshold)`, where the threshold follows the step that this optimizer really takes,
+    coordinate by coordinate::
 
-    - `step_size="optimizer"` minimises `loss + strength * penalty`. It knows
-      `torch.optim.SGD` without momentum (its `weight_decay` is part of the loss, as
-      `weight_decay/2 |w|^2`): forward-backward splitting (Duchi and Singer, 2009).
-    - `step_size="learning_rate"` takes `lr * strength` under any optimizer: a decoupled
-      shrinkage, as AdamW's weight decay is. It minimises something else: after Adam,
-      loosely, a weighted penalty with the weights `sqrt(v_hat) + eps`, so that strength
-      is a cut on the normalised gradient and a full batch ends without any zeros; after
-      momentum m, a penalty of strength `(1 - m) * strength`.
+      threshold = scale * min(strength / D, max_ratio)
 
-    The learning rate is read at every step, so that schedulers act on both. The prox of
-    `l1()` in single and double precision is one kernel without temporaries.
+    For Adam `scale` is the learning rate of this step and `D = sqrt(v_hat) + eps`
+    (ProxGen: Yun, Lozano and Yang, 2021); for SGD with momentum m and dampening d it is
+    `lr * strength * (1 - d) / (1 - m)`; `register_step_size` tells for others. Known
+    are SGD, Adam, AdamW, NAdam, RMSprop, Adagrad, Adadelta, Adamax and RAdam of
+    `torch.optim`, their options included, and classes derived from them that keep
+    their `step`.
 
-    Example:
+    What scales, clips or averages the parameters' change after the step destroys the
+    zeros, and cannot be noticed from inside::
+
+      torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0); optimizer.step()  # right
+      optimizer.step(); swa_model.update_parameters(model)  # wrong: averages lose zeros
+
+    Clipping gradients changes the gradient of the loss, and so what is minimised: the
+    gradient of the loss does not vanish at the solution, since it balances the penalty
+    there. If it is scaled by s < 1 at the solution, this is the one for `strength / s`.
+
+    What is minimised, by `metric`:
+
+    - `"coordinate"`: `loss + strength * penalty`. L2 regularisation by the optimizer's
+      `weight_decay`, where it is not decoupled, is part of the loss.
+    - `"tensor"`: one step for each parameter, the root mean square of D in place of D:
+      `loss + strength * sum_j D_j / rms(D) * |w_j|`, a weighted L1 that spares weights
+      of small gradients. It often keeps networks at 80 to 95 % zeros more accurate.
+    - `"none"`: decoupled, as AdamW's decay is: the threshold `scale * strength`. For
+      Adam its fixed points satisfy `g_j / D_j = -strength * sign(w_j)`: a threshold on
+      the normalised gradient, no objective in loss units. On a full batch `D_j` tends
+      to `|g_j|`, so that any strength below 1 ends at the minimum of the loss alone and
+      one above 1 at zero; under noise it is a cut, in (0, 1), on signal to noise.
+
+    `step_size="learning_rate"` is the decoupled form for any optimizer whatever, with
+    the threshold `lr * strength`; after momentum m it has the effect of a penalty of
+    strength `(1 - m) * strength`. Neither is the Lasso. For the loss `1/2 (w - 1)^2` at
+    strength 0.5 the Lasso has `w = 0.5`:
+
       >>> import torch
-      >>> model = torch.nn.Linear(3, 1)
-      >>> base = torch.optim.SGD(model.named_parameters(), lr=0.1)
-      >>> optimizer = Proximal(base, strength=1e-2)
+      >>> def solve(**kwargs):
+      ...     w = torch.nn.Parameter(torch.zeros(1))
+      ...     base = torch.optim.Adam([("w", w)], lr=0.01, betas=(0.9, 0.9))
+      ...     optimizer = Proximal(base, 0.5, **kwargs)
+      ...     for _ in range(2000):
+      ...         w.grad = w.detach() - 1
+      ...         optimizer.step()
+      ...     return round(w.item(), 2)
+      >>> solve(), solve(metric="none"), solve(step_size="learning_rate")
+      (0.5, 1.0, 1.0)
+
+    Decoupled weight decay (AdamW) adds `1/2 weight_decay * sum_j D_j w_j^2` to the
+    objective, in Adam's metric; for the textbook elastic net set it to 0 and pass
+    `penalty=elastic_net(...)`.
+
+    The first steps: right after initialisation `v_hat` is the square of one gradient,
+    and 0 for a weight that never had any. There `max_ratio` keeps the threshold below
+    `max_ratio` times the largest step the optimizer could take; every value above 1 has
+    the same stationary points. A strength that warms up over the first tenth of the
+    training, as `lambda t: strength * min(1, t / (steps / 10))`, goes well with it.
+
+    Momentum takes its gain `1 / (1 - m)` at the present learning rate, which a schedule
+    that changes little within `1 / (1 - m)` steps justifies.
+
+    Noise: in minibatches a zero stays zero only while the averaged gradient is below
+    the strength. Momentum of 0.9 to 0.99 and a learning rate that decays to 0 keep
+    zeros, and so does `window`. Averaging the weights (`torch.optim.swa_utils`) loses
+    them.
+
+    Learning rate and hyperparameters are read at every step, so that schedulers act on
+    both. A learning rate of 0 moves nothing. On CPU the thresholds are worked out in
+    blocks; no tensor of a parameter's size is made, and on accelerators no value is
+    waited for.
 
     Args:
       optimizer: the base, built from `model.named_parameters()`; from bare parameters
@@ -159,20 +225,42 @@ class Proximal(PenalisedOptimizer):
         kept in `param_groups[i]["l1"]`, where it may differ between groups and, unless
         it follows a schedule, be changed at any time; the state dict saves it. A group
         that has the key already keeps its own.
-      penalty: the penalty, of unit strength.
+      penalty: the penalty, of unit strength; `metric="coordinate"` needs a separable
+        one. It is one for all groups.
       mask: the parameters to penalise, see `weights_only`; `None` for all.
-      step_size: `"optimizer"` or `"learning_rate"`, see above.
+      metric: `"coordinate"`, `"tensor"` or `"none"`, see above.
+      max_ratio: the cap, a number above 1; `math.inf` for none. It does not act on
+        optimizers without a denominator, nor under `metric="none"`.
+      window: the steps over which the penalty may accumulate, a whole number >= 1, or
+        `math.inf`; 1 is the ordinary prox. The windowed cumulative penalty (after
+        Tsuruoka, Tsujii and Ananiadou, 2009) keeps more exact zeros under minibatch
+        noise and costs two tensors of the parameters' size, in the optimizer's state;
+        `l1()` only. Between 10 and 100 is a useful range; without end, dead weights do
+        not come back.
+      step_size: `"optimizer"`, or `"learning_rate"`, see above, which leaves `metric`
+        and `max_ratio` without effect.
 
     Raises:
       TypeError: not an optimizer, or already wrapped, or one whose step is not known; a
-        strength or learning rate that is not a number; a complex or integer parameter;
-        at `step`, a sparse gradient.
+        strength or learning rate that is not a number; a window that is no whole
+        number; a complex or integer parameter; at `step`, a sparse gradient.
       ValueError: a strength or learning rate that is negative, infinite or NaN, or does
-        not fit; a mask that does not fit, or selects nothing; momentum under
-        `step_size="optimizer"`; an unknown `step_size`.
+        not fit; a mask that does not fit, or selects nothing; momentum or dampening
+        outside [0, 1) under `step_size="optimizer"`; an unknown `metric` or
+        `step_size`, `max_ratio <= 1`, `window < 1`, a penalty that metric or window
+        cannot take, or one in a parameter group; at `load_state_dict`, a checkpoint of
+        another kind of optimizer.
+
+    Example:
+      >>> model = torch.nn.Linear(3, 1)
+      >>> base = torch.optim.Adam(model.named_parameters(), lr=1e-3)
+      >>> optimizer = Proximal(base, strength=1e-4)
     """
 
-    _kept = (*PenalisedOptimizer._kept, "step_size")
+    _kept = (
+        *PenalisedOptimizer._kept,
+        *("metric", "max_ratio", "window", "step_size", "_known"),
+    )
 
     def __init__(
         self,
@@ -181,6 +269,9 @@ class Proximal(PenalisedOptimizer):
         *,
         penalty: Penalty = l1(),
         mask: Mask = weights_only,
+        metric: Metric = "coordinate",
+        max_ratio: float = 10.0,
+        window: float = 1,
         step_size: Literal["optimizer", "learning_rate"] = "optimizer",
     ) -> None:
         require_penalty(penalty)
@@ -190,28 +281,68 @@ class Proximal(PenalisedOptimizer):
                 "step_size must be 'optimizer' or 'learning_rate', got "
                 f"{step_size!r}. Pass 'optimizer' for the objective as written."
             )
-        if (
-            step_size == "optimizer"
-            and type(optimizer).step is not torch.optim.SGD.step
-        ):
-            raise TypeError(
-                "optimizer must be torch.optim.SGD for step_size='optimizer', got "
-                f"{type(optimizer).__name__}, whose effective step is not known. Pass "
-                "step_size='learning_rate' for the decoupled form, which thresholds by "
-                "lr * strength and solves another problem."
+        check_max_ratio(max_ratio)
+        check_window(window, penalty)
+        self._known = None
+        if step_size == "optimizer":
+            check_metric(metric, penalty)
+            self._known = known_class(optimizer)
+        elif metric != "coordinate":
+            raise ValueError(
+                f"metric must not be given with step_size='learning_rate', got "
+                f"{metric!r}. Pass one of the two."
             )
+        self.metric = metric
+        self.max_ratio = max_ratio
+        self.window = window
         self.step_size = step_size
         super().__init__(optimizer, strength, penalty, mask)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads a state dict of this optimizer, or one of the base saved without it.
+
+        The strengths saved in it are taken over; where it has none, those of the
+        constructor come back. A schedule goes on from the count saved in it, or from 0.
+
+        Raises:
+          ValueError: a state dict of another kind of optimizer, before it is loaded.
+        """
+        if self._known is not None:
+            check_state_dict(self.optimizer, self._known, state_dict)
+        super().load_state_dict(state_dict)
+        # torch casts what it loads to the parameter's dtype.
+        for group, saved in zip(
+            self.param_groups, state_dict["param_groups"], strict=True
+        ):
+            for param, index in zip(group["params"], saved["params"], strict=True):
+                state = state_dict["state"].get(index, {})
+                for key in set(BUDGETS) & set(state):
+                    dtype = compute_dtype(param.dtype)
+                    self.state[param][key] = state[key].to(
+                        param.device, dtype, copy=True
+                    )
+
     def _settings(self, group: Group) -> Group:
-        self._step_size_of(group)
+        self._check_group(group)
         return super()._settings(group)
+
+    def _check_group(self, group: Group) -> None:
+        if group.get("penalty", self.penalty) != self.penalty:
+            raise ValueError(
+                f"penalty must be one for all parameter groups, got "
+                f"{group['penalty']!r} in a group and {self.penalty!r}. Wrap one "
+                "optimizer for each penalty."
+            )
+        check_rate(group)
+        if self._known is not None:
+            check_momentum(group)
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
         """Takes one step; returns the closure's loss, if there is a closure."""
         targets = self._targets()
-        step_sizes = [self._step_size_of(group) for group, _ in targets]
+        for group, _ in targets:
+            self._check_group(group)
         if closure is None:
             loss = self.optimizer.step()
         else:
@@ -223,31 +354,51 @@ class Proximal(PenalisedOptimizer):
                 return loss
 
             loss = self.optimizer.step(checked)
-        for (_, chosen), step_size in zip(targets, step_sizes, strict=True):
-            thresholds: dict[tuple[int, torch.dtype], Number] = {}
+        for group, chosen in targets:
             for param, strength in chosen:
-                if param.grad is None:
-                    continue
-                key = (id(strength), param.dtype)
-                if key not in thresholds:
-                    dtype = compute_dtype(param.dtype)
-                    thresholds[key] = product(step_size, strength, dtype)
-                self.penalty.prox_(param, thresholds[key])
+                if param.grad is not None:
+                    self._shrink(param, strength, group)
         self._count_step()
         return loss
 
-    def _step_size_of(self, group: Group) -> Number:
-        if "lr" not in group:
-            raise ValueError(
-                "optimizer must have a learning rate, got a parameter group with "
-                f"{sorted(group)}. Use proximal_step with a learning rate of your own."
+    def _shrink(self, param: Tensor, strength: Number, group: Group) -> None:
+        state = self.state.get(param, {})
+        if self.window != 1:
+            state = self.state[param]
+            for key in BUDGETS:
+                if key not in state:
+                    state[key] = torch.zeros_like(
+                        param, dtype=compute_dtype(param.dtype)
+                    )
+        step = step_size = None
+        if self._known is None:
+            step = EffectiveStep(as_number(group["lr"]))
+        else:
+            step_size = step_size_of(self._known)
+            if self.metric != "coordinate":
+                one_step = tensor_step if self.metric == "tensor" else scalar_step
+                step = one_step(step_size, param, state, group)
+        if step is not None and self.window == 1:
+            threshold = self._threshold(step, strength, param.dtype)
+            self.penalty.prox_(param, threshold)
+            return
+        for x, part, part_strength in parts(param, state, strength):
+            threshold = self._threshold(
+                step or step_size(part, group), part_strength, param.dtype
             )
-        if self.step_size == "optimizer" and group["momentum"] != 0:
-            raise ValueError(
-                f"optimizer must have momentum=0, got {group['momentum']!r}: with "
-                "momentum the effective step is not the learning rate. Set it to 0, or "
-                "pass step_size='learning_rate' for the decoupled form."
-            )
-        lr = as_number(group["lr"])
-        check_number("lr", lr)
-        return lr
+            if self.window == 1:
+                self.penalty.prox_(x, threshold)
+            else:
+                shrink_(x, threshold, *(part[key] for key in BUDGETS), self.window)
+
+    def _threshold(
+        self, step: EffectiveStep, strength: Number, dtype: torch.dtype
+    ) -> Number:
+        return threshold_of(
+            step,
+            strength,
+            self.metric,
+            self.max_ratio,
+            self.penalty.least_slope,
+            compute_dtype(dtype),
+        )

@@ -27,6 +27,7 @@ from l1torch.hyperparameters import (
 from l1torch.leaves import (
     blocks_with,
     compute_dtype,
+    local,
     named_leaves,
     require_real_floating,
 )
@@ -79,7 +80,8 @@ class Penalty(abc.ABC):
     def prox_(self, x: Tensor, threshold: Number) -> None:
         """Writes `prox(x, threshold)` into `x`; zeros may be -0.0.
 
-        For a separable penalty it needs no memory of `x`'s size on CPU.
+        For a separable penalty it needs no memory of `x`'s size on CPU. A threshold
+        tensor may be trusted to hold no negative numbers.
         """
         if not self.separable:
             x.copy_(self.prox(x, threshold))
@@ -116,12 +118,15 @@ class _L1(Penalty):
         return soft_threshold(x, threshold)
 
     def prox_(self, x: Tensor, threshold: Number) -> None:
-        # One kernel and no temporaries. It would round a threshold to half precision,
-        # and takes only a finite Python number that it trusts to be >= 0.
         largest = _LARGEST.get(x.dtype)
-        if largest and isinstance(threshold, float) and 0 <= threshold <= largest:
-            local = x.to_local() if hasattr(x, "to_local") else x
-            torch.nn.functional.softshrink(local, threshold, out=local)
+        if isinstance(threshold, Tensor):
+            for x_block, t in blocks_with(threshold, x):
+                wide = x_block.to(compute_dtype(x.dtype))
+                x_block.copy_(wide - torch.clamp(wide, -t, t))
+        elif largest and 0 <= threshold <= largest:
+            # One kernel and no temporaries. It would round a threshold to half
+            # precision, and takes a finite Python number that it trusts to be >= 0.
+            torch.nn.functional.softshrink(local(x), threshold, out=local(x))
         else:
             super().prox_(x, threshold)
 

@@ -1,0 +1,87 @@
+"""The effective step of one parameter, worked out in parts that fit into the cache."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l1torch.groups import Group, as_number
+from l1torch.hyperparameters import Number
+from l1torch.leaves import blocks_with, compute_dtype, local
+from l1torch.step_sizes import EffectiveStep, StepSize
+
+State = dict[str, Any]
+"""What an optimizer keeps for one parameter."""
+
+
+def parts(
+    param: Tensor, state: State, strength: Number
+) -> Iterator[tuple[Tensor, State, Number]]:
+    """Cuts parameter, state and strength alike; on accelerators they stay whole.
+
+    Of the state, what has the parameter's shape is cut, and handed on in at least
+    single precision. Of a DTensor, this process's shard is meant.
+    """
+    dtype = compute_dtype(param.dtype)
+    like = {
+        key: value
+        for key, value in state.items()
+        if isinstance(value, Tensor) and value.shape == param.shape
+    }
+    for x, *values, part_strength in blocks_with(strength, param, *like.values()):
+        cut = (value.to(dtype) for value in values)
+        yield x, {**state, **dict(zip(like, cut, strict=True))}, part_strength
+
+
+def scalar_step(
+    step_size: StepSize, param: Tensor, state: State, group: Group
+) -> EffectiveStep:
+    """Gives the step without its denominator: the learning rate with its gain."""
+    empty = {
+        key: local(value).new_empty(0)
+        if isinstance(value, Tensor) and value.shape == param.shape and value.dim()
+        else value
+        for key, value in state.items()
+    }
+    return EffectiveStep(step_size(empty, group).scale)
+
+
+def tensor_step(
+    step_size: StepSize, param: Tensor, state: State, group: Group
+) -> EffectiveStep:
+    """Gives one step for all: the denominator's root mean square, the largest reach."""
+    dtype = compute_dtype(param.dtype)
+    squares, reaches = [], []
+    for x, part, _ in parts(param, state, 0.0):
+        step = step_size(part, group)
+        denominator, reach = (
+            value
+            if isinstance(value, Tensor)
+            else torch.full((), value, dtype=dtype, device=x.device)
+            for value in step[1:]
+        )
+        squares.append(denominator.expand(x.shape).square().sum())
+        # A parameter, or this shard of it, may be empty.
+        reaches.append(torch.cat([reach.flatten(), reach.new_zeros(1)]).amax())
+    total = _over_shards(torch.stack(squares).sum(), param, "sum")
+    reach = _over_shards(torch.stack(reaches).amax(), param, "max")
+    rms = (total / max(param.numel(), 1)).sqrt()
+    # A float makes the prox one kernel; NaN goes on as a tensor, to be seen.
+    number = as_number(rms)
+    seen = isinstance(number, float) and math.isfinite(number)
+    return EffectiveStep(step.scale, number if seen else rms, as_number(reach))
+
+
+def _over_shards(value: Tensor, param: Tensor, operation: str) -> Tensor:
+    """Reduces what was computed on the shards of a DTensor."""
+    if not hasattr(param, "to_local"):
+        return value
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    placements = [
+        Partial(operation) if placement.is_shard() else Replicate()
+        for placement in param.placements
+    ]
+    return DTensor.from_local(value, param.device_mesh, placements).full_tensor()

@@ -1,0 +1,280 @@
+"""The step that an optimizer really takes: from its state to a size per coordinate.
+
+At a constant gradient `g` an optimizer settles to updates `-E * g`. This effective step
+`E = scale / denominator` is what a penalty's threshold must follow: `E * strength`
+makes the fixed points those of `loss + strength * penalty`, whatever the denominator
+(Duchi and Singer, 2009, where it is the learning rate; Yun, Lozano and Yang, 2021,
+where the method is adaptive).
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from l1torch.groups import Group, as_number
+from l1torch.hyperparameters import Number, check_number
+
+
+class EffectiveStep(NamedTuple):
+    """The effective step `scale / denominator` of an optimizer in its present state."""
+
+    scale: Number
+    """Scalar: the learning rate times the gain of the momentum."""
+
+    denominator: Number = 1.0
+    """What the gradient is divided by: a number, or a tensor like the parameter."""
+
+    reach: Number = math.inf
+    """A bound of `|g| / denominator` at a stationary point, number or tensor. It is 1
+    where the denominator is the gradient's own size, as Adam's is, and infinite where
+    there is none, as in SGD. `max_ratio` is measured in it."""
+
+
+StepSize = Callable[[Mapping[str, Any], Group], EffectiveStep]
+"""`step_size(state, group)`, see `register_step_size`."""
+
+_REGISTRY: dict[type[torch.optim.Optimizer], StepSize] = {}
+
+
+def register_step_size(
+    optimizer: type[torch.optim.Optimizer], step_size: StepSize
+) -> None:
+    """Makes an optimizer known to `Proximal`.
+
+    Args:
+      optimizer: a class of optimizers such as `torch.optim.Adam`. Those derived from it
+        that keep its `step` are known with it. Known ones are replaced.
+      step_size: a function `(state, group)` that returns the `EffectiveStep` of one
+        parameter. The state is what the optimizer keeps for it, after its step; the
+        group holds the hyperparameters. It must be elementwise: on CPU it is called
+        for parts, the state's tensors of the parameter's shape being cut alike. It
+        must neither change the state nor, on accelerators, wait for a value.
+
+    Raises:
+      TypeError: no class of optimizers, or no function.
+
+    Example:
+      >>> class AveragedSGD(torch.optim.SGD):
+      ...     def step(self, closure=None):
+      ...         ...
+      >>> def step_size(state, group):
+      ...     return EffectiveStep(scale=group["lr"])  # the gain of an average is 1
+      >>> register_step_size(AveragedSGD, step_size)
+    """
+    is_class = isinstance(optimizer, type)
+    if not is_class or not issubclass(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            f"optimizer must be a class of optimizers, got {optimizer!r}. Pass the "
+            "class, such as torch.optim.Adam."
+        )
+    if not callable(step_size):
+        raise TypeError(
+            f"step_size must be a function, got {step_size!r} of type "
+            f"{type(step_size).__name__}. Pass a function (state, group) -> "
+            "EffectiveStep."
+        )
+    _REGISTRY[optimizer] = step_size
+
+
+def known_class(optimizer: torch.optim.Optimizer) -> type[torch.optim.Optimizer]:
+    """Finds the registered class that tells of an optimizer's step.
+
+    Raises:
+      TypeError: neither its class nor one whose `step` it keeps is registered.
+    """
+    step = inspect.unwrap(type(optimizer).step)  # torch wraps it for its profiler
+    classes = [
+        cls
+        for cls in type(optimizer).__mro__
+        if cls in _REGISTRY and inspect.unwrap(cls.step) is step
+    ]
+    if not classes:
+        names = ", ".join(sorted(cls.__name__ for cls in _REGISTRY))
+        raise TypeError(
+            f"optimizer must be one whose step is known ({names}), got "
+            f"{type(optimizer).__name__}, whose effective step is not. Tell it to "
+            "register_step_size; or pass step_size='learning_rate' for the decoupled "
+            "form, which thresholds by lr * strength and solves another problem (what "
+            "proximal_step does to updates of your own)."
+        )
+    return classes[0]
+
+
+def step_size_of(known: type[torch.optim.Optimizer]) -> StepSize:
+    """Gives the function registered for a class."""
+    return _REGISTRY[known]
+
+
+def check_rate(group: Group) -> None:
+    """Raises unless the group has a learning rate that is finite and >= 0."""
+    if "lr" not in group:
+        raise ValueError(
+            f"optimizer must have a learning rate 'lr', got a group with "
+            f"{sorted(group)}. Use proximal_step with a learning rate of your own."
+        )
+    check_number("lr", as_number(group["lr"]))
+
+
+def check_momentum(group: Group) -> None:
+    """Raises ValueError for momentum or dampening outside [0, 1)."""
+    for name in ("momentum", "dampening"):
+        value = as_number(group.get(name, 0.0))
+        if isinstance(value, float) and not 0 <= value < 1:
+            raise ValueError(
+                f"{name} must lie in [0, 1), got {value!r}: outside, a constant "
+                "gradient leads to no steady step. Pass a number such as 0.9, or "
+                "step_size='learning_rate' for the decoupled form."
+            )
+
+
+def check_state_dict(
+    optimizer: torch.optim.Optimizer,
+    known: type[torch.optim.Optimizer],
+    state_dict: Mapping[str, Any],
+) -> None:
+    """Raises ValueError if a state dict was saved by another kind of optimizer.
+
+    It is one if a group lacks hyperparameters of this optimizer or has some that only
+    other registered optimizers know, or if the step size cannot be read from a state.
+    """
+    own = set(optimizer.defaults)
+    foreign = {name for cls in _REGISTRY for name in _hyperparameters(cls)} - own
+    for group in state_dict["param_groups"]:
+        missing = own - set(group) - _OPTIONAL
+        strange = foreign & set(group)
+        if missing or strange:
+            raise ValueError(
+                f"state_dict must be that of {type(optimizer).__name__}, got a group "
+                f"without {sorted(missing)} and with {sorted(strange)}. Load the "
+                "checkpoint into the optimizer that saved it."
+            )
+        for index in group["params"][:1]:
+            if state := state_dict["state"].get(index):
+                try:
+                    step_size_of(known)(state, group)
+                except (KeyError, AttributeError, TypeError) as error:
+                    raise ValueError(
+                        f"state_dict must be that of {type(optimizer).__name__}, got a "
+                        f"state with {sorted(state)}. Load the checkpoint into the "
+                        "optimizer that saved it."
+                    ) from error
+
+
+# What torch itself puts into the groups of older checkpoints, or has added since.
+_OPTIONAL = {
+    "capturable",
+    "decoupled_weight_decay",
+    "differentiable",
+    "foreach",
+    "fused",
+    "maximize",
+}
+
+
+def _hyperparameters(cls: type) -> set[str]:
+    return set(inspect.signature(cls).parameters) - _OPTIONAL - {"params"}
+
+
+def _denominator(second: Tensor, correction: Number, eps: Number) -> Tensor:
+    """`sqrt(second / correction) + eps`, with as few passes as it takes."""
+    root = second.sqrt()
+    if isinstance(correction, float) and isinstance(eps, float):
+        return torch.add(root.new_tensor(eps), root, alpha=correction**-0.5)
+    return root / correction**0.5 + eps
+
+
+def _sgd(state: Mapping[str, Any], group: Group) -> EffectiveStep:
+    del state
+    momentum, lr = as_number(group["momentum"]), as_number(group["lr"])
+    if isinstance(momentum, float) and momentum == 0:
+        return EffectiveStep(lr)
+    return EffectiveStep(lr * (1 - as_number(group["dampening"])) / (1 - momentum))
+
+
+def _adam(state: Mapping[str, Any], group: Group) -> EffectiveStep:
+    second = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
+    correction = 1 - as_number(group["betas"][1]) ** as_number(state["step"])
+    denominator = _denominator(second, correction, as_number(group["eps"]))
+    return EffectiveStep(as_number(group["lr"]), denominator, 1.0)
+
+
+def _nadam(state: Mapping[str, Any], group: Group) -> EffectiveStep:
+    # The momentum grows with the steps, and with it the gain, which is 1 in the end.
+    step, product = as_number(state["step"]), as_number(state["mu_product"])
+    now, then = (
+        as_number(group["betas"][0]) * (1 - 0.5 * 0.96 ** (k * group["momentum_decay"]))
+        for k in (step, step + 1)
+    )
+    gain = (1 - now) / (1 - product) + then / (1 - product * then)
+    adam = _adam(state, group)
+    return adam._replace(scale=adam.scale * gain)
+
+
+def _rmsprop(state: Mapping[str, Any], group: Group) -> EffectiveStep:
+    scale = as_number(group["lr"]) / (1 - as_number(group["momentum"]))
+    eps, square = as_number(group["eps"]), state["square_avg"]
+    second = _denominator(square, 1.0, eps)
+    if not group["centered"]:
+        return EffectiveStep(scale, second, 1.0)
+    mean = state["grad_avg"]
+    deviation = square.addcmul(mean, mean, value=-1).sqrt_().add_(eps)
+    return EffectiveStep(scale, deviation, second / deviation)
+
+
+def _adagrad(state: Mapping[str, Any], group: Group) -> EffectiveStep:
+    decay = 1 + (as_number(state["step"]) - 1) * as_number(group["lr_decay"])
+    denominator = _denominator(state["sum"], 1.0, as_number(group["eps"]))
+    return EffectiveStep(as_number(group["lr"]) / decay, denominator, 1.0)
+
+
+def _adadelta(state: Mapping[str, Any], group: Group) -> EffectiveStep:
+    eps = as_number(group["eps"])
+    reach = (state["acc_delta"] + eps).sqrt_()
+    denominator = (state["square_avg"] + eps).sqrt_().div_(reach)
+    return EffectiveStep(as_number(group["lr"]), denominator, reach)
+
+
+def _adamax(state: Mapping[str, Any], group: Group) -> EffectiveStep:
+    return EffectiveStep(as_number(group["lr"]), state["exp_inf"], 1.0)
+
+
+def _radam(state: Mapping[str, Any], group: Group) -> EffectiveStep:
+    lr, eps = as_number(group["lr"]), as_number(group["eps"])
+    beta2, step = as_number(group["betas"][1]), as_number(state["step"])
+    correction = 1 - beta2**step
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * step * beta2**step / correction
+    square = (
+        (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+    )
+    # Here eps stands inside the correction.
+    denominator = (state["exp_avg_sq"].sqrt() + eps) / correction**0.5
+    # Before the second moment can be trusted, the step is that of momentum alone.
+    if isinstance(length, float):
+        if length > 5:
+            return EffectiveStep(lr * square**0.5, denominator, 1.0)
+        return EffectiveStep(lr, 1.0, denominator)
+    rectified = length > 5
+    return EffectiveStep(
+        scale=lr * torch.where(rectified, square.sqrt(), 1.0),
+        denominator=torch.where(rectified, denominator, 1.0),
+        reach=torch.where(rectified, 1.0, denominator),
+    )
+
+
+for _optimizer, _step_size in (
+    (torch.optim.SGD, _sgd),
+    (torch.optim.Adam, _adam),
+    (torch.optim.AdamW, _adam),
+    (torch.optim.NAdam, _nadam),
+    (torch.optim.RMSprop, _rmsprop),
+    (torch.optim.Adagrad, _adagrad),
+    (torch.optim.Adadelta, _adadelta),
+    (torch.optim.Adamax, _adamax),
+    (torch.optim.RAdam, _radam),
+):
+    register_step_size(_optimizer, _step_size)

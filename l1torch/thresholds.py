@@ -1,0 +1,81 @@
+"""From an effective step to the threshold of a prox: the metric and the cap."""
+
+import math
+import numbers
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from l1torch.hyperparameters import Number, product
+from l1torch.penalties import Penalty
+from l1torch.step_sizes import EffectiveStep
+
+Metric = Literal["coordinate", "tensor", "none"]
+
+
+def check_metric(metric: Metric, penalty: Penalty) -> None:
+    """Raises ValueError for an unknown metric, or one that the penalty cannot take."""
+    if metric not in get_args(Metric):
+        raise ValueError(
+            f"metric must be one of {get_args(Metric)}, got {metric!r}. Pass "
+            "'coordinate' for the objective as written."
+        )
+    if metric == "coordinate" and not penalty.separable:
+        raise ValueError(
+            f"metric must not be 'coordinate' with {penalty!r}, which is no sum over "
+            "the coordinates and cannot take a threshold for each. Pass "
+            "metric='tensor', or set `separable` in your penalty if it is one."
+        )
+
+
+def check_max_ratio(max_ratio: float) -> None:
+    """Raises unless it is a number above 1; infinity is one."""
+    number = isinstance(max_ratio, numbers.Real) and not isinstance(max_ratio, bool)
+    if not number or math.isnan(max_ratio) or max_ratio <= 1:
+        raise ValueError(
+            f"max_ratio must be a number above 1, got {max_ratio!r}: at 1 and below it "
+            "changes the solution. Pass 10.0, or math.inf for no cap."
+        )
+
+
+def threshold_of(
+    step: EffectiveStep,
+    strength: Number,
+    metric: Metric,
+    max_ratio: float,
+    least_slope: float,
+    dtype: torch.dtype,
+) -> Number:
+    """Gives `scale * min(strength / D, max_ratio * reach)` for a parameter or part.
+
+    `D` is the denominator under `metric="coordinate"`; under `"none"` it is 1, without
+    a cap. For `"tensor"` reduce the denominator to its root mean square beforehand, and
+    the reach to its maximum.
+
+    At a stationary point a weight's pull by the loss is at most `scale * reach`. A
+    threshold that is larger than this holds a zero and is not met by a weight that is
+    not zero: above a ratio of 1 the cap moves no stationary point. A penalty whose
+    slope may fall to `least_slope` needs the more threshold for the same pull.
+    """
+    pull = product(step.scale, strength, dtype)
+    _, denominator, reach = step
+    numbers_only = not any(isinstance(x, Tensor) for x in step[1:])
+    if metric == "none" or (numbers_only and denominator == 1 and reach == math.inf):
+        return pull
+    limit = max_ratio / least_slope if least_slope else math.inf
+    tiny = torch.finfo(dtype).tiny
+    # min(strength / D, limit * reach), where D may be 0.
+    if isinstance(reach, Tensor):
+        reach = reach.clamp(min=tiny)
+    floor = strength / (limit * reach)
+    if not isinstance(denominator, Tensor):
+        device = next((x.device for x in (floor, pull) if isinstance(x, Tensor)), None)
+        denominator = torch.full((), denominator, dtype=dtype, device=device)
+    if isinstance(floor, Tensor):
+        denominator = torch.maximum(denominator, floor.clamp(min=tiny))
+    else:
+        denominator = denominator.clamp(min=max(floor, tiny))
+    if not isinstance(pull, Tensor):
+        pull = torch.full((), pull, dtype=dtype)  # one division is quicker than two
+    return pull / denominator

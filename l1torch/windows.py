@@ -1,0 +1,61 @@
+"""The windowed cumulative penalty: shrinkage that was not used up is kept for later.
+
+A weight that belongs at zero is pushed off by the noise of a minibatch's gradient
+whenever this exceeds the strength. Tsuruoka, Tsujii and Ananiadou (2009) let the
+penalty that a weight could have received accumulate, so that it takes back more than
+one step's noise. Here it accumulates over `window` steps, in the optimizer's metric.
+"""
+
+import math
+import numbers
+
+import torch
+from torch import Tensor
+
+from l1torch.hyperparameters import Number
+from l1torch.penalties import Penalty, l1
+
+BUDGETS = ("l1_plus", "l1_minus")
+"""The keys of the two budgets in an optimizer's state."""
+
+
+def check_window(window: float, penalty: Penalty) -> None:
+    """Raises unless it is a whole number >= 1, or infinity, and the penalty is L1."""
+    whole = isinstance(window, numbers.Integral) and not isinstance(window, bool)
+    if not whole and not (isinstance(window, float) and window == math.inf):
+        raise TypeError(
+            f"window must be a whole number of steps, got {window!r} of type "
+            f"{type(window).__name__}. Pass an int such as 10."
+        )
+    if window < 1:
+        raise ValueError(
+            f"window must be >= 1, got {window!r}. Pass 1 for the ordinary prox."
+        )
+    if window > 1 and type(penalty) is not type(l1()):
+        raise ValueError(
+            f"window must be 1 with {penalty!r}, got {window!r}: the cumulative "
+            "penalty is defined for l1(). Pass window=1."
+        )
+
+
+def shrink_(
+    x: Tensor, threshold: Number, plus: Tensor, minus: Tensor, window: float
+) -> None:
+    """Soft-thresholds `x` in place by what has accumulated in the two budgets.
+
+    `plus` is what a positive weight still owes, `minus` a negative one, both >= 0.
+    Each grows by the threshold, to at most `window` times it, and falls by what is
+    used; using one raises the other. With `window` 1 this is the soft threshold.
+    """
+    for budget in (plus, minus):
+        budget.add_(threshold)
+        if window != math.inf:
+            most = window * threshold
+            if isinstance(most, Tensor):
+                torch.minimum(budget, most, out=budget)
+            else:
+                budget.clamp_(max=most)
+    used = torch.clamp(x.to(plus.dtype), -minus, plus)
+    x.copy_(x - used)
+    plus.sub_(used).clamp_(min=0)
+    minus.add_(used).clamp_(min=0)
