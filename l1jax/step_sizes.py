@@ -238,9 +238,18 @@ def _adagrad(state: Any, learning_rate: Any, *, eps: Any, **_: Any) -> Effective
     return EffectiveStep(learning_rate, _map(lambda s: jnp.sqrt(s + eps), sums), 1.0)
 
 
-def _adadelta(state: Any, learning_rate: Any, *, eps: Any, **_: Any) -> EffectiveStep:
+def _adadelta(
+    state: Any, learning_rate: Any, *, rho: Any, eps: Any, **_: Any
+) -> EffectiveStep:
     averages = _part(state, "e_x")
-    reach = _map(lambda e_x: jnp.sqrt(e_x + eps), averages.e_x)
+
+    def root(e_g: jax.Array, e_x: jax.Array) -> jax.Array:
+        # The step was made with e_x as it was before it: this one, where the square of
+        # the gradient has settled to e_g.
+        share = e_g / (e_g + eps)
+        return jnp.sqrt((e_x + rho * eps) / (rho + (1 - rho) * share))
+
+    reach = _map(root, averages.e_g, averages.e_x)
     denominator = _map(lambda e_g, r: jnp.sqrt(e_g + eps) / r, averages.e_g, reach)
     return EffectiveStep(learning_rate, denominator, reach)
 

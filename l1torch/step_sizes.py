@@ -232,9 +232,13 @@ def _adagrad(state: Mapping[str, Any], group: Group) -> EffectiveStep:
 
 
 def _adadelta(state: Mapping[str, Any], group: Group) -> EffectiveStep:
-    eps = as_number(group["eps"])
-    reach = (state["acc_delta"] + eps).sqrt_()
-    denominator = (state["square_avg"] + eps).sqrt_().div_(reach)
+    eps, rho = as_number(group["eps"]), as_number(group["rho"])
+    square = state["square_avg"] + eps
+    # The step was made with acc_delta as it was before it: this one, where the square
+    # of the gradient has settled to square_avg.
+    settled = rho + (1 - rho) * (state["square_avg"] / square)
+    reach = ((state["acc_delta"] + rho * eps) / settled).sqrt_()
+    denominator = square.sqrt_().div_(reach)
     return EffectiveStep(as_number(group["lr"]), denominator, reach)
 
 

@@ -51,6 +51,30 @@ def logistic_gradient(xp: Any, X: Any, y: Any, w: Any) -> Any:
     return X.T @ (-y / (1 + xp.exp(margin))) / len(y)
 
 
+def multinomial_loss(X: Any, Y: Any, params: dict[str, Any]) -> Any:
+    """Mean cross-entropy of `softmax(X w + b)` with the one-hot labels `Y`, in numpy."""
+    scores = X @ params["w"] + params["b"]
+    largest = scores.max(1)
+    sums = np.exp(scores - largest[:, None]).sum(1)
+    return float((largest + np.log(sums) - (scores * Y).sum(1)).mean())
+
+
+def multinomial_gradient(
+    xp: Any, X: Any, Y: Any, params: dict[str, Any]
+) -> dict[str, Any]:
+    """The gradient of `multinomial_loss`, for numpy, JAX and torch."""
+    scores = xp.exp(X @ params["w"] + params["b"])
+    residual = (scores / scores.sum(1)[:, None] - Y) / len(Y)
+    return {"w": X.T @ residual, "b": residual.sum(0)}
+
+
+@functools.cache
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """The digits: 1797 x 64, standardised, and their labels one-hot. 3 columns are 0."""
+    X, y = datasets.load_digits(return_X_y=True)
+    return StandardScaler().fit_transform(X), np.eye(10)[y]
+
+
 @functools.cache
 def diabetes(fraction: float = 0.1) -> Problem:
     """Lasso on diabetes: 442 x 10, standardised, at `fraction * lambda_max`."""
