@@ -8,10 +8,11 @@ from torch import Tensor
 
 from l1torch.delegation import require_optimizer
 from l1torch.groups import Group, as_number
-from l1torch.hyperparameters import Number, Schedule
-from l1torch.leaves import blocks_with, compute_dtype
+from l1torch.hyperparameters import Number, Schedule, product
+from l1torch.kernels import Root, shrink_by_root_
+from l1torch.leaves import blocks_with, compute_dtype, local
 from l1torch.masks import Mask, weights_only
-from l1torch.parts import parts, scalar_step, tensor_step
+from l1torch.parts import State, parts, scalar_step, tensor_step
 from l1torch.penalised import PenalisedOptimizer, Targets
 from l1torch.penalties import Penalty, l1, require_penalty
 from l1torch.step_sizes import (
@@ -22,7 +23,13 @@ from l1torch.step_sizes import (
     known_class,
     step_size_of,
 )
-from l1torch.thresholds import Metric, check_max_ratio, check_metric, threshold_of
+from l1torch.thresholds import (
+    Metric,
+    check_max_ratio,
+    check_metric,
+    floor_of,
+    threshold_of,
+)
 from l1torch.transforms import require_subgradient
 from l1torch.windows import BUDGETS, check_window, shrink_
 
@@ -237,8 +244,13 @@ class Proximal(PenalisedOptimizer):
         noise and costs two tensors of the parameters' size, in the optimizer's state;
         `l1()` only. Between 10 and 100 is a useful range; without end, dead weights do
         not come back.
-      step_size: `"optimizer"`, or `"learning_rate"`, see above, which leaves `metric`
-        and `max_ratio` without effect.
+      step_size: `"optimizer"`, or `"learning_rate"`, see above; `max_ratio` then has no
+        effect.
+      fused: compile the prox of `l1()` under `metric="coordinate"` to one kernel by
+        `torch.compile`, where the optimizer's denominator is a root of its second
+        moments (Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad). It needs a C++ compiler
+        on CPU or Triton on a GPU and some seconds at the first step; where it does not
+        apply, it changes nothing.
 
     Raises:
       TypeError: not an optimizer, or already wrapped, or one whose step is not known; a
@@ -259,7 +271,7 @@ class Proximal(PenalisedOptimizer):
 
     _kept = (
         *PenalisedOptimizer._kept,
-        *("metric", "max_ratio", "window", "step_size", "_known"),
+        *("metric", "max_ratio", "window", "step_size", "fused", "_known"),
     )
 
     def __init__(
@@ -273,6 +285,7 @@ class Proximal(PenalisedOptimizer):
         max_ratio: float = 10.0,
         window: float = 1,
         step_size: Literal["optimizer", "learning_rate"] = "optimizer",
+        fused: bool = False,
     ) -> None:
         require_penalty(penalty)
         require_optimizer(optimizer)
@@ -296,6 +309,7 @@ class Proximal(PenalisedOptimizer):
         self.max_ratio = max_ratio
         self.window = window
         self.step_size = step_size
+        self.fused = fused
         super().__init__(optimizer, strength, penalty, mask)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -382,6 +396,8 @@ class Proximal(PenalisedOptimizer):
             threshold = self._threshold(step, strength, param.dtype)
             self.penalty.prox_(param, threshold)
             return
+        if self.fused and self._shrink_fused(param, state, strength, group):
+            return
         for x, part, part_strength in parts(param, state, strength):
             threshold = self._threshold(
                 step or step_size(part, group), part_strength, param.dtype
@@ -390,6 +406,26 @@ class Proximal(PenalisedOptimizer):
                 self.penalty.prox_(x, threshold)
             else:
                 shrink_(x, threshold, *(part[key] for key in BUDGETS), self.window)
+
+    def _shrink_fused(
+        self, param: Tensor, state: State, strength: Number, group: Group
+    ) -> bool:
+        """Takes the whole prox in one compiled kernel, if there is one."""
+        if self.window != 1 or type(self.penalty) is not type(l1()):
+            return False
+        if isinstance(strength, Tensor) and strength.dim() > 0:
+            return False
+        whole = {k: local(v) if isinstance(v, Tensor) else v for k, v in state.items()}
+        step = step_size_of(self._known)(whole, group)
+        if not isinstance(step.denominator, Root):
+            return False
+        dtype = compute_dtype(param.dtype)
+        pull = product(step.scale, strength, dtype)
+        floor = floor_of(
+            strength, step.reach, self.max_ratio, self.penalty.least_slope, dtype
+        )
+        shrink_by_root_(local(param.detach()), step.denominator, pull, floor)
+        return True
 
     def _threshold(
         self, step: EffectiveStep, strength: Number, dtype: torch.dtype

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from l1torch.groups import Group, as_number
 from l1torch.hyperparameters import Number
+from l1torch.kernels import Root
 from l1torch.leaves import blocks_with, compute_dtype, local
 from l1torch.step_sizes import EffectiveStep, StepSize
 
@@ -59,6 +60,8 @@ def tensor_step(
         denominator, reach = (
             value
             if isinstance(value, Tensor)
+            else value.tensor()
+            if isinstance(value, Root)
             else torch.full((), value, dtype=dtype, device=x.device)
             for value in step[1:]
         )

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from l1torch.groups import Group, as_number
 from l1torch.hyperparameters import Number, check_number
+from l1torch.kernels import Root
 
 
 class EffectiveStep(NamedTuple):
@@ -25,8 +25,9 @@ class EffectiveStep(NamedTuple):
     scale: Number
     """Scalar: the learning rate times the gain of the momentum."""
 
-    denominator: Number = 1.0
-    """What the gradient is divided by: a number, or a tensor like the parameter."""
+    denominator: Number | Root = 1.0
+    """What the gradient is divided by: a number, or a tensor like the parameter; `Root`
+    is one that is only worked out when it is needed."""
 
     reach: Number = math.inf
     """A bound of `|g| / denominator` at a stationary point, number or tensor. It is 1
@@ -179,14 +180,6 @@ def _hyperparameters(cls: type) -> set[str]:
     return set(inspect.signature(cls).parameters) - _OPTIONAL - {"params"}
 
 
-def _denominator(second: Tensor, correction: Number, eps: Number) -> Tensor:
-    """`sqrt(second / correction) + eps`, with as few passes as it takes."""
-    root = second.sqrt()
-    if isinstance(correction, float) and isinstance(eps, float):
-        return torch.add(root.new_tensor(eps), root, alpha=correction**-0.5)
-    return root / correction**0.5 + eps
-
-
 def _sgd(state: Mapping[str, Any], group: Group) -> EffectiveStep:
     del state
     momentum, lr = as_number(group["momentum"]), as_number(group["lr"])
@@ -198,8 +191,8 @@ def _sgd(state: Mapping[str, Any], group: Group) -> EffectiveStep:
 def _adam(state: Mapping[str, Any], group: Group) -> EffectiveStep:
     second = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
     correction = 1 - as_number(group["betas"][1]) ** as_number(state["step"])
-    denominator = _denominator(second, correction, as_number(group["eps"]))
-    return EffectiveStep(as_number(group["lr"]), denominator, 1.0)
+    root = Root(second, correction, as_number(group["eps"]))
+    return EffectiveStep(as_number(group["lr"]), root, 1.0)
 
 
 def _nadam(state: Mapping[str, Any], group: Group) -> EffectiveStep:
@@ -217,18 +210,18 @@ def _nadam(state: Mapping[str, Any], group: Group) -> EffectiveStep:
 def _rmsprop(state: Mapping[str, Any], group: Group) -> EffectiveStep:
     scale = as_number(group["lr"]) / (1 - as_number(group["momentum"]))
     eps, square = as_number(group["eps"]), state["square_avg"]
-    second = _denominator(square, 1.0, eps)
+    second = Root(square, 1.0, eps)
     if not group["centered"]:
         return EffectiveStep(scale, second, 1.0)
     mean = state["grad_avg"]
     deviation = square.addcmul(mean, mean, value=-1).sqrt_().add_(eps)
-    return EffectiveStep(scale, deviation, second / deviation)
+    return EffectiveStep(scale, deviation, second.tensor() / deviation)
 
 
 def _adagrad(state: Mapping[str, Any], group: Group) -> EffectiveStep:
     decay = 1 + (as_number(state["step"]) - 1) * as_number(group["lr_decay"])
-    denominator = _denominator(state["sum"], 1.0, as_number(group["eps"]))
-    return EffectiveStep(as_number(group["lr"]) / decay, denominator, 1.0)
+    root = Root(state["sum"], 1.0, as_number(group["eps"]))
+    return EffectiveStep(as_number(group["lr"]) / decay, root, 1.0)
 
 
 def _adadelta(state: Mapping[str, Any], group: Group) -> EffectiveStep:
@@ -256,13 +249,13 @@ def _radam(state: Mapping[str, Any], group: Group) -> EffectiveStep:
         (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
     )
     # Here eps stands inside the correction.
-    denominator = (state["exp_avg_sq"].sqrt() + eps) / correction**0.5
+    root = Root(state["exp_avg_sq"], correction, eps / correction**0.5)
     # Before the second moment can be trusted, the step is that of momentum alone.
     if isinstance(length, float):
         if length > 5:
-            return EffectiveStep(lr * square**0.5, denominator, 1.0)
-        return EffectiveStep(lr, 1.0, denominator)
-    rectified = length > 5
+            return EffectiveStep(lr * square**0.5, root, 1.0)
+        return EffectiveStep(lr, 1.0, root.tensor())
+    rectified, denominator = length > 5, root.tensor()
     return EffectiveStep(
         scale=lr * torch.where(rectified, square.sqrt(), 1.0),
         denominator=torch.where(rectified, denominator, 1.0),

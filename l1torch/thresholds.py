@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from l1torch.hyperparameters import Number, product
+from l1torch.kernels import Root
 from l1torch.penalties import Penalty
 from l1torch.step_sizes import EffectiveStep
 
@@ -59,23 +60,44 @@ def threshold_of(
     slope may fall to `least_slope` needs the more threshold for the same pull.
     """
     pull = product(step.scale, strength, dtype)
-    _, denominator, reach = step
-    numbers_only = not any(isinstance(x, Tensor) for x in step[1:])
-    if metric == "none" or (numbers_only and denominator == 1 and reach == math.inf):
+    denominator, reach = step.denominator, step.reach
+    if metric == "none" or has_no_denominator(step):
         return pull
-    limit = max_ratio / least_slope if least_slope else math.inf
-    tiny = torch.finfo(dtype).tiny
-    # min(strength / D, limit * reach), where D may be 0.
-    if isinstance(reach, Tensor):
-        reach = reach.clamp(min=tiny)
-    floor = strength / (limit * reach)
+    floor = floor_of(strength, reach, max_ratio, least_slope, dtype)
+    if isinstance(denominator, Root):
+        denominator = denominator.tensor()
     if not isinstance(denominator, Tensor):
         device = next((x.device for x in (floor, pull) if isinstance(x, Tensor)), None)
         denominator = torch.full((), denominator, dtype=dtype, device=device)
     if isinstance(floor, Tensor):
-        denominator = torch.maximum(denominator, floor.clamp(min=tiny))
+        denominator = torch.maximum(denominator, floor)
     else:
-        denominator = denominator.clamp(min=max(floor, tiny))
+        denominator = denominator.clamp(min=floor)
     if not isinstance(pull, Tensor):
         pull = torch.full((), pull, dtype=dtype)  # one division is quicker than two
     return pull / denominator
+
+
+def floor_of(
+    strength: Number,
+    reach: Number,
+    max_ratio: float,
+    least_slope: float,
+    dtype: torch.dtype,
+) -> Number:
+    """Gives the least denominator that keeps `strength / D` below `max_ratio * reach`.
+
+    It is positive, so that a denominator of 0 does no harm.
+    """
+    limit = max_ratio / least_slope if least_slope else math.inf
+    tiny = torch.finfo(dtype).tiny
+    if isinstance(reach, Tensor):
+        reach = reach.clamp(min=tiny)
+    floor = strength / (limit * reach)
+    return floor.clamp(min=tiny) if isinstance(floor, Tensor) else max(floor, tiny)
+
+
+def has_no_denominator(step: EffectiveStep) -> bool:
+    """Tells whether the step is the same for all coordinates, as that of SGD is."""
+    numbers_only = all(isinstance(x, float | int) for x in step[1:])
+    return numbers_only and step.denominator == 1 and step.reach == math.inf
