@@ -3,7 +3,7 @@
 from importlib.metadata import version as _version
 
 from l1torch.masks import by_path, weights_only
-from l1torch.optimizers import Proximal, Subgradient
+from l1torch.optimizers import Proximal
 from l1torch.penalties import (
     Penalty,
     elastic_net,
@@ -14,6 +14,7 @@ from l1torch.penalties import (
 from l1torch.prox import soft_threshold
 from l1torch.sparsity import ArraySparsity, SparsityReport, sparsity_report
 from l1torch.step_sizes import EffectiveStep, register_step_size
+from l1torch.subgradients import Subgradient
 from l1torch.transforms import (
     AddSubgradientState,
     GradientTransformation,

@@ -11,7 +11,7 @@ from l1torch.groups import Group, as_number
 from l1torch.hyperparameters import Number
 from l1torch.kernels import Root
 from l1torch.leaves import blocks_with, compute_dtype, local
-from l1torch.step_sizes import EffectiveStep, StepSize
+from l1torch.step_sizes import EffectiveStep, StepSize, has_no_denominator
 
 State = dict[str, Any]
 """What an optimizer keeps for one parameter."""
@@ -57,6 +57,8 @@ def tensor_step(
     squares, reaches = [], []
     for x, part, _ in parts(param, state, 0.0):
         step = step_size(part, group)
+        if has_no_denominator(step):
+            return step
         denominator, reach = (
             value
             if isinstance(value, Tensor)

@@ -81,6 +81,12 @@ def register_step_size(
     _REGISTRY[optimizer] = step_size
 
 
+def has_no_denominator(step: EffectiveStep) -> bool:
+    """Tells whether the step is the same for all coordinates, as that of SGD is."""
+    numbers_only = all(isinstance(x, float | int) for x in step[1:])
+    return numbers_only and step.denominator == 1 and step.reach == math.inf
+
+
 def known_class(optimizer: torch.optim.Optimizer) -> type[torch.optim.Optimizer]:
     """Finds the registered class that tells of an optimizer's step.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from l1torch.hyperparameters import Number, product
 from l1torch.kernels import Root
 from l1torch.penalties import Penalty
-from l1torch.step_sizes import EffectiveStep
+from l1torch.step_sizes import EffectiveStep, has_no_denominator
 
 Metric = Literal["coordinate", "tensor", "none"]
 
@@ -95,9 +95,3 @@ def floor_of(
         reach = reach.clamp(min=tiny)
     floor = strength / (limit * reach)
     return floor.clamp(min=tiny) if isinstance(floor, Tensor) else max(floor, tiny)
-
-
-def has_no_denominator(step: EffectiveStep) -> bool:
-    """Tells whether the step is the same for all coordinates, as that of SGD is."""
-    numbers_only = all(isinstance(x, float | int) for x in step[1:])
-    return numbers_only and step.denominator == 1 and step.reach == math.inf

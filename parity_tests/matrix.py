@@ -116,63 +116,70 @@ class Row:
         return rate / case.lipschitz if self.per_lipschitz else rate
 
 
-O, P = optax, torch.optim
 ROWS = {
-    "sgd": Row((O.sgd, {}), (P.SGD, {}), 1.0, True, equal=True),
+    "sgd": Row((optax.sgd, {}), (torch.optim.SGD, {}), 1.0, True, equal=True),
     "sgd, momentum": Row(
-        (O.sgd, {"momentum": 0.9}), (P.SGD, {"momentum": 0.9}), 0.1, True, equal=True
+        (optax.sgd, {"momentum": 0.9}),
+        (torch.optim.SGD, {"momentum": 0.9}),
+        0.1,
+        True,
+        equal=True,
     ),
     "sgd, nesterov": Row(
-        (O.sgd, {"momentum": 0.9, "nesterov": True}),
-        (P.SGD, {"momentum": 0.9, "nesterov": True}),
+        (optax.sgd, {"momentum": 0.9, "nesterov": True}),
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
         0.1,
         True,
         equal=True,
     ),
     "sgd, dampening": Row(
-        None, (P.SGD, {"momentum": 0.9, "dampening": 0.5}), 0.2, True
+        None, (torch.optim.SGD, {"momentum": 0.9, "dampening": 0.5}), 0.2, True
     ),
-    "adam": Row((O.adam, {}), (P.Adam, {}), equal=True),
+    "adam": Row((optax.adam, {}), (torch.optim.Adam, {}), equal=True),
     "adamw": Row(
-        (O.adamw, {"weight_decay": 0.0}), (P.AdamW, {"weight_decay": 0.0}), equal=True
+        (optax.adamw, {"weight_decay": 0.0}),
+        (torch.optim.AdamW, {"weight_decay": 0.0}),
+        equal=True,
     ),
-    "amsgrad": Row((O.amsgrad, {}), (P.Adam, {"amsgrad": True}), 0.1),
-    "nadam": Row((O.nadam, {}), (P.NAdam, {})),
+    "amsgrad": Row((optax.amsgrad, {}), (torch.optim.Adam, {"amsgrad": True}), 0.1),
+    "nadam": Row((optax.nadam, {}), (torch.optim.NAdam, {})),
     "nadamw": Row(
-        (O.nadamw, {"weight_decay": 0.0}),
-        (P.NAdam, {"decoupled_weight_decay": True}),
+        (optax.nadamw, {"weight_decay": 0.0}),
+        (torch.optim.NAdam, {"decoupled_weight_decay": True}),
     ),
-    "radam": Row((O.radam, {}), (P.RAdam, {})),
+    "radam": Row((optax.radam, {}), (torch.optim.RAdam, {})),
     "rmsprop": Row(
-        (O.rmsprop, {"decay": 0.99, "eps_in_sqrt": False}), (P.RMSprop, {}), equal=True
+        (optax.rmsprop, {"decay": 0.99, "eps_in_sqrt": False}),
+        (torch.optim.RMSprop, {}),
+        equal=True,
     ),
-    "rmsprop, eps inside": Row((O.rmsprop, {}), None),
-    "rmsprop, unbiased": Row((O.rmsprop, {"bias_correction": True}), None),
+    "rmsprop, eps inside": Row((optax.rmsprop, {}), None),
+    "rmsprop, unbiased": Row((optax.rmsprop, {"bias_correction": True}), None),
     "rmsprop, momentum": Row(
-        (O.rmsprop, {"decay": 0.99, "eps_in_sqrt": False, "momentum": 0.9}),
-        (P.RMSprop, {"momentum": 0.9}),
+        (optax.rmsprop, {"decay": 0.99, "eps_in_sqrt": False, "momentum": 0.9}),
+        (torch.optim.RMSprop, {"momentum": 0.9}),
         0.003,
     ),
     "rmsprop, nesterov": Row(
-        (O.rmsprop, {"momentum": 0.9, "nesterov": True}), None, 0.003
+        (optax.rmsprop, {"momentum": 0.9, "nesterov": True}), None, 0.003
     ),
     "rmsprop, centered": Row(
-        (O.rmsprop, {"decay": 0.99, "eps_in_sqrt": False, "centered": True}),
-        (P.RMSprop, {"centered": True}),
+        (optax.rmsprop, {"decay": 0.99, "eps_in_sqrt": False, "centered": True}),
+        (torch.optim.RMSprop, {"centered": True}),
         equal=True,
     ),
     "adagrad": Row(
-        (O.adagrad, {"initial_accumulator_value": 0.1, "eps": 0.0}),
-        (P.Adagrad, {"initial_accumulator_value": 0.1, "eps": 0.0}),
+        (optax.adagrad, {"initial_accumulator_value": 0.1, "eps": 0.0}),
+        (torch.optim.Adagrad, {"initial_accumulator_value": 0.1, "eps": 0.0}),
         0.3,
         equal=True,
     ),
-    "adagrad, lr_decay": Row(None, (P.Adagrad, {"lr_decay": 1e-4}), 0.3),
-    "adadelta": Row((O.adadelta, {}), (P.Adadelta, {}), 1.0, equal=True),
-    "adamax": Row((O.adamax, {}), (P.Adamax, {}), equal=True),
-    "adamaxw": Row((O.adamaxw, {"weight_decay": 0.0}), None),
-    "adabelief": Row((O.adabelief, {}), None),
-    "yogi": Row((O.yogi, {}), None),
+    "adagrad, lr_decay": Row(None, (torch.optim.Adagrad, {"lr_decay": 1e-4}), 0.3),
+    "adadelta": Row((optax.adadelta, {}), (torch.optim.Adadelta, {}), 1.0, equal=True),
+    "adamax": Row((optax.adamax, {}), (torch.optim.Adamax, {}), equal=True),
+    "adamaxw": Row((optax.adamaxw, {"weight_decay": 0.0}), None),
+    "adabelief": Row((optax.adabelief, {}), None),
+    "yogi": Row((optax.yogi, {}), None),
 }
 
 

@@ -52,7 +52,7 @@ def logistic_gradient(xp: Any, X: Any, y: Any, w: Any) -> Any:
 
 
 def multinomial_loss(X: Any, Y: Any, params: dict[str, Any]) -> Any:
-    """Mean cross-entropy of `softmax(X w + b)` with the one-hot labels `Y`, in numpy."""
+    """Mean cross-entropy of `softmax(X w + b)` with one-hot labels `Y`, in numpy."""
     scores = X @ params["w"] + params["b"]
     largest = scores.max(1)
     sums = np.exp(scores - largest[:, None]).sum(1)
@@ -70,7 +70,7 @@ def multinomial_gradient(
 
 @functools.cache
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """The digits: 1797 x 64, standardised, and their labels one-hot. 3 columns are 0."""
+    """The digits: 1797 x 64, standardised, and labels one-hot. 3 columns are 0."""
     X, y = datasets.load_digits(return_X_y=True)
     return StandardScaler().fit_transform(X), np.eye(10)[y]
 

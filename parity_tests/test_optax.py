@@ -26,6 +26,12 @@ TRANSFORMS = {
     "after_adam": lambda strength=STRENGTH, **kwargs: optax.chain(
         optax.adam(LR), l1jax.proximal_step(strength, LR, **kwargs)
     ),
+    "proximal": lambda strength=STRENGTH, **kwargs: l1jax.proximal(
+        optax.adam, LR, strength, **kwargs
+    ),
+    "proximal_window": lambda strength=STRENGTH, **kwargs: l1jax.proximal(
+        optax.rmsprop, LR, strength, window=5, momentum=0.5, **kwargs
+    ),
 }
 
 
@@ -58,7 +64,11 @@ def test_extra_args_are_accepted_and_ignored(make):
     plain, _ = run(tx, params, grads)
     extra, _ = run(tx, params, grads, value=1.0, anything=object())
     chex.assert_trees_all_equal(plain, extra)
-    for raw in (l1jax.add_subgradient(0.1), l1jax.proximal_step(0.1, 0.1)):
+    for raw in (
+        l1jax.add_subgradient(0.1),
+        l1jax.proximal_step(0.1, 0.1),
+        l1jax.proximal(optax.sgd, 0.1, 0.1),
+    ):
         assert isinstance(raw, optax.GradientTransformationExtraArgs)
 
 

@@ -36,7 +36,22 @@ def proximal(base, strength=STRENGTH, **kwargs):
     return l1torch.Proximal(base, strength, **kwargs)
 
 
-WRAPPERS = {"proximal": proximal, "subgradient": l1torch.Subgradient}
+def metric(base, strength=STRENGTH, **kwargs):
+    """`Proximal` in the base's metric, with budgets in its state, where it knows it."""
+    if isinstance(base, torch.optim.Rprop | torch.optim.LBFGS):
+        pytest.skip("its effective step is not known")
+    penalty = kwargs.get("penalty", l1torch.l1())
+    kwargs.setdefault("window", 5 if penalty == l1torch.l1() else 1)
+    if not getattr(penalty, "separable", True):
+        kwargs.setdefault("metric", "tensor")
+    return l1torch.Proximal(base, strength, **kwargs)
+
+
+WRAPPERS = {
+    "proximal": proximal,
+    "metric": metric,
+    "subgradient": l1torch.Subgradient,
+}
 
 
 def train(model, optimizer, x, n=3):

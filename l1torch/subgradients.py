@@ -1,0 +1,124 @@
+"""The coupled subgradient: a wrapper that adds it to the gradients."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l1torch.hyperparameters import Number, Schedule
+from l1torch.leaves import blocks_with, compute_dtype
+from l1torch.masks import Mask, weights_only
+from l1torch.penalised import PenalisedOptimizer, Targets
+from l1torch.penalties import Penalty, l1
+from l1torch.transforms import require_subgradient
+
+Closure = Callable[[], Any]
+
+
+class Subgradient(PenalisedOptimizer):
+    """Adds the penalty's subgradient to the gradients, then steps the base optimizer.
+
+    `g + strength * sign(w)`, the gradient of `loss + strength * penalty`, with 0 at a
+    weight of 0: for any optimizer, and without touching the loss. Like any subgradient
+    method it finds no exact zeros; `Proximal` does.
+
+    It adds to `.grad` in place, as `clip_grad_norm_` does, and after unscaling under
+    `GradScaler`. Clip before `step` to clip the gradient of the loss alone. With a
+    closure, the base optimizer sees `loss + strength * penalty` (the line search of
+    LBFGS needs the function that belongs to the gradient); `step` returns the loss.
+
+    Example:
+      >>> import torch
+      >>> model = torch.nn.Linear(3, 1)
+      >>> base = torch.optim.Adam(model.named_parameters(), lr=1e-3)
+      >>> optimizer = Subgradient(base, strength=1e-4)
+
+    Args:
+      optimizer: the base, built from `model.named_parameters()`; from bare parameters
+        the default mask takes those of two or more dimensions. Use the wrapper in its
+        place from here on. A parameter whose gradient is `None` is skipped.
+      strength: lambda, per unit of the loss: a number or tensor >= 0, a schedule (step
+        count, from 0, to number), or a mapping from parameter names to numbers. It is
+        kept in `param_groups[i]["l1"]`, where it may differ between groups and, unless
+        it follows a schedule, be changed at any time; the state dict saves it. A group
+        that has the key already keeps its own.
+      penalty: the penalty, of unit strength; one with a constraint is refused.
+      mask: the parameters to penalise, see `weights_only`; `None` for all.
+
+    Raises:
+      TypeError: not an optimizer, or already wrapped; a strength that is not a number;
+        a complex or integer parameter; at `step`, a sparse gradient.
+      ValueError: a strength that is negative, infinite or NaN, or does not fit; a mask
+        that does not fit, or selects nothing; a penalty with a constraint.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        strength: Number | Schedule | Mapping[str, Number],
+        *,
+        penalty: Penalty = l1(),
+        mask: Mask = weights_only,
+    ) -> None:
+        require_subgradient(penalty)
+        super().__init__(optimizer, strength, penalty, mask)
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None) -> Any:
+        """Takes one step; returns the closure's loss, if there is a closure."""
+        targets = self._targets()
+        if closure is None:
+            self._add(targets)
+            loss = self.optimizer.step()
+        else:
+            losses = []
+
+            def objective() -> Any:
+                with torch.enable_grad():
+                    losses.append(closure())
+                # The base calls this with gradients enabled.
+                with torch.no_grad():
+                    self._require_dense_gradients()
+                    self._add(targets)
+                    loss = losses[-1]
+                    return None if loss is None else self._plus(loss, targets)
+
+            self.optimizer.step(objective)
+            loss = losses[0] if losses else None
+        self._count_step()
+        return loss
+
+    def _add(self, targets: Targets) -> None:
+        for group, chosen in targets:
+            sign = -1 if group.get("maximize") else 1
+            for param, strength in chosen:
+                if param.grad is None:
+                    continue
+                for grad, weight, strengths in self._parts(param, strength):
+                    dtype = torch.promote_types(
+                        compute_dtype(grad.dtype), compute_dtype(weight.dtype)
+                    )
+                    slope = self.penalty.subgradient(weight.to(dtype), strengths)
+                    if grad.dtype == dtype:
+                        grad.add_(slope, alpha=sign)
+                    else:
+                        grad.copy_(grad.to(dtype) + sign * slope)
+
+    def _parts(
+        self, param: Tensor, strength: Number
+    ) -> Iterable[tuple[Tensor, Tensor, Number]]:
+        """Gives gradient, parameter and strength, cut up if the penalty allows it."""
+        if self.penalty.separable:
+            return blocks_with(strength, param.grad, param)
+        return [(param.grad, param, strength)]
+
+    def _plus(self, loss: Any, targets: Targets) -> Any:
+        for group, chosen in targets:
+            sign = -1 if group.get("maximize") else 1
+            for param, strength in chosen:
+                value = self.penalty.value(param.detach(), strength)
+                value = value.full_tensor() if hasattr(value, "full_tensor") else value
+                device = loss.device if isinstance(loss, Tensor) else value.device
+                loss = loss + sign * value.to(device)
+        return loss
