@@ -1,139 +1,262 @@
 """Which threshold solves the Lasso? The answer differs from optimizer to optimizer.
 
     python examples/thresholds.py
+    python examples/thresholds.py --framework jax --steps 4000
 
-Each row trains the same 220 weights, 20 of which matter, on the whole data for 4000
-steps in double precision, the learning rate falling to zero as a cosine, and compares
-with scikit-learn's Lasso: exact zeros found, and `(F(w) - F*) / F*` for the objective
-`F = loss + strength |w|_1`. The threshold must be the optimizer's own step times the
-strength. `l1torch.Proximal` knows the step of plain SGD; for momentum and Adam it is
-written out below.
+Each row trains the same 220 weights, of which scikit-learn's Lasso keeps 21, in double
+precision, on the whole data and on random minibatches of 32, in JAX and in torch; the
+learning rate falls to zero as a cosine. After each step comes a soft threshold, which
+must be the optimizer's own step times the strength: `l1jax.proximal` and
+`l1torch.Proximal` find it. The first rows show what other ways come to. A figure shows
+how the three ways to use Adam get there.
 """
 
+import argparse
+import dataclasses
+import math
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich import box
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from sklearn.datasets import make_regression
 from sklearn.linear_model import Lasso
 
+import l1jax
 import l1torch
 
-STRENGTH, STEPS = 0.03, 4_000
-Weights = torch.nn.Parameter
+STRENGTH = 0.03  # lambda, per unit of the mean loss
+BATCH = 32
+Array = Any  # of JAX or of torch
+Curves = dict[tuple[str, str], np.ndarray]  # (framework, threshold): weights by step
 
 
-def problem() -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A Lasso and scikit-learn's answer."""
+
+    X: np.ndarray
+    y: np.ndarray
+    optimum: np.ndarray
+
+    def objective(self, w: np.ndarray) -> np.ndarray:
+        """`F = loss + strength * |w|_1` for weights in the last axis."""
+        residual = w @ self.X.T - self.y
+        return (residual**2).mean(-1) / 2 + STRENGTH * np.abs(w).sum(-1)
+
+    def gap(self, w: np.ndarray) -> np.ndarray:
+        """The objective's relative distance to the optimum."""
+        best = self.objective(self.optimum)
+        return np.abs(self.objective(w) - best) / best
+
+    def cell(self, w: np.ndarray) -> str:
+        """Zeros that the Lasso has too + zeros that it has not, and the gap."""
+        zero, truth = w == 0, self.optimum == 0
+        right, false = np.count_nonzero(zero & truth), np.count_nonzero(zero & ~truth)
+        return f"{right}+{false} {self.gap(w):.0e}"
+
+
+def make_problem() -> Problem:
     """Makes 400 samples of 220 features and solves their Lasso by scikit-learn."""
     X, y = make_regression(
         n_samples=400, n_features=220, n_informative=20, noise=30.0, random_state=0
     )
     y /= y.std()
     lasso = Lasso(alpha=STRENGTH, fit_intercept=False, tol=1e-14, max_iter=100_000)
-    return torch.tensor(X), torch.tensor(y), lasso.fit(X, y).coef_
+    return Problem(X, y, lasso.fit(X, y).coef_)
 
 
-class ByHand:
-    """A base optimizer, then the soft threshold by a step size of one's own."""
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """An optimizer and a way to penalise, in the frameworks that have it."""
 
-    def __init__(
-        self,
-        base: torch.optim.Optimizer,
-        step_size: Callable[[torch.optim.Optimizer, Weights], float | torch.Tensor],
-    ) -> None:
-        self.base, self.step_size = base, step_size
+    optimizer: str
+    threshold: str
+    jax: Callable[..., optax.GradientTransformation] | None
+    torch: Callable[..., torch.optim.Optimizer] | None
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    rate: float = 0.03
+    unit: Literal["", "1/L"] = ""
+    """Of the rate: 1 or, for the Lipschitz constant L of the gradient, 1/L."""
+    way: Literal["coordinate", "none", "learning_rate", "subgradient"] = "coordinate"
+    """The first two are metrics of the proximal optimizers."""
 
-    @torch.no_grad()
-    def step(self) -> None:
-        """Takes one step."""
-        self.base.step()
-        (w,) = self.base.param_groups[0]["params"]
-        w.copy_(l1torch.soft_threshold(w, self.step_size(self.base, w) * STRENGTH))
-
-
-def momentum_step(base: torch.optim.Optimizer, w: Weights) -> float:
-    """A constant gradient moves the weights by `lr / (1 - momentum)` a step."""
-    group = base.param_groups[0]
-    return group["lr"] / (1 - group["momentum"])
+    def learning_rate(self, X: np.ndarray) -> float:
+        """The first learning rate, for batches like X."""
+        inverse = float(len(X) / np.linalg.norm(X, 2) ** 2)
+        return self.rate * inverse if self.unit == "1/L" else self.rate
 
 
-def adam_step(base: torch.optim.Optimizer, w: Weights) -> torch.Tensor:
-    """A constant gradient moves each weight by `lr / (sqrt(v_hat) + eps)`."""
-    group, state = base.param_groups[0], base.state[w]
-    v_hat = state["exp_avg_sq"] / (1 - group["betas"][1] ** state["step"].item())
-    return group["lr"] / (v_hat.sqrt() + group["eps"])
+O, P = optax, torch.optim
+HEAVY = {"momentum": 0.9}
+# With these, optax makes the steps of torch.
+RMSPROP = partial(O.rmsprop, decay=0.99, eps_in_sqrt=False)
+GAIN, ROOT = "lr*l1/(1-0.9)", "lr*l1/sqrt(v)"
+WRONG = [
+    Row("SGD, momentum", "lr*l1", O.sgd, P.SGD, HEAVY, 0.1, "1/L", "learning_rate"),
+    Row("Adam", "lr*l1", O.adam, P.Adam, way="none"),
+    Row("SGD", "none: subgradient", O.sgd, P.SGD, {}, 1.0, "1/L", "subgradient"),
+    Row("Adam", "none: subgradient", O.adam, P.Adam, way="subgradient"),
+]
+RIGHT = [
+    Row("SGD", "lr*l1", O.sgd, P.SGD, {}, 1.0, "1/L"),
+    Row("SGD, momentum", GAIN, O.sgd, P.SGD, HEAVY, 0.1, "1/L"),
+    Row("SGD, Nesterov", GAIN, O.sgd, P.SGD, HEAVY | {"nesterov": True}, 0.1, "1/L"),
+    Row(
+        *("SGD, dampening", "lr*l1*(1-0.5)/(1-0.9)", None, P.SGD),
+        *(HEAVY | {"dampening": 0.5}, 0.2, "1/L"),
+    ),
+    Row("Adam", ROOT, O.adam, P.Adam),
+    Row("AdamW", ROOT, O.adamw, P.AdamW, {"weight_decay": 0.0}),
+    Row(
+        *("AMSGrad", "lr*l1/sqrt(max v)", O.amsgrad, partial(P.Adam, amsgrad=True)),
+        rate=0.1,
+    ),
+    Row("NAdam", ROOT, O.nadam, P.NAdam),
+    Row("RAdam", "lr*r*l1/sqrt(v)", O.radam, P.RAdam),
+    Row("RMSprop", ROOT, RMSPROP, P.RMSprop),
+    Row("RMSprop, momentum", f"{GAIN}/sqrt(v)", RMSPROP, P.RMSprop, HEAVY, 0.003),
+    Row("RMSprop, centered", "lr*l1/sd(g)", RMSPROP, P.RMSprop, {"centered": True}),
+    Row(
+        *("Adagrad", "lr*l1/sqrt(sum g^2)", O.adagrad, P.Adagrad),
+        *({"initial_accumulator_value": 0.1}, 0.3),
+    ),
+    Row("Adadelta", "lr*l1*sqrt(u/v)", O.adadelta, P.Adadelta, rate=1.0),
+    Row("Adamax", "lr*l1/max|g|", O.adamax, P.Adamax),
+    Row("AdaBelief", "lr*l1/sd(g)", O.adabelief, None),
+    Row("Yogi", ROOT, O.yogi, None),
+]
+CAPTION = """Right zeros of {} + false zeros (of weights that scikit-learn keeps), and \
+the relative gap |F-F*|/F*. Full batch and minibatches of {}; {} steps. v and u: running \
+means of g^2 and of squared steps; eps and bias corrections are left out; r: RAdam's \
+rectification."""
 
 
-def optimizers(lr: float) -> dict[tuple[str, str], tuple[Callable, Callable]]:
-    """The rows of the table: (optimizer, threshold), its base and its wrapper."""
+def optimizer_jax(row: Row, lr: optax.Schedule) -> optax.GradientTransformation:
+    """Makes the row's optimizer with `l1jax`."""
+    if row.way == "subgradient":
+        base = row.jax(lr, **row.settings)
+        return optax.chain(l1jax.add_subgradient(STRENGTH), base)
+    if row.way == "learning_rate":
+        base = row.jax(lr, **row.settings)
+        return optax.chain(base, l1jax.proximal_step(STRENGTH, lr))
+    return l1jax.proximal(row.jax, lr, STRENGTH, metric=row.way, **row.settings)
 
-    def sgd(**kwargs) -> Callable:
-        scale = 1 - kwargs.get("momentum", 0)
-        return lambda w: torch.optim.SGD(w, lr=lr * scale, **kwargs)
 
-    def adam(w: list) -> torch.optim.Optimizer:
-        return torch.optim.Adam(w, lr=1e-2)
-
-    def exact(base: torch.optim.Optimizer) -> l1torch.Proximal:
-        return l1torch.Proximal(base, STRENGTH)
-
-    def decoupled(base: torch.optim.Optimizer) -> l1torch.Proximal:
-        return l1torch.Proximal(base, STRENGTH, step_size="learning_rate")
-
-    def subgradient(base: torch.optim.Optimizer) -> l1torch.Subgradient:
+def optimizer_torch(row: Row, w: torch.nn.Parameter) -> torch.optim.Optimizer:
+    """Makes the row's optimizer with `l1torch`."""
+    base = row.torch([("w", w)], lr=row.rate, **row.settings)
+    if row.way == "subgradient":
         return l1torch.Subgradient(base, STRENGTH)
+    if row.way == "learning_rate":
+        return l1torch.Proximal(base, STRENGTH, step_size="learning_rate")
+    return l1torch.Proximal(base, STRENGTH, metric=row.way)
 
-    def with_momentum(base: torch.optim.Optimizer) -> ByHand:
-        return ByHand(base, momentum_step)
 
-    heavy, nesterov = sgd(momentum=0.9), sgd(momentum=0.9, nesterov=True)
-    return {
-        ("SGD", "lr*l1"): (sgd(), exact),
-        ("SGD, momentum 0.9", "lr*l1"): (heavy, decoupled),
-        ("SGD, momentum 0.9", "lr*l1/(1-0.9)"): (heavy, with_momentum),
-        ("SGD, Nesterov 0.9", "lr*l1/(1-0.9)"): (nesterov, with_momentum),
-        ("Adam", "lr*l1"): (adam, decoupled),
-        ("Adam", "lr*l1/(sqrt(v_hat)+eps)"): (
-            adam,
-            lambda base: ByHand(base, adam_step),
-        ),
-        ("SGD on loss + l1*|w|", "none"): (sgd(), subgradient),
-        ("Adam on loss + l1*|w|", "none"): (adam, subgradient),
-    }
+def gradient(X: Array, y: Array, w: Array) -> Array:
+    """The gradient of the loss, half the mean squared error."""
+    return X.T @ (X @ w - y) / len(y)
+
+
+def train_jax(row: Row, data: Problem, rate: float, batches: np.ndarray) -> np.ndarray:
+    """Trains in JAX; gives the weights after each step, shape (steps, features)."""
+    X, y, steps = jnp.asarray(data.X), jnp.asarray(data.y), len(batches)
+    tx = optimizer_jax(row, optax.cosine_decay_schedule(rate, steps))
+
+    def step(carry: Any, batch: Array) -> tuple[Any, Array]:
+        w, state = carry
+        part = (X[batch], y[batch]) if len(batch) else (X, y)
+        updates, state = tx.update(gradient(*part, w), state, w)
+        w = optax.apply_updates(w, updates)
+        return (w, state), w
+
+    @jax.jit
+    def run(w: Array, batches: Array) -> Array:
+        return jax.lax.scan(step, (w, tx.init(w)), batches)[1]
+
+    return np.asarray(run(jnp.full(X.shape[1], 0.01), batches))
+
+
+def train_torch(
+    row: Row, data: Problem, rate: float, batches: np.ndarray
+) -> np.ndarray:
+    """Trains in torch; gives what `train_jax` gives."""
+    X, y, steps = torch.tensor(data.X), torch.tensor(data.y), len(batches)
+    w = torch.nn.Parameter(torch.full(X.shape[1:], 0.01, dtype=X.dtype))
+    optimizer = optimizer_torch(row, w)
+    trail = np.empty((steps, X.shape[1]))
+    for t, batch in enumerate(torch.tensor(batches)):
+        lr = rate * 0.5 * (1 + math.cos(math.pi * t / steps))
+        optimizer.param_groups[0]["lr"] = lr
+        part = (X[batch], y[batch]) if len(batch) else (X, y)
+        w.grad = gradient(*part, w.detach())
+        optimizer.step()
+        trail[t] = w.detach().numpy()
+    return trail
+
+
+def draw(curves: Curves, data: Problem, path: Path) -> None:
+    """Draws gap and exact zeros by step: lines for JAX, markers for torch."""
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)  # draws to a file, with no display
+    gaps, zeros = figure.subplots(1, 2)
+    styles = {"lr*l1": ("--", "s"), "none: subgradient": (":", "^"), ROOT: ("-", "o")}
+    for (framework, threshold), w in curves.items():
+        line, marker = styles[threshold]
+        label, shade = f"{framework}, {threshold}", str(0.25 * "s^o".index(marker))
+        look: dict[str, Any] = {"linestyle": line, "color": shade, "linewidth": 2}
+        if framework == "torch":
+            look = {"linestyle": "", "marker": marker, "color": shade}
+            look |= {"markevery": max(1, len(w) // 16), "fillstyle": "none"}
+        steps = np.arange(1, len(w) + 1)
+        # Rounding makes a gap of 0 out of some of 1e-16: the axis ends there.
+        gaps.semilogy(steps, np.maximum(data.gap(w), 1e-16), label=label, **look)
+        zeros.plot(steps, np.count_nonzero(w == 0, axis=1), label=label, **look)
+    truth = np.count_nonzero(data.optimum == 0)
+    zeros.axhline(truth, color="0.7", zorder=0, label=f"scikit-learn: {truth}")
+    gaps.set(xlabel="steps", ylabel="relative gap |F - F*| / F* (no unit)")
+    zeros.set(xlabel="steps", ylabel="exact zeros (number of the 220 weights)")
+    figure.legend(
+        *zeros.get_legend_handles_labels(), loc="outside lower center", ncols=4
+    )
+    figure.suptitle(
+        "Adam on the Lasso, full batch: three ways to penalise, by their threshold"
+    )
+    figure.savefig(path, dpi=150)
+
+
+def arguments() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description="Which threshold solves the Lasso?")
+    parser.add_argument("--framework", choices=["jax", "torch", "both"], default="both")
+    parser.add_argument("--steps", type=int, default=2_000)
+    figure = Path(__file__).with_name("thresholds.png")
+    parser.add_argument("--figure", type=Path, default=figure)
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Trains every row and prints the table."""
-    console = Console()
-    X, y, optimum = problem()
-
-    def objective(w: np.ndarray) -> float:
-        residual = X.numpy() @ w - y.numpy()
-        return residual @ residual / (2 * len(y)) + STRENGTH * np.abs(w).sum()
-
-    best, zeros = objective(optimum), optimum == 0
-    lr = float(len(y) / torch.linalg.matrix_norm(X, 2) ** 2)
-    table = Table("optimizer", "threshold", "zeros found", "gap")
-    table.title = f"Lasso: scikit-learn has {zeros.sum()} zeros among 220 weights"
-    rows = optimizers(lr)
-    for key, (make, wrap) in track(rows.items(), "training", console=console):
-        w = Weights(torch.full((220,), 0.01, dtype=torch.float64))
-        base = make([("w", w)])
-        optimizer = wrap(base)
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(base, STEPS)
-        for _ in range(STEPS):
-            w.grad = X.T @ (X @ w.detach() - y) / len(y)
-            optimizer.step()
-            cosine.step()
-        found = w.detach().numpy()
-        gap = abs(objective(found) - best) / best
-        right = np.count_nonzero((found == 0) & zeros)
-        table.add_row(*key, f"{right} of {zeros.sum()}", f"{gap:.0e}")
-    console.print(table)
-
-
-if __name__ == "__main__":
-    main()
+    """Trains every row, prints the table and draws the figure."""
+    args, console, data = arguments(), Console(), make_problem()
+    jax.config.update("jax_enable_x64", True)
+    torch.set_num_threads(1)  # threads cost more than they give at this size
+    trainers = {"JAX": train_jax, "torch": train_torch}
+    if args.framework != "both":
+        trainers = {k: v for k, v in trainers.items() if k.lower() == args.framework}
+    batches = {
+        "full": np.empty((args.steps, 0), int),  # no choice of samples: all
+        "mini": np.random.default_rng(0).integers(
+            len(data.y), size=(args.steps, BATCH)
+        ),
+    }

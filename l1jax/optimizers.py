@@ -181,11 +181,9 @@ def proximal(
     @functools.cache
     def parts_of(treedef: Any) -> Any:
         params = jax.tree.unflatten(treedef, [jnp.zeros([])] * treedef.num_leaves)
-        return _parts(jax.eval_shape(optimizer.init, params))
+        return _parts(jax.eval_shape(make_state, params))
 
-    def init_fn(params: Any) -> ProximalState:
-        check_params(params, mask, strength, learning_rate)
-
+    def make_state(params: Any) -> ProximalState:
         def budget() -> Any:
             def zeros(x: Any) -> jax.Array:
                 return jnp.zeros_like(x, dtype=compute_dtype(dtype_of(x)))
@@ -200,16 +198,20 @@ def proximal(
             minus=budget(),
         )
 
+    def init_fn(params: Any) -> ProximalState:
+        check_params(params, mask, strength, learning_rate)
+        return make_state(params)
+
     def update_fn(
         updates: Any, state: ProximalState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ProximalState]:
         rows = penalised_leaves(updates, params, strength, mask, state.count)
         expected = parts_of(jax.tree.structure(params))
-        if _parts(state.optimizer_state) != expected:
+        if _parts(state) != expected:
             raise ValueError(
-                "state must be that of this optimizer, got a state of "
-                f"{_parts(state.optimizer_state)} where {expected} is wanted. Make it "
-                "by init(params), or restore the checkpoint of the same optimizer."
+                f"state must be that of this optimizer, got {_parts(state)} where "
+                f"{expected} is wanted. Make it by init(params), or restore the "
+                "checkpoint of the same optimizer with the same window."
             )
         rate = learning_rate_at(learning_rate, state.count)
         scale, summed = rate, None
@@ -260,10 +262,13 @@ def proximal(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _parts(state: Any) -> Any:
-    """The kinds of state that a chain consists of."""
+def _parts(state: Any) -> str:
+    """Names the kinds of state that a state consists of."""
+    if isinstance(state, ProximalState):
+        window = "" if state.plus is None else ", window"
+        return f"proximal({_parts(state.optimizer_state)}{window})"
     if type(state) is tuple:
-        return tuple(_parts(part) for part in state)
+        return f"({', '.join(map(_parts, state))})"
     return type(state).__name__
 
 

@@ -50,8 +50,8 @@ class Case:
 
 
 @functools.cache
-def case(name: str) -> Case:
-    """One of `CASES`."""
+def case(name: str, l1_ratio: float | None = None) -> Case:
+    """One of `CASES`; the elastic net at a ratio of 0.5 unless told otherwise."""
     if name == "multinomial":
         X, Y = problems.digits()
         strength = 0.1 * float(np.abs(X.T @ (Y - Y.mean(0))).max() / len(Y))
@@ -69,12 +69,13 @@ def case(name: str) -> Case:
             haste=12.0,
         )
     problem = problems.diabetes()
-    l1_ratio, value, haste = 1.0, oracles.l1_value, 1.0
+    value, haste = oracles.l1_value, 1.0
     if name == "logistic":
         problem, haste = problems.breast_cancer(0.2), 30.0
         optimum = oracles.sklearn_logistic(problem)
     elif name == "elastic_net":
-        l1_ratio, value = 0.5, oracles.elastic_net_value(0.5)
+        l1_ratio = 0.5 if l1_ratio is None else l1_ratio
+        value = oracles.elastic_net_value(l1_ratio)
         optimum = oracles.sklearn_lasso(problem, l1_ratio)
     else:
         optimum = oracles.sklearn_lasso(problem)
@@ -88,7 +89,7 @@ def case(name: str) -> Case:
         objective=lambda params: oracles.objective(problem, params["w"], value),
         optimum={"w": optimum},
         lipschitz=problem.lipschitz,
-        l1_ratio=l1_ratio,
+        l1_ratio=1.0 if l1_ratio is None else l1_ratio,
         haste=haste,
     )
 
@@ -200,11 +201,13 @@ def train_jax(
     steps: int,
     schedule: bool = True,
     trail: bool = False,
-    **kwargs,
+    dtype: str = "float64",
+    l1_ratio: float | None = None,
+    **kwargs: Any,
 ) -> Params:
     """Trains by `l1jax.proximal`; gives the last parameters, or those of all steps."""
-    problem = case(name)
-    X, y = jnp.asarray(problem.X), jnp.asarray(problem.y)
+    problem = case(name, l1_ratio)
+    X, y = jnp.asarray(problem.X, dtype), jnp.asarray(problem.y, dtype)
     factory, settings = row.jax
     rate = row.learning_rate(problem)
     tx = l1jax.proximal(
@@ -230,7 +233,7 @@ def train_jax(
         )
         return last, all_of_them
 
-    params = {k: jnp.asarray(v) for k, v in start(problem).items()}
+    params = {k: jnp.asarray(v, dtype) for k, v in start(problem).items()}
     return {k: np.asarray(v) for k, v in run(params)[trail].items()}
 
 
@@ -240,21 +243,25 @@ def train_torch(
     steps: int,
     schedule: bool = True,
     trail: bool = False,
-    **kwargs,
+    dtype: str = "float64",
+    l1_ratio: float | None = None,
+    **kwargs: Any,
 ) -> Params:
     """Trains by `l1torch.Proximal`; gives what `train_jax` gives."""
-    problem = case(name)
-    X, y = torch.tensor(problem.X), torch.tensor(problem.y)
+    problem = case(name, l1_ratio)
+    precision = getattr(torch, dtype)
+    X, y = (torch.tensor(a, dtype=precision) for a in (problem.X, problem.y))
     make, settings = row.torch
     rate = row.learning_rate(problem)
-    params = {k: torch.nn.Parameter(torch.tensor(v)) for k, v in start(problem).items()}
+    params = {
+        k: torch.nn.Parameter(torch.tensor(v, dtype=precision))
+        for k, v in start(problem).items()
+    }
     base = make(params.items(), lr=rate, **settings)
     optimizer = l1torch.Proximal(
         base, problem.strength, penalty=problem.penalty(l1torch), **kwargs
     )
-    trails = (
-        {k: np.empty((steps, *v.shape)) for k, v in params.items()} if trail else {}
-    )
+    trails = {k: np.empty((steps, *v.shape), dtype) for k, v in params.items() if trail}
     for step in range(steps):
         if schedule:
             base.param_groups[0]["lr"] = cosine(rate, step, steps)
