@@ -1,5 +1,6 @@
 """What each process of the distributed tests runs: two of them, over gloo."""
 
+import functools
 import gc
 import pathlib
 
@@ -14,8 +15,10 @@ from torch.distributed.tensor import distribute_tensor
 import l1torch
 
 WRAPPERS = {
-    "proximal": lambda base, strength: l1torch.Proximal(base, strength),
-    "subgradient": lambda base, strength: l1torch.Subgradient(base, strength),
+    "proximal": l1torch.Proximal,
+    "metric": functools.partial(l1torch.Proximal, window=3),
+    "tensor_metric": functools.partial(l1torch.Proximal, metric="tensor"),
+    "subgradient": l1torch.Subgradient,
 }
 STEPS = 3
 
@@ -34,8 +37,9 @@ def make_data() -> Tensor:
 
 
 def make_optimizer(model: torch.nn.Module, wrapper: str) -> torch.optim.Optimizer:
-    """Plain SGD in one of our wrappers."""
-    base = torch.optim.SGD(model.named_parameters(), lr=0.1)
+    """Plain SGD, or Adam where there is a metric, in one of our wrappers."""
+    make = torch.optim.Adam if "metric" in wrapper else torch.optim.SGD
+    base = make(model.named_parameters(), lr=0.1)
     return WRAPPERS[wrapper](base, 0.2)
 
 
@@ -105,7 +109,7 @@ def by_element(model: torch.nn.Module, wrapper: str) -> None:
     report = l1torch.sparsity_report({name: copied.detach()}).arrays[0]
     assert report.size == whole.numel()
     assert report.nnz == int(whole.count_nonzero())
-    if wrapper == "proximal":
+    if wrapper != "subgradient":
         assert (whole[::2] == 0).all()
         assert (whole[1::2] != 0).all()
         assert report.zero_rows == (len(whole) + 1) // 2
