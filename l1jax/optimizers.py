@@ -176,7 +176,9 @@ def proximal(
     check_max_ratio(max_ratio)
     check_window(window, penalty)
     known = lookup(factory, factory_kwargs)
-    optimizer = optax.with_extra_args_support(factory(learning_rate, **factory_kwargs))
+    optimizer = optax.with_extra_args_support(
+        factory(learning_rate=learning_rate, **factory_kwargs)
+    )
 
     @functools.cache
     def parts_of(treedef: Any) -> Any:
@@ -213,15 +215,14 @@ def proximal(
                 f"{expected} is wanted. Make it by init(params), or restore the "
                 "checkpoint of the same optimizer with the same window."
             )
-        rate = learning_rate_at(learning_rate, state.count)
-        scale, summed = rate, None
+        rate, summed = learning_rate_at(learning_rate, state.count), None
         if known.rate_momentum is not None:
-            summed = (known.rate_momentum * state.rate + rate).astype(state.rate.dtype)
-            scale = rate + known.rate_momentum * summed if known.nesterov else summed
+            summed = _summed(rate, known.rate_momentum, state)
+            rate = rate + known.rate_momentum * summed if known.nesterov else summed
         updates, optimizer_state = optimizer.update(
             updates, state.optimizer_state, params, **extra_args
         )
-        step = known.step_size(optimizer_state, scale, **known.hyperparameters)
+        step = known.step_size(optimizer_state, rate, **known.hyperparameters)
 
         leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_none)
         columns = [spread(x, params, "EffectiveStep") for x in step]
@@ -260,6 +261,13 @@ def proximal(
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _summed(rate: Any, momentum: Any, state: ProximalState) -> jax.Array:
+    # As if the first learning rate had always been there: the steady step.
+    first = rate / (1 - momentum)
+    summed = jnp.where(state.count == 0, first, momentum * state.rate + rate)
+    return summed.astype(state.rate.dtype)
 
 
 def _parts(state: Any) -> str:
