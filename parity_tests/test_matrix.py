@@ -16,7 +16,13 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize("problem", CASES)
+@pytest.mark.parametrize(
+    "problem",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name == "multinomial"))
+        for name in CASES
+    ],
+)
 @pytest.mark.parametrize(("framework", "name"), PAIRS)
 def test_every_optimizer_reaches_the_optimum(framework, name, problem):
     params = TRAIN[framework](problem, ROWS[name], STEPS[problem])

@@ -1,0 +1,330 @@
+"""What keeps exact zeros in a network that is trained on minibatches?
+
+    python examples/network_zeros.py
+    python examples/network_zeros.py --framework torch
+
+A network of 64, 256, 256 and 10 units learns scikit-learn's digits under Adam with
+`mean cross-entropy + strength * |w|_1`, and three tables show what becomes of its zeros:
+
+1. The first step: right after initialisation Adam has seen one gradient, and without a
+   cap the threshold zeroes weights that never had a chance. `max_ratio` and a strength
+   that warms up prevent it.
+2. The window: the noise of a minibatch's gradient pushes weights off zero. The penalty
+   that accumulates over a window of steps takes them back.
+3. Momentum, learning rate, averaging, the subgradient and the metric: the column
+   `|w| < 1e-3` counts what is small, whether it is zero or not.
+
+Both frameworks start at the same weights and see the same minibatches. `--seeds` gives
+means over several initial weights and orders of the data; the split stays.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+import l1jax
+import l1torch
+
+STRENGTH, STRONG = 5.1e-5, 2.6e-4  # lambda, per unit of the mean loss
+LEARNING_RATE, BATCH, UNITS = 2e-3, 100, (64, 256, 256, 10)
+# Long enough to average over noise, short enough to forget the initial weights.
+EMA_DECAY = 0.99
+Layers = list[dict[str, np.ndarray]]
+Run = tuple[float, Layers, Layers]
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Pixels between 0 and 1, and digits."""
+
+    X: np.ndarray
+    y: np.ndarray
+    X_test: np.ndarray
+    y_test: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One way to train; `averaged` looks at the averaged weights of that training."""
+
+    strength: float = STRENGTH
+    max_ratio: float = 10.0
+    window: int = 1
+    metric: str = "coordinate"
+    b1: float = 0.9
+    warm_up: bool = False
+    cosine: bool = True
+    subgradient: bool = False
+    averaged: bool = False
+
+    @property
+    def training(self) -> "Setting":
+        """The training that this row looks at."""
+        return dataclasses.replace(self, averaged=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What the tables show, as fractions."""
+
+    first: float
+    zeros: float
+    small: float
+    accuracy: float
+
+
+def load() -> Data:
+    """Splits the digits 75 to 25."""
+    X, y = load_digits(return_X_y=True)
+    X, X_test, y, y_test = train_test_split(
+        (X / 16).astype(np.float32), y, test_size=0.25, random_state=0, stratify=y
+    )
+    return Data(X, y, X_test, y_test)
+
+
+def initial_layers(seed: int) -> Layers:
+    """Draws the initial weights (He, normal); biases are 0."""
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "kernel": rng.normal(0, math.sqrt(2 / m), (m, n)).astype(np.float32),
+            "bias": np.zeros(n, np.float32),
+        }
+        for m, n in itertools.pairwise(UNITS)
+    ]
+
+
+def minibatches(size: int, steps: int, seed: int) -> np.ndarray:
+    """Draws the samples of every step, each once an epoch, as a (steps, BATCH) array."""
+    rng = np.random.default_rng([seed, 1])
+    whole = size // BATCH * BATCH
+    epochs = math.ceil(steps * BATCH / whole)
+    order = [rng.permutation(size)[:whole] for _ in range(epochs)]
+    return np.concatenate(order).reshape(-1, BATCH)[:steps]
+
+
+def forward(layers: Layers, X: np.ndarray | jax.Array) -> np.ndarray | jax.Array:
+    """Applies the network, of NumPy's arrays or JAX's."""
+    for layer in layers[:-1]:
+        X = (X @ layer["kernel"] + layer["bias"]).clip(0)
+    return X @ layers[-1]["kernel"] + layers[-1]["bias"]
+
+
+def jax_optimizer(setting: Setting, steps: int) -> optax.GradientTransformation:
+    """Makes the optimizer of one setting for optax."""
+    rate, strength = LEARNING_RATE, setting.strength
+    if setting.cosine:
+        rate = optax.cosine_decay_schedule(rate, steps)
+    if setting.warm_up:
+        strength = optax.linear_schedule(0.0, strength, max(1, steps // 10))
+    if setting.subgradient:
+        adam = optax.adam(rate, b1=setting.b1)
+        return optax.chain(l1jax.add_subgradient(strength), adam)
+    return l1jax.proximal(
+        optax.adam,
+        rate,
+        strength,
+        metric=setting.metric,
+        max_ratio=setting.max_ratio,
+        window=setting.window,
+        b1=setting.b1,
+    )
+
+
+def train_jax(setting: Setting, data: Data, steps: int, seed: int) -> Run:
+    """Trains in JAX: zeros after the first step, the last weights and their average."""
+    tx = jax_optimizer(setting, steps)
+    X, y = jnp.asarray(data.X), jnp.asarray(data.y)
+    batches = jnp.asarray(minibatches(len(y), steps, seed))
+
+    def loss(layers: Layers, batch: jax.Array) -> jax.Array:
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            forward(layers, X[batch]), y[batch]
+        )
+        return losses.mean()
+
+    def step(i: jax.Array, carry: tuple) -> tuple:
+        layers, average, state = carry
+        gradient = jax.grad(loss)(layers, batches[i])
+        updates, state = tx.update(gradient, state, layers)
+        layers = optax.apply_updates(layers, updates)
+        average = optax.incremental_update(layers, average, 1 - EMA_DECAY)
+        return layers, average, state
+
+    @jax.jit
+    def train(carry: tuple, start: int, stop: int) -> tuple:
+        return jax.lax.fori_loop(start, stop, step, carry)
+
+    layers = jax.tree.map(jnp.asarray, initial_layers(seed))
+    carry = train((layers, layers, tx.init(layers)), 0, 1)
+    first = l1jax.sparsity_report(carry[0], l1jax.weights_only).sparsity
+    layers, average, _ = train(carry, 1, steps)
+    return first, jax.device_get(layers), jax.device_get(average)
+
+
+def torch_optimizer(
+    setting: Setting, base: torch.optim.Optimizer, steps: int
+) -> l1torch.Proximal | l1torch.Subgradient:
+    """Wraps Adam as one setting wants it."""
+    strength = setting.strength
+    if setting.warm_up:
+
+        def strength(t: int) -> float:
+            return setting.strength * min(1, t / max(1, steps // 10))
+
+    if setting.subgradient:
+        return l1torch.Subgradient(base, strength)
+    return l1torch.Proximal(
+        base,
+        strength,
+        metric=setting.metric,
+        max_ratio=setting.max_ratio,
+        window=setting.window,
+    )
+
+
+def train_torch(setting: Setting, data: Data, steps: int, seed: int) -> Run:
+    """Trains in torch: zeros after the first step, the last weights and their average."""
+    linear = [torch.nn.Linear(m, n) for m, n in itertools.pairwise(UNITS)]
+    with torch.no_grad():
+        for module, layer in zip(linear, initial_layers(seed), strict=True):
+            module.weight.copy_(torch.tensor(layer["kernel"].T))
+            module.bias.copy_(torch.tensor(layer["bias"]))
+    hidden = [part for m in linear[:-1] for part in (m, torch.nn.ReLU())]
+    model = torch.nn.Sequential(*hidden, linear[-1])
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
+    )
+    average.update_parameters(model)  # the first call copies: start as JAX does
+
+    X, y = torch.tensor(data.X), torch.tensor(data.y)
+    batches = torch.tensor(minibatches(len(y), steps, seed))
+    base = torch.optim.Adam(
+        model.named_parameters(), lr=LEARNING_RATE, betas=(setting.b1, 0.999)
+    )
+    optimizer = torch_optimizer(setting, base, steps)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(base, steps)
+    for t, batch in enumerate(batches):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(X[batch]), y[batch]).backward()
+        optimizer.step()
+        average.update_parameters(model)
+        if setting.cosine:
+            cosine.step()
+        if t == 0:
+            report = l1torch.sparsity_report(model, l1torch.weights_only)
+    return report.sparsity, layers_of(model), layers_of(average.module)
+
+
+def layers_of(model: torch.nn.Sequential) -> Layers:
+    """Reads the weights of a torch model as JAX holds them."""
+    return [
+        {"kernel": m.weight.detach().numpy().T, "bias": m.bias.detach().numpy()}
+        for m in model
+        if isinstance(m, torch.nn.Linear)
+    ]
+
+
+def measure(first: float, layers: Layers, data: Data) -> Outcome:
+    """Counts zeros and small weights, biases left out, and tests the network."""
+    weights = np.concatenate([layer["kernel"].ravel() for layer in layers])
+    right = forward(layers, data.X_test).argmax(1) == data.y_test
+    return Outcome(
+        first,
+        zeros=float((weights == 0).mean()),
+        small=float((np.abs(weights) < 1e-3).mean()),
+        accuracy=float(right.mean()),
+    )
+
+
+def mean(outcomes: list[Outcome]) -> Outcome:
+    """Averages over the seeds."""
+    return Outcome(*np.mean([dataclasses.astuple(o) for o in outcomes], axis=0))
+
+
+def rows() -> dict[str, dict[str, Setting]]:
+    """The tables: their titles, and what each row trains."""
+    constant = Setting(cosine=False)
+    return {
+        f"1. The first step, strength {STRONG:g}": {
+            "max_ratio=inf": Setting(STRONG, max_ratio=math.inf),
+            "max_ratio=10, the default": Setting(STRONG),
+            "max_ratio=3": Setting(STRONG, max_ratio=3.0),
+            "max_ratio=10, warm-up": Setting(STRONG, warm_up=True),
+        },
+        f"2. The window, strength {STRENGTH:g}": {
+            f"window={window}": Setting(window=window) for window in (1, 3, 10, 100)
+        },
+        f"3. What loses or keeps zeros, strength {STRENGTH:g}": {
+            "b1=0.9, cosine": Setting(),
+            "b1=0.99, cosine": Setting(b1=0.99),
+            "b1=0.9, cosine, window=100": Setting(window=100),
+            "constant learning rate": constant,
+            "constant learning rate, averaged": dataclasses.replace(
+                constant, averaged=True
+            ),
+            "cosine, averaged": Setting(averaged=True),
+            "subgradient in the loss": Setting(subgradient=True),
+            'metric="tensor"': Setting(metric="tensor"),
+            'metric="none", strength 0.05 (another objective)': Setting(
+                0.05, metric="none"
+            ),
+        },
+    }
+
+
+def show(title: str, chosen: dict[str, Setting], outcomes: dict) -> Table:
+    """Lays out one table."""
+    table = Table("setting", title=title)
+    for column in ("zeros after step 1", "exact zeros", "|w| < 1e-3", "test accuracy"):
+        table.add_column(column, justify="right")
+    for label, setting in chosen.items():
+        outcome = outcomes[setting]
+        table.add_row(label, *(f"{x:.1%}" for x in dataclasses.astuple(outcome)))
+    return table
+
+
+def main() -> None:
+    """Trains every setting once for each seed and prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--framework", choices=("jax", "torch"), default="jax")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--seeds", type=int, default=1, help="how many")
+    args = parser.parse_args()
+    train: Callable[[Setting, Data, int, int], Run] = {
+        "jax": train_jax,
+        "torch": train_torch,
+    }[args.framework]
+
+    console, data, tables = Console(), load(), rows()
+    settings = [s for chosen in tables.values() for s in chosen.values()]
+    # In the order of the tables, each training once.
+    trainings = dict.fromkeys(s.training for s in settings)
+    found: dict[Setting, list[Outcome]] = {s: [] for s in settings}
+    runs = list(itertools.product(trainings, range(args.seeds)))
+    for training, seed in track(runs, f"training in {args.framework}", console=console):
+        first, last, average = train(training, data, args.steps, seed)
+        for setting in found:
+            if setting.training == training:
+                layers = average if setting.averaged else last
+                found[setting].append(measure(first, layers, data))
+    outcomes = {setting: mean(each) for setting, each in found.items()}
+    for title, chosen in tables.items():
+        console.print(show(title, chosen, outcomes))
+
+
+if __name__ == "__main__":
+    main()

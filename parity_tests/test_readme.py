@@ -1,0 +1,66 @@
+"""What the README says is what the library does."""
+
+import pathlib
+import re
+
+import optax
+import pytest
+import torch
+
+import l1jax
+import l1torch
+from parity_tests import table
+
+README = pathlib.Path(__file__).parent.parent / "README.md"
+
+
+def rows_below(heading):
+    text = README.read_text().split(f"\n{heading}\n", 1)[1]
+    lines = re.findall(r"(?:^\|.*\n)+", text, re.M)[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+CODE = [
+    code
+    for row in rows_below("## Which line to write")
+    for cell in row[1:]
+    for code in re.findall("`([^`]*)`", cell)
+    if "(" in code and "l1" in code and "=elastic" not in code
+]
+
+
+def test_there_are_lines_for_both():
+    assert sum("l1jax" in code for code in CODE) >= 6
+    assert sum("l1torch" in code for code in CODE) >= 6
+
+
+@pytest.mark.parametrize("code", CODE)
+def test_the_lines_run(code):
+    class Own(torch.optim.SGD):
+        def step(self, closure=None):
+            raise AssertionError
+
+    model = torch.nn.Linear(3, 2)
+    names = {
+        "l1jax": l1jax,
+        "l1torch": l1torch,
+        "optax": optax,
+        "lr": 0.1,
+        "strength": 0.01,
+        "params": list(model.named_parameters()),
+        "optimizer": torch.optim.Rprop(model.named_parameters()),
+        "cls": Own,
+        "factory": lambda learning_rate: optax.sgd(learning_rate),
+        "step_size": lambda state, group: None,
+        **{name: getattr(torch.optim, name) for name in ("SGD", "Adam", "RMSprop")},
+    }
+    eval(code, names)
+
+
+def test_the_table_of_optimizers_is_the_command_s():
+    rows = rows_below("## Equal settings")
+    assert [tuple(row[:2]) for row in rows] == table.settings()
+    for row, made in zip(rows, table.ROWS.values(), strict=True):
+        assert row[2].startswith("to") == made.equal
+        for gap in filter(None, row[3:]):
+            assert float(gap) <= 1e-9
