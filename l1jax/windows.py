@@ -52,4 +52,4 @@ def shrink(
     if window != math.inf:
         plus, minus = (jnp.minimum(b, window * threshold) for b in (plus, minus))
     used = jnp.clip(x, -minus, plus)
-    return x - used, jnp.maximum(plus - used, 0), jnp.maximum(minus + used, 0)
+    return x - used, plus - used, minus + used

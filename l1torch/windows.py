@@ -57,5 +57,5 @@ def shrink_(
                 budget.clamp_(max=most)
     used = torch.clamp(x.to(plus.dtype), -minus, plus)
     x.copy_(x - used)
-    plus.sub_(used).clamp_(min=0)
-    minus.add_(used).clamp_(min=0)
+    plus.sub_(used)
+    minus.add_(used)

@@ -38,8 +38,10 @@ def make_data() -> Tensor:
 
 def make_optimizer(model: torch.nn.Module, wrapper: str) -> torch.optim.Optimizer:
     """Plain SGD, or Adam where there is a metric, in one of our wrappers."""
-    make = torch.optim.Adam if "metric" in wrapper else torch.optim.SGD
-    base = make(model.named_parameters(), lr=0.1)
+    if "metric" in wrapper:
+        base = torch.optim.Adam(model.named_parameters(), lr=0.05)
+        return WRAPPERS[wrapper](base, 0.02)
+    base = torch.optim.SGD(model.named_parameters(), lr=0.1)
     return WRAPPERS[wrapper](base, 0.2)
 
 

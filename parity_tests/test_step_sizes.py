@@ -113,6 +113,29 @@ def test_a_constant_gradient_moves_weights_by_the_step_times_it(name):
         )
 
 
+def test_amsgrad_remembers_larger_gradients():
+    """In both frameworks, each with its own correction of the bias."""
+    make, settings = OPTIONS["jax: amsgrad"]
+    optimizer, state = make(LR), make(LR).init(jnp.zeros(5))
+    w = torch.nn.Parameter(torch.zeros(5, dtype=torch.float64))
+    theirs = torch.optim.Adam([w], lr=LR, amsgrad=True)
+    for size in [10.0] * 300 + [1.0] * 400:
+        with torch.no_grad():
+            w.zero_()
+        w.grad = torch.tensor(GRADIENT) * size
+        theirs.step()
+        updates, state = optimizer.update(jnp.asarray(GRADIENT) * size, state)
+    known = l1jax.step_sizes.lookup(make, settings)
+    step = known.step_size(state, LR, **known.hyperparameters)
+    np.testing.assert_allclose(-updates / GRADIENT, LR / step.denominator, rtol=1e-8)
+    assert (step.denominator > 5 * np.abs(GRADIENT)).all()
+    step = l1torch.step_sizes.step_size_of(torch.optim.Adam)(
+        theirs.state[w], theirs.param_groups[0]
+    )
+    root = step.denominator.tensor()
+    np.testing.assert_allclose(-w.detach() / w.grad, LR / root, rtol=1e-8)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 5, 6, 7, 50])
 @pytest.mark.parametrize("name", ["jax: radam", "torch: radam", "torch: radam, eps"])
 def test_both_regimes_of_radam(name, steps):
