@@ -26,4 +26,4 @@ def test_two_processes_equal_one(kind, tmp_path):
             assert torch.equal(found[name] == 0, weight == 0)
         zeros = sum(int((w == 0).sum()) for w in expected.values())
         assert (zeros > 5) == (wrapper != "subgradient")
-        assert zeros < 60  # of 93: something is left to differ
+        assert zeros < 80  # of 93: something is left to differ
