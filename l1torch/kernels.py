@@ -6,12 +6,14 @@ every weight: it is worth a path of its own.
 
 import dataclasses
 import functools
+import threading
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from l1torch.hyperparameters import Number
+from l1torch.leaves import BLOCK, blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +35,68 @@ class Root:
         return root / self.correction**0.5 + self.eps
 
 
-def shrink_by_root_(x: Tensor, root: Root, pull: Number, floor: Number) -> None:
-    """Soft-thresholds `x` in place by `pull / max(root, floor)`: one compiled kernel.
+def shrink_by_root_(
+    x: Tensor, root: Root, pull: Number, floor: Number, compiled: bool
+) -> bool:
+    """Soft-thresholds `x` in place by `pull / max(root, floor)`, if it can.
 
-    It takes a compiler that torch can use: of C++ on CPU, Triton on a GPU. The first
-    call for a precision compiles it.
+    Args:
+      x: a parameter, or a shard of one.
+      root: the denominator, whose `second` has the shape of `x`.
+      pull: scalar, the learning rate with its gain times the strength.
+      floor: scalar, the least denominator.
+      compiled: whether to compile it to one kernel, which takes a compiler that torch
+        can use: of C++ on CPU, Triton on a GPU. The first call for a precision does so.
+        Else it works in blocks, with memory that is kept from step to step: pages
+        fresh from the system cost more than the arithmetic. That is for the CPU, for
+        numbers rather than tensors, and not for half precision.
+
+    Returns:
+      Whether it was done.
     """
+    if compiled:
+        _shrink_compiled(x, root, pull, floor)
+        return True
+    scalars = (pull, floor, root.correction, root.eps)
+    wide = x.dtype == root.second.dtype and x.dtype.itemsize >= 4
+    if (
+        x.device.type != "cpu"
+        or not wide
+        or torch.compiler.is_compiling()
+        or any(isinstance(value, Tensor) for value in scalars)
+    ):
+        return False
+    _shrink_in_blocks(x, root, pull, floor)
+    return True
+
+
+def _shrink_in_blocks(x: Tensor, root: Root, pull: float, floor: float) -> None:
+    # With a number as a tensor, a division or sum is one pass.
+    pull_tensor, eps_tensor = (x.new_full((), value) for value in (pull, root.eps))
+    factor = root.correction**-0.5
+    for part, second in blocks(x, root.second):
+        threshold, negative = (kept[: part.numel()] for kept in _kept(x.dtype))
+        threshold, negative = (t.view(part.shape) for t in (threshold, negative))
+        torch.sqrt(second, out=threshold)
+        torch.add(eps_tensor, threshold, alpha=factor, out=threshold)
+        threshold.clamp_(min=floor)
+        torch.div(pull_tensor, threshold, out=threshold)
+        torch.neg(threshold, out=negative)
+        part.sub_(torch.clamp(part, negative, threshold, out=negative))
+
+
+_memory = threading.local()
+
+
+def _kept(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Two blocks of memory, this thread's own."""
+    kept = _memory.__dict__.setdefault("blocks", {})
+    if dtype not in kept:
+        kept[dtype] = tuple(torch.empty(2, 2 * BLOCK, dtype=dtype))
+    return kept[dtype]
+
+
+def _shrink_compiled(x: Tensor, root: Root, pull: Number, floor: Number) -> None:
     dtype = torch.float32 if x.dtype.itemsize < 4 else x.dtype
     # As tensors, numbers that change do not compile the kernel anew.
     scalars = [

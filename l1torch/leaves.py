@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_BLOCK = 1 << 18  # elements: two float32 blocks stay inside a core's cache
+BLOCK = 1 << 18  # elements: two float32 blocks stay inside a core's cache
 
 
 def named_leaves(params: Any) -> list[tuple[str, Any]]:
@@ -129,14 +129,14 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     tensors = tuple(local(t) for t in tensors)
     first = tensors[0]
     whole = first.device.type != "cpu" or torch.compiler.is_compiling()
-    if whole or first.numel() <= _BLOCK:
+    if whole or first.numel() <= BLOCK:
         yield tensors
         return
     if all(t.is_contiguous() for t in tensors):
-        tensors, dim, size = tuple(t.view(-1) for t in tensors), 0, _BLOCK
+        tensors, dim, size = tuple(t.view(-1) for t in tensors), 0, BLOCK
     else:
         dim = max(range(first.dim()), key=first.size)
-        size = max(1, _BLOCK * first.size(dim) // first.numel())
+        size = max(1, BLOCK * first.size(dim) // first.numel())
     yield from zip(*(t.split(size, dim) for t in tensors), strict=True)
 
 

@@ -287,7 +287,7 @@ class Proximal(PenalisedOptimizer):
             threshold = self._threshold(step, strength, param.dtype)
             self.penalty.prox_(param, threshold)
             return
-        if self.fused and self._shrink_fused(param, state, strength, group):
+        if self._shrink_by_root(param, state, strength, group):
             return
         for x, part, part_strength in parts(param, state, strength):
             threshold = self._threshold(
@@ -298,10 +298,12 @@ class Proximal(PenalisedOptimizer):
             else:
                 shrink_(x, threshold, *(part[key] for key in BUDGETS), self.window)
 
-    def _shrink_fused(
+    def _shrink_by_root(
         self, param: Tensor, state: State, strength: Number, group: Group
     ) -> bool:
-        """Takes the whole prox in one compiled kernel, if there is one."""
+        """Takes the quick way from Adam's second moments to the prox, if it is open."""
+        if self.metric != "coordinate" or self._known is None:
+            return False
         if self.window != 1 or type(self.penalty) is not type(l1()):
             return False
         if isinstance(strength, Tensor) and strength.dim() > 0:
@@ -315,8 +317,8 @@ class Proximal(PenalisedOptimizer):
         floor = floor_of(
             strength, step.reach, self.max_ratio, self.penalty.least_slope, dtype
         )
-        shrink_by_root_(local(param.detach()), step.denominator, pull, floor)
-        return True
+        x = local(param.detach())
+        return shrink_by_root_(x, step.denominator, pull, floor, self.fused)
 
     def _threshold(
         self, step: EffectiveStep, strength: Number, dtype: torch.dtype
