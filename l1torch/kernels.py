@@ -75,8 +75,10 @@ def _shrink_in_blocks(x: Tensor, root: Root, pull: float, floor: float) -> None:
     pull_tensor, eps_tensor = (x.new_full((), value) for value in (pull, root.eps))
     factor = root.correction**-0.5
     for part, second in blocks(x, root.second):
-        threshold, negative = (kept[: part.numel()] for kept in _kept(x.dtype))
-        threshold, negative = (t.view(part.shape) for t in (threshold, negative))
+        threshold, negative = (
+            kept[: part.numel()].view(part.shape)
+            for kept in _kept(x.dtype, part.numel())
+        )
         torch.sqrt(second, out=threshold)
         torch.add(eps_tensor, threshold, alpha=factor, out=threshold)
         threshold.clamp_(min=floor)
@@ -88,11 +90,11 @@ def _shrink_in_blocks(x: Tensor, root: Root, pull: float, floor: float) -> None:
 _memory = threading.local()
 
 
-def _kept(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Two blocks of memory, this thread's own."""
+def _kept(dtype: torch.dtype, size: int) -> tuple[Tensor, Tensor]:
+    """Two blocks of memory, this thread's own, of at least `size` elements."""
     kept = _memory.__dict__.setdefault("blocks", {})
-    if dtype not in kept:
-        kept[dtype] = tuple(torch.empty(2, 2 * BLOCK, dtype=dtype))
+    if dtype not in kept or kept[dtype][0].numel() < size:
+        kept[dtype] = tuple(torch.empty(2, max(size, BLOCK), dtype=dtype))
     return kept[dtype]
 
 
