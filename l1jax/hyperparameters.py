@@ -124,7 +124,8 @@ def require_broadcast(
 def nonnegative(value: ArrayLike, dtype: Any) -> jax.Array:
     """Casts to `dtype`; what is negative becomes NaN."""
     value = jnp.asarray(value, dtype)
-    return jnp.where(value >= 0, value, jnp.asarray(jnp.nan, dtype))
+    # The NaN is numpy's: making one in JAX would set off jax_debug_nans.
+    return jnp.where(value >= 0, value, np.full((), np.nan, dtype))
 
 
 def _message(argument: str, value: Any, or_schedule: bool) -> str:

@@ -181,9 +181,9 @@ def proximal(
     )
 
     @functools.cache
-    def parts_of(treedef: Any) -> Any:
-        params = jax.tree.unflatten(treedef, [jnp.zeros([])] * treedef.num_leaves)
-        return _parts(jax.eval_shape(make_state, params))
+    def parts_of(treedef: Any, kinds: tuple[Any, ...]) -> str:
+        leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in kinds]
+        return _parts(jax.eval_shape(make_state, jax.tree.unflatten(treedef, leaves)))
 
     def make_state(params: Any) -> ProximalState:
         def budget() -> Any:
@@ -207,8 +207,10 @@ def proximal(
     def update_fn(
         updates: Any, state: ProximalState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ProximalState]:
-        rows = penalised_leaves(updates, params, strength, mask, state.count)
-        expected = parts_of(jax.tree.structure(params))
+        count = state.count if isinstance(state, ProximalState) else 0
+        rows = penalised_leaves(updates, params, strength, mask, count)
+        leaves, treedef = jax.tree.flatten(params)
+        expected = parts_of(treedef, tuple((jnp.shape(x), dtype_of(x)) for x in leaves))
         if _parts(state) != expected:
             raise ValueError(
                 f"state must be that of this optimizer, got {_parts(state)} where "
@@ -223,7 +225,12 @@ def proximal(
             updates, state.optimizer_state, params, **extra_args
         )
         step = known.step_size(optimizer_state, rate, **known.hyperparameters)
-
+        if not isinstance(step, EffectiveStep):
+            raise TypeError(
+                f"step_size must return an EffectiveStep, got {step!r}. Return "
+                "EffectiveStep(scale=...) from the function given to "
+                "register_step_size."
+            )
         leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_none)
         columns = [spread(x, params, "EffectiveStep") for x in step]
         owed = [_leaves(state.plus, rows), _leaves(state.minus, rows)]

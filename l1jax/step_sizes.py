@@ -9,6 +9,7 @@ where the method is adaptive).
 
 import functools
 import inspect
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -97,6 +98,11 @@ def lookup(factory: Factory, arguments: dict[str, Any]) -> KnownOptimizer:
         step_size = _REGISTRY[known]
     except (KeyError, TypeError):  # TypeError: not hashable
         raise TypeError(_unknown(factory)) from None
+    if isinstance(factory, functools.partial) and "learning_rate" in factory.keywords:
+        raise TypeError(
+            f"factory must not bring a learning rate, got {factory!r}. Pass it to "
+            "proximal, whose threshold follows it."
+        )
     signature = inspect.signature(factory)
     try:
         bound = signature.bind(learning_rate=None, **arguments)
@@ -114,7 +120,7 @@ def lookup(factory: Factory, arguments: dict[str, Any]) -> KnownOptimizer:
         elif name != "learning_rate":
             hyperparameters[name] = value
     momentum = hyperparameters.get("momentum")
-    if isinstance(momentum, int | float) and not 0 <= momentum < 1:
+    if isinstance(momentum, numbers.Real) and not 0 <= momentum < 1:
         raise ValueError(
             f"momentum must lie in [0, 1), got {momentum!r}: at 1 or above a constant "
             "gradient moves the weights without end. Pass a number such as 0.9."
@@ -137,6 +143,12 @@ def _unknown(factory: Any) -> str:
         )
     elif not callable(factory):
         problem = f"{factory!r}. Pass a factory such as optax.adam"
+    elif getattr(factory, "__wrapped__", None) in _REGISTRY:
+        problem = (
+            f"one wrapped around {_name(factory)}. Pass this, and wrap proximal, as in "
+            "optax.inject_hyperparams(proximal, static_args=('factory', 'mask', "
+            "'window'))"
+        )
     else:
         problem = (
             f"{_name(factory)}, whose effective step is not known. Tell it to "
@@ -181,7 +193,7 @@ def _map(function: Callable[..., jax.Array], *trees: Any) -> Any:
 
 def _sgd(state: Any, learning_rate: Any, *, momentum: Any, **_: Any) -> EffectiveStep:
     del state
-    return EffectiveStep(learning_rate / (1 - (momentum or 0.0)))
+    return EffectiveStep(learning_rate / (1 - (0.0 if momentum is None else momentum)))
 
 
 def _adam(

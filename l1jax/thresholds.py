@@ -68,8 +68,9 @@ def threshold_of(
     denominator = jnp.asarray(step.denominator, dtype)
     reach = jnp.maximum(jnp.asarray(step.reach, dtype), tiny)
     if metric == "tensor":
-        denominator = jnp.sqrt(jnp.mean(jnp.square(denominator)))
-        reach = jnp.max(reach)
+        squares = jnp.sum(jnp.square(denominator))  # of no elements, perhaps
+        denominator = jnp.sqrt(squares / max(denominator.size, 1))
+        reach = jnp.max(reach, initial=tiny)
     if isinstance(max_ratio, jax.Array):
         max_ratio = jnp.where(max_ratio > 1, max_ratio, jnp.nan)
     limit = max_ratio / least_slope if least_slope else math.inf

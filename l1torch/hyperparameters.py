@@ -141,6 +141,8 @@ def product(step_size: Number, strength: Number, dtype: torch.dtype) -> Number:
     """Multiplies in `dtype`, as JAX does; a float for floats, else a tensor."""
     tensors = [x for x in (step_size, strength) if isinstance(x, Tensor)]
     if not tensors:
+        if torch.compiler.is_compiling():
+            return step_size * strength
         return _product_of_numbers(step_size, strength, dtype)
     device = tensors[0].device
     return nonnegative(step_size, dtype, device) * nonnegative(strength, dtype, device)
@@ -149,7 +151,8 @@ def product(step_size: Number, strength: Number, dtype: torch.dtype) -> Number:
 @functools.lru_cache
 def _product_of_numbers(a: float, b: float, dtype: torch.dtype) -> float:
     # Kept, since all parameters of a group ask for the same.
-    return (torch.full((), a, dtype=dtype) * torch.full((), b, dtype=dtype)).item()
+    x, y = (torch.full((), value, dtype=dtype, device="cpu") for value in (a, b))
+    return (x * y).item()
 
 
 def _message(argument: str, value: Any, or_schedule: bool) -> str:

@@ -35,6 +35,11 @@ class Root:
         return root / self.correction**0.5 + self.eps
 
 
+_SMALLEST = (
+    1 << 12
+)  # elements: below, calling a compiled kernel costs more than it saves
+
+
 def shrink_by_root_(
     x: Tensor, root: Root, pull: Number, floor: Number, compiled: bool
 ) -> bool:
@@ -54,13 +59,14 @@ def shrink_by_root_(
     Returns:
       Whether it was done.
     """
-    if compiled:
+    if compiled and x.numel() >= _SMALLEST:
         _shrink_compiled(x, root, pull, floor)
         return True
     scalars = (pull, floor, root.correction, root.eps)
     wide = x.dtype == root.second.dtype and x.dtype.itemsize >= 4
     if (
         x.device.type != "cpu"
+        or type(x) is not Tensor
         or not wide
         or torch.compiler.is_compiling()
         or any(isinstance(value, Tensor) for value in scalars)
@@ -94,7 +100,8 @@ def _kept(dtype: torch.dtype, size: int) -> tuple[Tensor, Tensor]:
     """Two blocks of memory, this thread's own, of at least `size` elements."""
     kept = _memory.__dict__.setdefault("blocks", {})
     if dtype not in kept or kept[dtype][0].numel() < size:
-        kept[dtype] = tuple(torch.empty(2, max(size, BLOCK), dtype=dtype))
+        with torch.inference_mode(False):  # for whatever comes later
+            kept[dtype] = tuple(torch.empty(2, max(size, BLOCK), dtype=dtype))
     return kept[dtype]
 
 
@@ -129,4 +136,4 @@ def _formula(
 
 @functools.cache
 def _compiled() -> Callable[..., None]:
-    return torch.compile(_formula, dynamic=True, fullgraph=True)
+    return torch.compile(_formula, dynamic=True)

@@ -212,15 +212,24 @@ class Proximal(PenalisedOptimizer):
         Raises:
           ValueError: a state dict of another kind of optimizer, before it is loaded.
         """
-        if self._known is not None:
-            check_state_dict(self.optimizer, self._known, state_dict)
-        super().load_state_dict(state_dict)
+        loaded = state_dict
+
+        def look(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+            nonlocal loaded
+            loaded = state_dict
+            if self._known is not None:
+                check_state_dict(optimizer, self._known, state_dict)
+
+        # After the hooks that may rearrange it, before anything is loaded.
+        handle = self.optimizer.register_load_state_dict_pre_hook(look)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
         # torch casts what it loads to the parameter's dtype.
-        for group, saved in zip(
-            self.param_groups, state_dict["param_groups"], strict=True
-        ):
+        for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
             for param, index in zip(group["params"], saved["params"], strict=True):
-                state = state_dict["state"].get(index, {})
+                state = loaded["state"].get(index, {})
                 for key in set(BUDGETS) & set(state):
                     dtype = compute_dtype(param.dtype)
                     self.state[param][key] = state[key].to(

@@ -112,8 +112,19 @@ def known_class(optimizer: torch.optim.Optimizer) -> type[torch.optim.Optimizer]
 
 
 def step_size_of(known: type[torch.optim.Optimizer]) -> StepSize:
-    """Gives the function registered for a class."""
-    return _REGISTRY[known]
+    """Gives the function registered for a class, its result being checked."""
+
+    def checked(state: Mapping[str, Any], group: Group) -> EffectiveStep:
+        step = _REGISTRY[known](state, group)
+        if not isinstance(step, EffectiveStep):
+            raise TypeError(
+                f"step_size, as registered for {known.__name__}, must return an "
+                f"EffectiveStep, got {step!r}. Return EffectiveStep(scale=...) from "
+                "the function given to register_step_size."
+            )
+        return step
+
+    return checked
 
 
 def check_rate(group: Group) -> None:
@@ -150,6 +161,7 @@ def check_state_dict(
     """
     own = set(optimizer.defaults)
     foreign = {name for cls in _REGISTRY for name in _hyperparameters(cls)} - own
+    foreign -= {key for group in optimizer.param_groups for key in group}
     for group in state_dict["param_groups"]:
         missing = own - set(group) - _OPTIONAL
         strange = foreign & set(group)

@@ -91,7 +91,6 @@ def floor_of(
     """
     limit = max_ratio / least_slope if least_slope else math.inf
     tiny = torch.finfo(dtype).tiny
-    if isinstance(reach, Tensor):
-        reach = reach.clamp(min=tiny)
+    reach = reach.clamp(min=tiny) if isinstance(reach, Tensor) else max(reach, tiny)
     floor = strength / (limit * reach)
     return floor.clamp(min=tiny) if isinstance(floor, Tensor) else max(floor, tiny)

@@ -110,7 +110,7 @@ def test_trajectories_agree_in_single(name):
 @pytest.mark.parametrize(
     "kwargs", [{"metric": "tensor"}, {"metric": "none"}, {"window": 9}]
 )
-@pytest.mark.parametrize("name", ["adam", "sgd, momentum", "rmsprop"])
+@pytest.mark.parametrize("name", ["adam", "sgd, momentum", "rmsprop", "adadelta"])
 def test_trajectories_agree_in_every_metric(name, kwargs):
     ours, theirs = (
         train("lasso", ROWS[name], 300, trail=True, **kwargs)["w"]

@@ -214,6 +214,12 @@ def test_optimizers_that_are_not_known():
         l1jax.proximal(optax.lion, 0.1, 0.1)
     with pytest.raises(TypeError, match="built already.*static_args"):
         l1jax.proximal(optax.adam(0.1), 0.1, 0.1)
+    injected = optax.inject_hyperparams(optax.adam)
+    with pytest.raises(TypeError, match="wrapped around adam.*wrap proximal"):
+        l1jax.proximal(injected, 0.1, 0.1)
+    rated = functools.partial(optax.adam, learning_rate=5.0)
+    with pytest.raises(TypeError, match="factory must not bring a learning rate"):
+        l1jax.proximal(rated, 0.1, 0.1)
     with pytest.raises(TypeError, match="got 'adam'. Pass a factory"):
         l1jax.proximal("adam", 0.1, 0.1)
     wrapped = functools.partial(l1jax.proximal, optax.adam)

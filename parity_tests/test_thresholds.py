@@ -77,12 +77,44 @@ def test_the_formula(threshold):
     )
 
 
+def test_the_tensor_metric_reduces_by_itself_in_jax():
+    some, reach = jnp.asarray(D[1:5]), jnp.array([1.0, 0.2, 3.0, 0.5])
+    step = l1jax.EffectiveStep(SCALE, some, reach)
+    rms = float(np.sqrt(np.mean(D[1:5] ** 2)))
+    for strength, expected in (
+        (0.1, SCALE * 0.1 / rms),
+        (1e3, SCALE * 2.0 * 3.0),
+    ):
+        t = l1jax.thresholds.threshold_of(
+            step, strength, "tensor", 2.0, 1.0, jnp.float64
+        )
+        assert float(t) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("metric", ["coordinate", "tensor", "none"])
+@pytest.mark.parametrize("name", ["radam", "rmsprop, centered", "adadelta", "adam"])
+def test_parameters_without_elements(name, metric):
+    params = {"w": jnp.ones((0, 3)), "v": jnp.ones((2, 2))}
+    make, settings = ROWS[name].jax
+    tx = l1jax.proximal(make, 0.1, 0.1, metric=metric, **settings)
+    updates, _ = tx.update(params, tx.init(params), params)
+    assert np.isfinite(updates["v"]).all()
+    empty, full = (torch.nn.Parameter(torch.ones(n, 3)) for n in (0, 2))
+    make, settings = ROWS[name].torch
+    base = make([("w", empty), ("v", full)], lr=0.1, **settings)
+    optimizer = l1torch.Proximal(base, 0.1, metric=metric)
+    for p in (empty, full):
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert full.isfinite().all()
+
+
 def test_zeros_make_no_nan(threshold):
     """A learning rate, strength or denominator of 0, and no cap, in every mix."""
     for scale in (0.0, SCALE):
         for strength in (0.0, STRENGTH, np.array([0.0, 1.0] * 3)):
             for max_ratio in (2.0, math.inf):
-                for reach in (1.0, math.inf, np.zeros(6)):
+                for reach in (0.0, 1.0, math.inf, np.zeros(6)):
                     t = threshold((scale, D, reach), strength, "coordinate", max_ratio)
                     assert not np.isnan(t).any()
                     off = np.broadcast_to((scale == 0) | (strength == 0), 6)
