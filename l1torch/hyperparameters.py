@@ -141,8 +141,6 @@ def product(step_size: Number, strength: Number, dtype: torch.dtype) -> Number:
     """Multiplies in `dtype`, as JAX does; a float for floats, else a tensor."""
     tensors = [x for x in (step_size, strength) if isinstance(x, Tensor)]
     if not tensors:
-        if torch.compiler.is_compiling():
-            return step_size * strength
         return _product_of_numbers(step_size, strength, dtype)
     device = tensors[0].device
     return nonnegative(step_size, dtype, device) * nonnegative(strength, dtype, device)
