@@ -148,7 +148,8 @@ def product(step_size: Number, strength: Number, dtype: torch.dtype) -> Number:
 
 @functools.lru_cache
 def _product_of_numbers(a: float, b: float, dtype: torch.dtype) -> float:
-    # Kept, since all parameters of a group ask for the same.
+    # Kept, since all parameters of a group ask for the same. Under torch.compile this
+    # breaks the graph; a graph of the whole step, base and prox, came out wrong.
     x, y = (torch.full((), value, dtype=dtype, device="cpu") for value in (a, b))
     return (x * y).item()
 
