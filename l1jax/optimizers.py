@@ -120,8 +120,8 @@ def proximal(
     momentum comes after the learning rate, is followed exactly.
 
     Noise: in minibatches a zero stays zero only while the averaged gradient is below
-    the strength. Momentum of 0.9 to 0.99 and a learning rate that decays to 0 keep
-    zeros, and so does `window`. Averaging the weights (`optax.ema`, Polyak, lookahead)
+    the strength. Momentum of 0.9 to 0.99 keeps zeros, and so does `window`; a learning
+    rate that decays to 0 leaves fewer small weights beside them. Averaging the weights (`optax.ema`, Polyak, lookahead)
     loses them.
 
     A learning rate of 0 moves nothing. A number that turns negative inside a compiled

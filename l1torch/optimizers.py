@@ -105,8 +105,8 @@ class Proximal(PenalisedOptimizer):
     that changes little within `1 / (1 - m)` steps justifies.
 
     Noise: in minibatches a zero stays zero only while the averaged gradient is below
-    the strength. Momentum of 0.9 to 0.99 and a learning rate that decays to 0 keep
-    zeros, and so does `window`. Averaging the weights (`torch.optim.swa_utils`) loses
+    the strength. Momentum of 0.9 to 0.99 keeps zeros, and so does `window`; a learning
+    rate that decays to 0 leaves fewer small weights beside them. Averaging the weights (`torch.optim.swa_utils`) loses
     them.
 
     Learning rate and hyperparameters are read at every step, so that schedulers act on
