@@ -121,8 +121,8 @@ def proximal(
 
     Noise: in minibatches a zero stays zero only while the averaged gradient is below
     the strength. Momentum of 0.9 to 0.99 keeps zeros, and so does `window`; a learning
-    rate that decays to 0 leaves fewer small weights beside them. Averaging the weights (`optax.ema`, Polyak, lookahead)
-    loses them.
+    rate that decays to 0 leaves fewer small weights beside them. Averaging the weights
+    (`optax.ema`, Polyak, lookahead) loses them.
 
     A learning rate of 0 moves nothing. A number that turns negative inside a compiled
     step, as a schedule's may, gives NaN.

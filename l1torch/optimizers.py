@@ -106,8 +106,8 @@ class Proximal(PenalisedOptimizer):
 
     Noise: in minibatches a zero stays zero only while the averaged gradient is below
     the strength. Momentum of 0.9 to 0.99 keeps zeros, and so does `window`; a learning
-    rate that decays to 0 leaves fewer small weights beside them. Averaging the weights (`torch.optim.swa_utils`) loses
-    them.
+    rate that decays to 0 leaves fewer small weights beside them. Averaging the weights
+    (`torch.optim.swa_utils`) loses them.
 
     Learning rate and hyperparameters are read at every step, so that schedulers act on
     both. A learning rate of 0 moves nothing. On CPU the thresholds are worked out in
