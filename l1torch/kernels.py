@@ -35,9 +35,8 @@ class Root:
         return root / self.correction**0.5 + self.eps
 
 
-_SMALLEST = (
-    1 << 12
-)  # elements: below, calling a compiled kernel costs more than it saves
+# In elements: below, calling a compiled kernel costs more than it saves.
+_SMALLEST = 1 << 12
 
 
 def shrink_by_root_(

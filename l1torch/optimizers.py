@@ -9,10 +9,10 @@ from torch import Tensor
 from l1torch.delegation import require_optimizer
 from l1torch.groups import Group, as_number
 from l1torch.hyperparameters import Number, Schedule, product
-from l1torch.kernels import Root, shrink_by_root_
+from l1torch.kernels import shrink_by_root_
 from l1torch.leaves import compute_dtype, local
 from l1torch.masks import Mask, weights_only
-from l1torch.parts import State, parts, scalar_step, tensor_step
+from l1torch.parts import State, divides_by_root, parts, scalar_step, tensor_step
 from l1torch.penalised import PenalisedOptimizer
 from l1torch.penalties import Penalty, l1, require_penalty
 from l1torch.step_sizes import (
@@ -317,10 +317,11 @@ class Proximal(PenalisedOptimizer):
             return False
         if isinstance(strength, Tensor) and strength.dim() > 0:
             return False
+        step_size = step_size_of(self._known)
+        if not divides_by_root(step_size, param, state, group):
+            return False  # other denominators would be worked out whole
         whole = {k: local(v) if isinstance(v, Tensor) else v for k, v in state.items()}
-        step = step_size_of(self._known)(whole, group)
-        if not isinstance(step.denominator, Root):
-            return False
+        step = step_size(whole, group)
         dtype = compute_dtype(param.dtype)
         pull = product(step.scale, strength, dtype)
         floor = floor_of(

@@ -40,13 +40,24 @@ def scalar_step(
     step_size: StepSize, param: Tensor, state: State, group: Group
 ) -> EffectiveStep:
     """Gives the step without its denominator: the learning rate with its gain."""
-    empty = {
+    return EffectiveStep(step_size(_without_elements(param, state), group).scale)
+
+
+def divides_by_root(
+    step_size: StepSize, param: Tensor, state: State, group: Group
+) -> bool:
+    """Tells whether the denominator is a `Root`, at the price of no elements."""
+    step = step_size(_without_elements(param, state), group)
+    return isinstance(step.denominator, Root)
+
+
+def _without_elements(param: Tensor, state: State) -> State:
+    return {
         key: local(value).new_empty(0)
         if isinstance(value, Tensor) and value.shape == param.shape and value.dim()
         else value
         for key, value in state.items()
     }
-    return EffectiveStep(step_size(empty, group).scale)
 
 
 def tensor_step(
