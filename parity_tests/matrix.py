@@ -1,19 +1,17 @@
-"""The convergence matrix: every known optimizer on four convex problems, both twins."""
+"""The convergence matrix: every known optimizer on four convex problems.
+
+No framework is imported before a row is asked for its optimizer.
+"""
 
 import dataclasses
 import functools
+import importlib
 import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-import torch
 
-import l1jax
-import l1torch
 from parity_tests import oracles, problems
 
 Params = dict[str, Any]
@@ -98,12 +96,16 @@ STEPS = {"lasso": 2_000, "elastic_net": 2_000, "logistic": 5_000, "multinomial":
 CASES = tuple(STEPS)
 
 
+Named = tuple[str, dict[str, Any]]
+"""The name of an optimizer, and its settings."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """An optimizer: how each framework makes it, and whether the two are equal."""
+    """An optimizer in each framework, and whether the two are equal."""
 
-    jax: tuple[Callable[..., Any], dict[str, Any]] | None = None
-    torch: tuple[Callable[..., Any], dict[str, Any]] | None = None
+    optax: Named | None = None
+    torch_optim: Named | None = None
     rate: float = 0.03
     """The first learning rate; a cosine takes it to zero."""
     per_lipschitz: bool = False
@@ -116,71 +118,85 @@ class Row:
         rate = self.rate * case.haste
         return rate / case.lipschitz if self.per_lipschitz else rate
 
+    @property
+    def jax(self) -> tuple[Callable[..., Any], dict[str, Any]] | None:
+        """The factory of optax, and its settings."""
+        return self.optax and _found("optax", *self.optax)
+
+    @property
+    def torch(self) -> tuple[Callable[..., Any], dict[str, Any]] | None:
+        """The class of torch, and its settings."""
+        return self.torch_optim and _found("torch.optim", *self.torch_optim)
+
+
+def _found(module: str, name: str, settings: dict[str, Any]) -> tuple[Any, Any]:
+    return getattr(importlib.import_module(module), name), settings
+
 
 ROWS = {
-    "sgd": Row((optax.sgd, {}), (torch.optim.SGD, {}), 1.0, True, equal=True),
+    "sgd": Row(("sgd", {}), ("SGD", {}), 1.0, True, equal=True),
     "sgd, momentum": Row(
-        (optax.sgd, {"momentum": 0.9}),
-        (torch.optim.SGD, {"momentum": 0.9}),
+        ("sgd", {"momentum": 0.9}),
+        ("SGD", {"momentum": 0.9}),
         0.1,
         True,
         equal=True,
     ),
     "sgd, nesterov": Row(
-        (optax.sgd, {"momentum": 0.9, "nesterov": True}),
-        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+        ("sgd", {"momentum": 0.9, "nesterov": True}),
+        ("SGD", {"momentum": 0.9, "nesterov": True}),
         0.1,
         True,
         equal=True,
     ),
     "sgd, dampening": Row(
-        None, (torch.optim.SGD, {"momentum": 0.9, "dampening": 0.5}), 0.2, True
+        None, ("SGD", {"momentum": 0.9, "dampening": 0.5}), 0.2, True
     ),
-    "adam": Row((optax.adam, {}), (torch.optim.Adam, {}), equal=True),
+    "adam": Row(("adam", {}), ("Adam", {}), equal=True),
     "adamw": Row(
-        (optax.adamw, {"weight_decay": 0.0}),
-        (torch.optim.AdamW, {"weight_decay": 0.0}),
+        ("adamw", {"weight_decay": 0.0}),
+        ("AdamW", {"weight_decay": 0.0}),
         equal=True,
     ),
-    "amsgrad": Row((optax.amsgrad, {}), (torch.optim.Adam, {"amsgrad": True}), 0.1),
-    "nadam": Row((optax.nadam, {}), (torch.optim.NAdam, {})),
+    "amsgrad": Row(("amsgrad", {}), ("Adam", {"amsgrad": True}), 0.1),
+    "nadam": Row(("nadam", {}), ("NAdam", {})),
     "nadamw": Row(
-        (optax.nadamw, {"weight_decay": 0.0}),
-        (torch.optim.NAdam, {"decoupled_weight_decay": True}),
+        ("nadamw", {"weight_decay": 0.0}),
+        ("NAdam", {"decoupled_weight_decay": True}),
     ),
-    "radam": Row((optax.radam, {}), (torch.optim.RAdam, {})),
+    "radam": Row(("radam", {}), ("RAdam", {})),
     "rmsprop": Row(
-        (optax.rmsprop, {"decay": 0.99, "eps_in_sqrt": False}),
-        (torch.optim.RMSprop, {}),
+        ("rmsprop", {"decay": 0.99, "eps_in_sqrt": False}),
+        ("RMSprop", {}),
         equal=True,
     ),
-    "rmsprop, eps inside": Row((optax.rmsprop, {}), None),
-    "rmsprop, unbiased": Row((optax.rmsprop, {"bias_correction": True}), None),
+    "rmsprop, eps inside": Row(("rmsprop", {}), None),
+    "rmsprop, unbiased": Row(("rmsprop", {"bias_correction": True}), None),
     "rmsprop, momentum": Row(
-        (optax.rmsprop, {"decay": 0.99, "eps_in_sqrt": False, "momentum": 0.9}),
-        (torch.optim.RMSprop, {"momentum": 0.9}),
+        ("rmsprop", {"decay": 0.99, "eps_in_sqrt": False, "momentum": 0.9}),
+        ("RMSprop", {"momentum": 0.9}),
         0.003,
     ),
     "rmsprop, nesterov": Row(
-        (optax.rmsprop, {"momentum": 0.9, "nesterov": True}), None, 0.003
+        ("rmsprop", {"momentum": 0.9, "nesterov": True}), None, 0.003
     ),
     "rmsprop, centered": Row(
-        (optax.rmsprop, {"decay": 0.99, "eps_in_sqrt": False, "centered": True}),
-        (torch.optim.RMSprop, {"centered": True}),
+        ("rmsprop", {"decay": 0.99, "eps_in_sqrt": False, "centered": True}),
+        ("RMSprop", {"centered": True}),
         equal=True,
     ),
     "adagrad": Row(
-        (optax.adagrad, {"initial_accumulator_value": 0.1, "eps": 0.0}),
-        (torch.optim.Adagrad, {"initial_accumulator_value": 0.1, "eps": 0.0}),
+        ("adagrad", {"initial_accumulator_value": 0.1, "eps": 0.0}),
+        ("Adagrad", {"initial_accumulator_value": 0.1, "eps": 0.0}),
         0.3,
         equal=True,
     ),
-    "adagrad, lr_decay": Row(None, (torch.optim.Adagrad, {"lr_decay": 1e-4}), 0.3),
-    "adadelta": Row((optax.adadelta, {}), (torch.optim.Adadelta, {}), 1.0, equal=True),
-    "adamax": Row((optax.adamax, {}), (torch.optim.Adamax, {}), equal=True),
-    "adamaxw": Row((optax.adamaxw, {"weight_decay": 0.0}), None),
-    "adabelief": Row((optax.adabelief, {}), None),
-    "yogi": Row((optax.yogi, {}), None),
+    "adagrad, lr_decay": Row(None, ("Adagrad", {"lr_decay": 1e-4}), 0.3),
+    "adadelta": Row(("adadelta", {}), ("Adadelta", {}), 1.0, equal=True),
+    "adamax": Row(("adamax", {}), ("Adamax", {}), equal=True),
+    "adamaxw": Row(("adamaxw", {"weight_decay": 0.0}), None),
+    "adabelief": Row(("adabelief", {}), None),
+    "yogi": Row(("yogi", {}), None),
 }
 
 
@@ -189,89 +205,6 @@ def start(case: Case) -> Params:
     return {name: np.full(x.shape, 0.01) for name, x in case.optimum.items()}
 
 
-def cosine(rate: float, step: Any, steps: int) -> Any:
-    """A learning rate that falls to zero, the same for numbers and tracers."""
-    xp = jnp if isinstance(step, jax.Array) else math
-    return rate * 0.5 * (1 + xp.cos(math.pi * step / steps))
-
-
-def train_jax(
-    name: str,
-    row: Row,
-    steps: int,
-    schedule: bool = True,
-    trail: bool = False,
-    dtype: str = "float64",
-    l1_ratio: float | None = None,
-    **kwargs: Any,
-) -> Params:
-    """Trains by `l1jax.proximal`; gives the last parameters, or those of all steps."""
-    problem = case(name, l1_ratio)
-    X, y = jnp.asarray(problem.X, dtype), jnp.asarray(problem.y, dtype)
-    factory, settings = row.jax
-    rate = row.learning_rate(problem)
-    tx = l1jax.proximal(
-        factory,
-        (lambda step: cosine(rate, step, steps)) if schedule else rate,
-        problem.strength,
-        penalty=problem.penalty(l1jax),
-        **settings,
-        **kwargs,
-    )
-
-    @jax.jit
-    def run(params: Params) -> tuple[Params, Params]:
-        def body(carry: Any, _: Any) -> tuple[Any, Any]:
-            params, state = carry
-            grads = problem.gradient(jnp, X, y, params)
-            updates, state = tx.update(grads, state, params)
-            params = optax.apply_updates(params, updates)
-            return (params, state), params if trail else None
-
-        (last, _), all_of_them = jax.lax.scan(
-            body, (params, tx.init(params)), length=steps
-        )
-        return last, all_of_them
-
-    params = {k: jnp.asarray(v, dtype) for k, v in start(problem).items()}
-    return {k: np.asarray(v) for k, v in run(params)[trail].items()}
-
-
-def train_torch(
-    name: str,
-    row: Row,
-    steps: int,
-    schedule: bool = True,
-    trail: bool = False,
-    dtype: str = "float64",
-    l1_ratio: float | None = None,
-    **kwargs: Any,
-) -> Params:
-    """Trains by `l1torch.Proximal`; gives what `train_jax` gives."""
-    problem = case(name, l1_ratio)
-    precision = getattr(torch, dtype)
-    X, y = (torch.tensor(a, dtype=precision) for a in (problem.X, problem.y))
-    make, settings = row.torch
-    rate = row.learning_rate(problem)
-    params = {
-        k: torch.nn.Parameter(torch.tensor(v, dtype=precision))
-        for k, v in start(problem).items()
-    }
-    base = make(params.items(), lr=rate, **settings)
-    optimizer = l1torch.Proximal(
-        base, problem.strength, penalty=problem.penalty(l1torch), **kwargs
-    )
-    trails = {k: np.empty((steps, *v.shape), dtype) for k, v in params.items() if trail}
-    for step in range(steps):
-        if schedule:
-            base.param_groups[0]["lr"] = cosine(rate, step, steps)
-        detached = {k: v.detach() for k, v in params.items()}
-        for k, grad in problem.gradient(torch, X, y, detached).items():
-            params[k].grad = grad
-        optimizer.step()
-        for k in trails:
-            trails[k][step] = params[k].detach().numpy()
-    return trails or {k: v.detach().numpy() for k, v in params.items()}
-
-
-TRAIN = {"jax": train_jax, "torch": train_torch}
+def cosine(rate: float, step: Any, steps: int, cos: Callable = math.cos) -> Any:
+    """A learning rate that falls to zero; with `jax.numpy.cos` for tracers."""
+    return rate * 0.5 * (1 + cos(math.pi * step / steps))

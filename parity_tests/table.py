@@ -7,36 +7,32 @@ weights at any of 600 steps, and the relative distance of each to scikit-learn's
 objective after 2000.
 """
 
-from typing import Any
-
 import jax
 import numpy as np
 
-from parity_tests.matrix import ROWS, STEPS, TRAIN, Row, case
+from parity_tests.matrix import ROWS, STEPS, Named, Row, case
+from parity_tests.twins import TRAIN
 
 HEADER = ("optax", "torch.optim", "equal steps", "gap in JAX", "gap in torch")
 
 
-def call(make: tuple[Any, dict[str, Any]] | None) -> str:
+def call(made: Named | None) -> str:
     """Writes an optimizer's settings as one writes them in code."""
-    if make is None:
+    if made is None:
         return ""
-    factory, settings = make
-    while hasattr(factory, "func"):  # optax.nadam is a partial of adam
-        settings = {**factory.keywords, **settings}
-        factory = factory.func
+    name, settings = made
     arguments = ", ".join(f"{k}={v}" for k, v in settings.items())
-    return f"`{factory.__name__}({arguments})`"
+    return f"`{name}({arguments})`"
 
 
 def settings() -> list[tuple[str, str]]:
     """The rows' settings in both frameworks."""
-    return [(call(row.jax), call(row.torch)) for row in ROWS.values()]
+    return [(call(row.optax), call(row.torch_optim)) for row in ROWS.values()]
 
 
 def figures(row: Row) -> list[str]:
     """Trains and measures."""
-    if not (row.jax and row.torch):
+    if not (row.optax and row.torch_optim):
         equal = ""
     else:
         ours, theirs = (

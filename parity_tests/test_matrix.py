@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from parity_tests import oracles
-from parity_tests.matrix import CASES, ROWS, STEPS, TRAIN, case
+from parity_tests.matrix import CASES, ROWS, STEPS, case
+from parity_tests.twins import TRAIN
 
 PAIRS = [
     pytest.param(framework, name, id=f"{framework}-{name}")

@@ -1,0 +1,62 @@
+"""What a framework must tell of itself, so that one test body serves both."""
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Twin:
+    """One framework: its library, and what tests need to talk to it."""
+
+    name: str
+    lib: ModuleType
+    prox: ModuleType
+    array: Callable[..., Any]
+    """`array(numpy values, dtype name)`."""
+    numpy: Callable[[Any], np.ndarray]
+    """Gives the values as numpy, half precision as float32."""
+    dtype: Callable[[Any], str]
+    jit: Callable[[Callable[..., Any]], Callable[..., Any]]
+    grad: Callable[[Callable[[Any], Any]], Callable[[Any], Any]]
+    """`grad(f)(x)` of a scalar function of one array."""
+    apply_updates: Callable[[Any, Any], Any]
+    train: Callable[..., dict[str, np.ndarray]]
+    """Trains a row of `parity_tests.matrix` on one of its cases."""
+    versions: Callable[[], dict[str, str]]
+    """The versions of the framework's packages."""
+    device: Callable[[str], Any]
+    """The first device of a kind, "cpu", "gpu" or "tpu"; None where there is none."""
+    on: Callable[[Any], contextlib.AbstractContextManager[Any]]
+    """A context in which new arrays are made on a device."""
+
+    def tree(self, arrays: dict[str, Any], dtype: str = "float64") -> dict[str, Any]:
+        """Makes a flat tree of arrays."""
+        return {name: self.array(value, dtype) for name, value in arrays.items()}
+
+
+def rounded(values: Any, dtype: str) -> np.ndarray:
+    """Takes values to single precision where a framework is to round them to half.
+
+    The frameworks differ in rounding double to half precision, but not from single.
+    """
+    half = dtype in ("bfloat16", "float16")
+    return np.array(values, np.float32 if half else None)
+
+
+def installed() -> tuple[Twin, ...]:
+    """Gives the twins whose framework is installed, JAX first."""
+    needs = {"jax": ("jax", "optax"), "torch": ("torch",)}
+    return tuple(
+        importlib.import_module(f"parity_tests.{name}_twin").TWIN
+        for name, packages in needs.items()
+        if all(importlib.util.find_spec(package) for package in packages)
+    )
