@@ -7,15 +7,15 @@ import jax
 import pytest
 import torch
 
-jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_num_cpu_devices", 8)
-# The tensors are small, and threads that wait for each other on busy cores take ages.
-torch.set_num_threads(1)
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
 from parity_tests.twins import TWINS, Twin  # noqa: E402 - after the configuration
 from parity_tests.wrapped import STRENGTH, WRAPPERS  # noqa: E402
+
+for _twin in TWINS:
+    _twin.set_up()
 
 
 @pytest.fixture(params=TWINS, ids=[twin.name for twin in TWINS])

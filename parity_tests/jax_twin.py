@@ -24,11 +24,14 @@ def _numpy(x: Any) -> np.ndarray:
 
 
 def _versions() -> dict[str, str]:
-    packages = ("jax", "jaxlib", "flax", "optax")
+    packages = ("jax", "jaxlib", "optax")
     return {name: importlib.metadata.version(name) for name in packages}
 
 
 def _device(kind: str) -> jax.Device | None:
+    # Asking for a TPU where there is none, but libtpu is installed, is slow and loud.
+    if kind == "tpu" and jax.default_backend() != "tpu":
+        return None
     try:
         return jax.devices(kind)[0]
     except RuntimeError:  # no such backend
@@ -90,6 +93,7 @@ TWIN = Twin(
     grad=jax.grad,
     apply_updates=optax.apply_updates,
     train=train,
+    set_up=lambda: jax.config.update("jax_enable_x64", True),
     versions=_versions,
     device=_device,
     on=jax.default_device,

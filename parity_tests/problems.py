@@ -60,7 +60,8 @@ def multinomial_gradient(
     xp: Any, X: Any, Y: Any, params: dict[str, Any]
 ) -> dict[str, Any]:
     """The gradient of `multinomial_loss`, for numpy, JAX and torch."""
-    scores = xp.exp(X @ params["w"] + params["b"])
+    scores = X @ params["w"] + params["b"]
+    scores = xp.exp(scores - xp.amax(scores, 1)[:, None])
     residual = (scores / scores.sum(1)[:, None] - Y) / len(Y)
     return {"w": X.T @ residual, "b": residual.sum(0)}
 

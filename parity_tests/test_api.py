@@ -3,13 +3,12 @@
 import importlib.metadata
 import inspect
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
 import l1jax
 import l1torch
+from parity_tests.alone import run_without
 
 # Where the idioms differ: the name, who has it alone, and why.
 ALONE = {
@@ -84,16 +83,6 @@ def test_one_version():
     assert l1jax.__version__ == importlib.metadata.version("l1twins")
 
 
-BLOCKED = """
-import importlib.abc, sys
-class Block(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {blocked}:
-            raise ModuleNotFoundError("blocked: " + name)
-sys.meta_path.insert(0, Block())
-{code}
-assert not set(sys.modules) & set({blocked})
-"""
 USE_JAX = """
 import jax.numpy as jnp, l1jax
 params = {"w": jnp.ones(3)}
@@ -117,14 +106,9 @@ print(l1torch.sparsity_report({"w": w}))
     ],
 )
 def test_each_twin_works_without_the_other_framework(code, blocked):
-    script = BLOCKED.format(code=code, blocked=blocked)
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
+    unused = f"assert not set(sys.modules) & set({blocked})"
+    done = run_without(blocked, f"{code}\n{unused}")
     assert done.returncode == 0, done.stderr
     # The block itself blocks: a test that cannot fail proves nothing.
-    script = BLOCKED.format(code=f"import {blocked[0]}", blocked=blocked)
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
-    assert f"blocked: {blocked[0]}" in done.stderr
+    done = run_without(blocked, f"import {blocked[0]}")
+    assert f"No module named '{blocked[0]}'" in done.stderr

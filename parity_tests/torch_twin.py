@@ -89,6 +89,8 @@ TWIN = Twin(
     grad=_grad,
     apply_updates=l1torch.apply_updates,
     train=train,
+    # Small tensors: threads that wait for each other on busy cores take ages.
+    set_up=lambda: torch.set_num_threads(1),
     versions=lambda: {"torch": torch.__version__},
     device=_device,
     on=lambda device: device,  # a torch.device is the context itself

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import importlib
-import importlib.util
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -31,6 +30,8 @@ class Twin:
     apply_updates: Callable[[Any, Any], Any]
     train: Callable[..., dict[str, np.ndarray]]
     """Trains a row of `parity_tests.matrix` on one of its cases."""
+    set_up: Callable[[], None]
+    """What a process does once: double precision, and no idle threads."""
     versions: Callable[[], dict[str, str]]
     """The versions of the framework's packages."""
     device: Callable[[str], Any]
@@ -54,9 +55,11 @@ def rounded(values: Any, dtype: str) -> np.ndarray:
 
 def installed() -> tuple[Twin, ...]:
     """Gives the twins whose framework is installed, JAX first."""
-    needs = {"jax": ("jax", "optax"), "torch": ("torch",)}
-    return tuple(
-        importlib.import_module(f"parity_tests.{name}_twin").TWIN
-        for name, packages in needs.items()
-        if all(importlib.util.find_spec(package) for package in packages)
-    )
+    found = []
+    for name in ("jax", "torch"):
+        try:
+            found.append(importlib.import_module(f"parity_tests.{name}_twin").TWIN)
+        except ModuleNotFoundError as error:
+            if error.name not in ("jax", "jaxlib", "optax", "torch"):
+                raise
+    return tuple(found)
