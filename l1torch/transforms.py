@@ -38,14 +38,22 @@ class GradientTransformation(NamedTuple):
 
 
 class AddSubgradientState(NamedTuple):
-    """State of `add_subgradient`."""
+    """State of `add_subgradient`.
+
+    `torch.load(..., weights_only=True)` takes it after
+    `torch.serialization.add_safe_globals([AddSubgradientState])`.
+    """
 
     count: int
     """Steps taken: the argument of a strength schedule."""
 
 
 class ProximalStepState(NamedTuple):
-    """State of `proximal_step`."""
+    """State of `proximal_step`.
+
+    `torch.load(..., weights_only=True)` takes it after
+    `torch.serialization.add_safe_globals([ProximalStepState])`.
+    """
 
     count: int
     """Steps taken: the argument of the schedules."""

@@ -1,8 +1,14 @@
 """What the README says is what the library does."""
 
+import itertools
 import pathlib
 import re
 
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 import torch
@@ -64,3 +70,34 @@ def test_the_table_of_optimizers_is_the_command_s():
         assert row[2].startswith("to") == made.equal
         for gap in filter(None, row[3:]):
             assert float(gap) <= 1e-9
+
+
+def test_the_bridge_s_code_runs():
+    text = README.read_text().split("\n## Your own model", 1)[1]
+    code = re.search(r"```python\n(.*?)```", text, re.S)[1]
+    module, torch_model = nn.Dense(2), torch.nn.Linear(3, 2)
+    variables = module.init(jax.random.key(0), jnp.zeros((1, 3), jnp.float32))
+    rng = np.random.default_rng(0)
+    names = {
+        "torch_model": torch_model,
+        "module": module,
+        "variables": variables,
+        "batches": itertools.repeat((rng.normal(size=(8, 3)), np.arange(8) % 2)),
+        "l1jax": l1jax,
+        "optax": optax,
+        "l1torch": l1torch,
+        "Adam": torch.optim.Adam,
+        "lr": 0.01,
+        "strength": 0.1,
+    }
+    exec(code, names)
+    assert names["comparison"].agree
+    assert len(names["comparison"].steps) == 100
+    chex.assert_trees_all_equal(names["variables"], variables)
+
+
+def test_linked_files_exist():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text())
+    assert len(links) >= 8
+    for link in links:
+        assert (README.parent / link).is_file(), link
