@@ -204,8 +204,8 @@ def operations_table(report: Report) -> Table:
 def optimizers_table(report: Report, problem: str, dtype: str) -> Table:
     """One line an optimizer."""
     table = Table(
-        title=f"Optimizers on {problem} in {dtype}: the twins' weights at any step, "
-        "zeros that differ,\nand gaps to the oracle's objective at the end (limits "
+        title=f"Optimizers on {problem} in {dtype}\nweights apart at any step, zeros "
+        "that differ, gaps to the oracle at the end\n(limits "
         f"{checks.TRAJECTORY[dtype]:g}, {checks.SUPPORT[dtype]:g}, "
         f"{checks.GAP[dtype]:g})",
         box=box.SIMPLE,
