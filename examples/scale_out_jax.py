@@ -176,7 +176,8 @@ def main() -> None:
     mesh, console = make_mesh(kinds[args.axes]), Console()
     with jax.set_mesh(mesh):
         params, state = train(X, y, args.steps, mesh)
-    alone, _ = train(X, y, args.steps)
+    with jax.default_device(mesh.devices.flat[0]):
+        alone, _ = train(X, y, args.steps)
 
     kind = mesh.devices.flat[0].device_kind
     console.print(f"{mesh.size} devices ({kind}), mesh {dict(mesh.shape)}, {args.axes}")

@@ -149,15 +149,19 @@ def describe(model: nn.Module) -> dict[str, dict[str, Any]]:
     return found
 
 
+def device_of(rank: int) -> str:
+    """Gives each process a GPU, if there are enough of them."""
+    return f"cuda:{rank}" if torch.cuda.device_count() >= PROCESSES else "cpu"
+
+
 def worker(rank: int, strategy: str, steps: int, folder: str) -> None:
     """Trains in one of the processes; the first one leaves the parameters behind."""
     torch.set_num_threads(1)
-    gpus = torch.cuda.device_count() >= PROCESSES
-    device = f"cuda:{rank}" if gpus else "cpu"
-    if gpus:
-        torch.cuda.set_device(rank)
+    device = device_of(rank)
+    if device != "cpu":
+        torch.cuda.set_device(device)
     dist.init_process_group(
-        "nccl" if gpus else "gloo",
+        "gloo" if device == "cpu" else "nccl",
         init_method=f"file://{folder}/rendezvous",
         rank=rank,
         world_size=PROCESSES,
@@ -195,9 +199,10 @@ def main() -> None:
         )
         found = torch.load(pathlib.Path(folder, "found.pt"))
 
-    alone = make_trainer(make_model("cpu"), args.steps)
-    train(alone, range(args.steps), "cpu", 0, 1)
-    expected = {k: x.detach() for k, x in alone.model.named_parameters()}
+    device = device_of(0)
+    alone = make_trainer(make_model(device), args.steps)
+    train(alone, range(args.steps), device, 0, 1)
+    expected = {k: x.detach().cpu() for k, x in alone.model.named_parameters()}
     table = Table(title=f"Parameters of {PROCESSES} processes under {args.strategy}")
     for column in ("parameter", "shape", "in the first process", "placement"):
         table.add_column(column)

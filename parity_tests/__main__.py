@@ -30,20 +30,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         twins = installed()
         sides = report.choose_sides(twins, options.device)
+        if options.json not in (None, "-"):
+            # Before minutes are spent on what cannot be written.
+            pathlib.Path(options.json).touch()
     except ImportError as error:
         print(f'{error}. Install it by: pip install ".[parity]"', file=sys.stderr)
         return 2
-    except report.UnavailableError as error:
+    except (report.UnavailableError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     result = report.run(sides, quick=options.quick)
-    if options.json is None:
-        report.show(result)
-    elif options.json == "-":
+    if options.json == "-":
         print(report.to_json(result))
     else:
-        pathlib.Path(options.json).write_text(report.to_json(result) + "\n")
         report.show(result)
+    if options.json not in (None, "-"):
+        pathlib.Path(options.json).write_text(report.to_json(result) + "\n")
     return 0 if result.passed else 1
 
 

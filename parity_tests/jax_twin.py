@@ -29,12 +29,12 @@ def _versions() -> dict[str, str]:
 
 
 def _device(kind: str) -> jax.Device | None:
-    # Asking for a TPU where there is none, but libtpu is installed, is slow and loud.
-    if kind == "tpu" and jax.default_backend() != "tpu":
-        return None
     try:
+        # Asking for a TPU where there is none, but libtpu is, is slow and loud.
+        if kind == "tpu" and jax.default_backend() != "tpu":
+            return None
         return jax.devices(kind)[0]
-    except RuntimeError:  # no such backend
+    except (RuntimeError, AssertionError):  # no such backend, or none at all
         return None
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from parity_tests import checks
 from parity_tests.checks import Check, OperationCheck, OptimizerCheck
-from parity_tests.sides import Live, Side, Stored
+from parity_tests.sides import STRIDE, Live, Side, Stored
 from parity_tests.twin import DTYPES, Twin
 
 KINDS = ("tpu", "gpu", "cpu")
@@ -59,10 +59,10 @@ def choose_sides(twins: Sequence[Twin], kind: str | None) -> tuple[Side, ...]:
             'pip install ".[jax,torch,parity]"'
         )
     found = {k: [t for t in twins if t.device(k) is not None] for k in KINDS}
-    kind = kind or next(k for k in KINDS if found[k])
+    kind = kind or next((k for k in KINDS if found[k]), "cpu")
     if not found[kind]:
         names = " nor ".join(twin.name for twin in twins)
-        have = ", ".join(k for k in KINDS if found[k])
+        have = ", ".join(k for k in KINDS if found[k]) or "none"
         raise UnavailableError(
             f"--device is {kind!r}, and there is none here for {names}. "
             f"Take one of: {have}."
@@ -75,7 +75,13 @@ def choose_sides(twins: Sequence[Twin], kind: str | None) -> tuple[Side, ...]:
         else:
             twin.set_up()
             used = kind if twin in found[kind] else "cpu"
-            sides.append(Live(twin, used, twin.device(used)))
+            device = twin.device(used)
+            if device is None:
+                raise UnavailableError(
+                    f"{name} has no {used} device here. Let it have one, for JAX by "
+                    "JAX_PLATFORMS."
+                )
+            sides.append(Live(twin, used, device))
     return tuple(sides)
 
 
@@ -157,6 +163,8 @@ def describe(side: Side) -> str:
 def show(report: Report, console: Console | None = None) -> None:
     """Prints the report."""
     console = console or Console()
+    # Narrower, the tables would lose their figures.
+    console.width = max(80, console.width)
     for side in report.sides:
         versions = ", ".join(f"{k} {v}" for k, v in side.versions().items())
         console.print(f"[bold]{side.name}[/bold] on {describe(side)}: {versions}")
@@ -203,8 +211,10 @@ def operations_table(report: Report) -> Table:
 
 def optimizers_table(report: Report, problem: str, dtype: str) -> Table:
     """One line an optimizer."""
+    stored = any(side.stored for side in report.sides)
+    when = f"every {STRIDE}th step" if stored else "any step"
     table = Table(
-        title=f"Optimizers on {problem} in {dtype}\nweights apart at any step, zeros "
+        title=f"Optimizers on {problem} in {dtype}\nweights apart at {when}, zeros "
         "that differ, gaps to the oracle at the end\n(limits "
         f"{checks.TRAJECTORY[dtype]:g}, {checks.SUPPORT[dtype]:g}, "
         f"{checks.GAP[dtype]:g})",

@@ -46,9 +46,13 @@ def test_numbers_are_ordered_as_numbers(compiled):
     assert (keys.index("Dense_10") < keys.index("Dense_2")) or not compiled
     model = tower()
     expected = {f"Dense_{i}": str(i) for i in range(11)} | {"LayerNorm_0": "11"}
-    assert names(match(variables, model)) == expected
-    assert names(match(variables["params"], model)) == expected
-    model.load_state_dict(to_torch(variables, model))
+    # Sorted keys do not tell the order of the calls.
+    with pytest.warns(UserWarning, match="Paired by their numbers: Dense_0 <-> 0"):
+        assert names(match(variables, model)) == expected
+    with pytest.warns(UserWarning, match="Paired by their numbers"):
+        assert names(match(variables["params"], model)) == expected
+    with pytest.warns(UserWarning, match="Paired by their numbers"):
+        model.load_state_dict(to_torch(variables, model))
     assert_close(
         model(torch.tensor(x)).detach().numpy(), quickly(Tower().apply)(variables, x)
     )
@@ -140,9 +144,9 @@ def test_order_against_names_is_refused():
             ["Dense_1  kernel (4, 2), bias (2,)", "0  weight (4, 3), bias (4,)"],
         ),
         (
-            {"Dense_0": dense(3, 4), "Dense_1": dense(4, 2)},
+            {"Dense_1": dense(3, 4), "Dense_0": dense(4, 2)},
             torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.Linear(3, 4)),
-            ["Dense_0", "make weight (4, 3), bias (4,) in torch", "0  weight (2, 4)"],
+            ["Dense_1", "make weight (4, 3), bias (4,) in torch", "0  weight (2, 4)"],
         ),
         (
             {"Dense_0": {"kernel": np.ones((3, 4))}},
@@ -181,6 +185,64 @@ def test_unmatched_layers_are_listed(flax, model, words):
         assert word in str(error.value)
     with pytest.raises(ValueError, match="do not pair up"):
         to_flax(model, like=flax)
+
+
+class Residual(nn.Module):
+    """linen makes the outer layer first, which is called last."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x + nn.Dense(4)(nn.relu(nn.Dense(4)(x)))
+
+
+def test_the_order_of_calls_outlives_a_round_trip():
+    model = torch.nn.Sequential(linear(4, 4), linear(4, 4))
+    variables = Residual().init(jax.random.key(0), np.ones((1, 4)))
+    expected = {"Dense_1": "0", "Dense_0": "1"}
+    assert names(match(variables, model)) == expected
+    model = model.to(getattr(torch, str(variables["params"]["Dense_0"]["bias"].dtype)))
+    back = to_flax(model, like=variables)
+    assert list(back["params"]) == ["Dense_1", "Dense_0"]
+    assert names(match(back, model)) == expected
+    with pytest.warns(UserWarning, match="Dense_0 <-> 0, Dense_1 <-> 1"):
+        match(jax.tree.map(lambda x: x, variables), model)
+
+
+def test_parents_that_would_be_swapped_are_refused():
+    flax = {"encoder": {"fc_in": dense(3, 3)}, "decoder": {"fc_in": dense(3, 3)}}
+    model = Pieces(
+        decoder=torch.nn.Sequential(linear(3, 3)),
+        encoder=torch.nn.Sequential(linear(3, 3)),
+    )
+    with pytest.raises(ValueError, match="by order encoder/fc_in would be decoder.0"):
+        match(flax, model)
+
+
+def test_a_shared_nnx_layer_counts_where_it_is_first():
+    class Shared(nnx.Module):
+        def __init__(self, rngs):
+            self.z = nnx.Linear(3, 3, rngs=rngs)
+            self.m = nnx.Linear(3, 3, rngs=rngs)
+            self.a = self.z
+
+    model = torch.nn.Sequential(linear(3, 3), linear(3, 3))
+    found = names(match(Shared(nnx.Rngs(0)), model))
+    assert found == {"a": "0", "m": "1"}
+
+
+def test_arrays_that_jax_would_round_are_refused():
+    like = {"Dense_0": dense(3, 3)}
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3)).double()
+    jax.config.update("jax_enable_x64", False)
+    try:
+        made = to_flax(model, like=like)["Dense_0"]["kernel"]
+        assert isinstance(made, np.ndarray)
+        np.testing.assert_array_equal(made, model[0].weight.detach().numpy().T)
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
+        with pytest.raises(ValueError, match="rounded from float64 to float32"):
+            to_flax(model, like=abstract)
+    finally:
+        jax.config.update("jax_enable_x64", True)
 
 
 class Own(torch.nn.Module):

@@ -70,6 +70,12 @@ def test_every_check_passes_and_says_what_it_found(few, capsys, tmp_path):
         assert name in printed
 
 
+def test_narrow_terminals_lose_nothing(few, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["--quick"]) == 0
+    assert len(capsys.readouterr().out.split("PASS")) > 7
+
+
 def test_json_is_the_whole_report(few, capsys):
     assert main(["--quick", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -183,10 +189,17 @@ def test_devices(capsys):
         ("gpu", "g"),
     ]
     assert [side.kind for side in report.choose_sides((JAX, gpu), "cpu")] == ["cpu"] * 2
+    nothing = dataclasses.replace(JAX, device=lambda kind: None)
+    with pytest.raises(report.UnavailableError, match="none here for jax"):
+        report.choose_sides((nothing,), None)
+    with pytest.raises(report.UnavailableError, match="jax has no cpu device here"):
+        report.choose_sides((nothing, TORCH), None)
     assert main(["--device", "tpu"]) == 2
     assert "none here for jax nor torch. Take one of: cpu" in capsys.readouterr().err
     with pytest.raises(report.UnavailableError, match="Neither framework is installed"):
         report.choose_sides((), None)
+    assert main(["--json", "/nonexistent/report.json"]) == 2
+    assert "/nonexistent/report.json" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
         main(["--device", "npu"])
     assert stopped.value.code == 2

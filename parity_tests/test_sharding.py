@@ -160,6 +160,22 @@ def test_the_zeros_are_those_of_one_device(name, layout, axes):
     assert_sharded(states, shardings)
 
 
+@pytest.mark.parametrize("axes", AXES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_update_keeps_its_sharding_and_communicates_nothing(name, axes):
+    mesh, shardings, _ = on_mesh("fully sharded", axes)
+    tx = OPTIMIZERS[name]()
+    with jax.set_mesh(mesh):
+        params = jax.device_put(start(), shardings)
+        arguments = params, tx.init(params), params  # the last for gradients
+        update = jax.jit(tpu.update(tx)).lower(*arguments).compile()
+        params, state = update(*arguments)
+    assert_sharded(params.items(), shardings)
+    assert_sharded(of_parameters(state, params), shardings)
+    sums = {"all-reduce"} if name == "tensor metric" else set()
+    assert set(tpu.figures(update).collectives) == sums
+
+
 @pytest.mark.parametrize("name", ["adam", "momentum"])
 def test_a_state_sharded_by_itself_stays_so(name):
     """ZeRO: whole parameters everywhere, and a part of their state on each device."""

@@ -39,6 +39,10 @@ _HINTS = {
         "0.9 in Flax is 0.1 in torch."
     ),
 }
+_IN_DOUBLE = (
+    "Compare in float64 as well: rounding vanishes there, and a setting that differs "
+    "by so little that it is taken for rounding here"
+)
 _SHOWN = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 
 
@@ -49,7 +53,8 @@ class Difference:
     Attributes:
       size: the largest difference, relative to the largest number of its array, but
         absolute where that is below 1; NaN if a number is not finite. Of zeros, the
-        fraction of weights that are zero on one side only.
+        fraction of weights that are zero on one side only, but for those whose updates
+        are rounding beside the largest.
       most: the array that differs most, by torch's name; empty for outputs and loss.
       first: the first array in the forward pass that exceeds the tolerance.
     """
@@ -179,6 +184,8 @@ class Comparison:
                 f"{self.largest('parameters'):.1e}, and "
                 f"{zeros if most else 'the same weights are zero'}."
             )
+            if self.dtype != "float64":
+                verdict.append(f"{_IN_DOUBLE} remains.")
         else:
             verdict += [str(parting), self.hint]
         if (variance := max(step.variance for step in self.steps)) > 0:
@@ -203,7 +210,7 @@ class Comparison:
         if parting.layer in self.layers:
             hint = f"In Flax it is {self.layers[parting.layer] or 'the model'}. {hint}"
         if parting.what != "update":
-            return hint
+            return hint if self.dtype == "float64" else f"{hint} {_IN_DOUBLE} remains."
         gradients = self.steps[parting.step - 1].gradients
         own, noise = gradients[parting.array], 100 * max(gradients.values())
         if own <= noise * torch.finfo(getattr(torch, self.dtype)).eps:

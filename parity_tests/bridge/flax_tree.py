@@ -14,6 +14,8 @@ from parity_tests.bridge.cells import gate_names
 Path = tuple[str, ...]
 STATISTICS = frozenset({"mean", "var"})
 _COLLECTIONS = ("params", "batch_stats")
+# Newer versions of flax have nnx objects that are no modules.
+_OBJECTS = (nnx.Module, getattr(nnx, "Pytree", nnx.Module))
 _ATTENTION = {"query", "key", "value", "out"}
 
 
@@ -48,18 +50,18 @@ def arrays_of(variables: Any) -> dict[Path, Any]:
 def replaced(variables: Any, arrays: Mapping[Path, np.ndarray]) -> Any:
     """Gives the tree with new arrays at `arrays_of`'s paths, the rest as it is.
 
-    They get the dtypes and the devices of the old ones, which may be abstract.
+    They get the dtypes and the devices of the old ones, which may be abstract. Dicts
+    keep the order of their keys.
+
+    Raises:
+      ValueError: a dtype that JAX does not have without x64.
     """
     paths, leaves, treedef = _named(variables)
     new = [
-        leaf
-        if path is None
-        else jax.device_put(
-            arrays[path].astype(leaf.dtype), getattr(leaf, "sharding", None)
-        )
+        leaf if path is None else _placed(path, arrays[path], leaf)
         for path, leaf in zip(paths, leaves, strict=True)
     ]
-    return jax.tree.unflatten(treedef, new)
+    return _in_order_of(variables, jax.tree.unflatten(treedef, new))
 
 
 def layers_of(variables: Any, without: Collection[Path] = ()) -> list[FlaxLayer]:
@@ -72,13 +74,19 @@ def layers_of(variables: Any, without: Collection[Path] = ()) -> list[FlaxLayer]
     shapes = {path: tuple(x.shape) for path, x in arrays_of(variables).items()}
     order = Appearance(variables).order
     tree: dict[str, Any] = {}
-    for path in sorted(shapes.keys() - set(without), key=order.__getitem__):
+    last = len(order)
+    for path in sorted(
+        shapes.keys() - set(without), key=lambda path: order.get(path, last)
+    ):
         node = tree
         for key in path[:-1]:
             node = node.setdefault(key, {})
         node[path[-1]] = shapes[path]
     layers = _layers(tree, ())
-    return sorted(layers, key=lambda each: min(map(order.get, each.leaves.values())))
+    return sorted(
+        layers,
+        key=lambda each: min(order.get(path, last) for path in each.leaves.values()),
+    )
 
 
 class Appearance:
@@ -90,38 +98,75 @@ class Appearance:
 
     def __init__(self, variables: Any) -> None:
         self._trusted: dict[Path, bool] = {}
-        paths: dict[Path, None] = {}
+        self.order: dict[Path, int] = {}
+        ranks: dict[int, int] = {}
         for root in _roots(variables):
-            paths |= dict.fromkeys(self._walk(root, (), set()))
-        self.order = {path: rank for rank, path in enumerate(paths)}
+            for path, leaf in self._walk(root, (), set()):
+                rank = len(self.order)
+                # A variable that several nnx modules share counts where it is first.
+                if isinstance(leaf, nnx.Variable):
+                    rank = ranks.setdefault(id(leaf), rank)
+                self.order.setdefault(path, rank)
 
     def knows(self, a: FlaxLayer, b: FlaxLayer) -> bool:
         """Tells whether it is known which of two layers comes first.
 
-        The keys of a dict in alphabetical order may have been sorted by `jit` or by
-        nnx, and tell nothing; unless they differ only in a number.
+        The keys of a dict in alphabetical order may have been sorted by `jax.tree`,
+        `jit` or nnx, and tell nothing.
         """
-        level = next(
-            (i for i, (x, y) in enumerate(zip(a.path, b.path, strict=False)) if x != y),
-            None,
-        )
+        level = _parting(a, b)
+        return level is not None and self._trusted.get(a.path[:level], False)
+
+    def numbers(self, a: FlaxLayer, b: FlaxLayer) -> bool:
+        """Tells whether a number in their names puts two layers in order.
+
+        It is the order in which linen made them, which in `Dense(4)(relu(Dense(4)(x)))`
+        is not that in which they are called.
+        """
+        level = _parting(a, b)
         if level is None:
             return False
-        numbers = [re.fullmatch(r"(.*?)(\d+)", p.path[level]) for p in (a, b)]
-        return self._trusted[a.path[:level]] or (
-            None not in numbers and numbers[0][1] == numbers[1][1]
-        )
+        found = [re.fullmatch(r"(.*?)(\d+)", p.path[level]) for p in (a, b)]
+        return None not in found and found[0][1] == found[1][1]
 
-    def _walk(self, node: Any, path: Path, above: set[int]) -> Iterator[Path]:
+    def _walk(
+        self, node: Any, path: Path, above: set[int]
+    ) -> Iterator[tuple[Path, Any]]:
         children = _children(node)
         if children is None:
-            yield path
+            yield path, node
         elif id(node) not in above:
             names = list(children)
             alphabetical = names == sorted(names) and isinstance(node, Mapping)
             self._trusted[path] = not alphabetical
             for name in sorted(names, key=_natural) if alphabetical else names:
                 yield from self._walk(children[name], (*path, name), above | {id(node)})
+
+
+def _parting(a: FlaxLayer, b: FlaxLayer) -> int | None:
+    """The first level at which the paths of two layers differ."""
+    both = enumerate(zip(a.path, b.path, strict=False))
+    return next((level for level, (x, y) in both if x != y), None)
+
+
+def _placed(path: Path, x: np.ndarray, leaf: Any) -> Any:
+    x = x.astype(leaf.dtype)
+    if isinstance(leaf, np.ndarray):
+        return x
+    placed = jax.device_put(x, getattr(leaf, "sharding", None))
+    if placed.dtype != x.dtype:
+        raise ValueError(
+            f"{'/'.join(path)} would be rounded from {x.dtype} to {placed.dtype}. "
+            'Enable it by jax.config.update("jax_enable_x64", True).'
+        )
+    return placed
+
+
+def _in_order_of(like: Any, tree: Any) -> Any:
+    """Gives the keys of dicts, which jax.tree sorts, the order that `like`'s have."""
+    if type(like) is not dict:
+        return tree
+    return {key: _in_order_of(child, tree[key]) for key, child in like.items()}
 
 
 def normalised(path: Sequence[str]) -> str:
@@ -229,7 +274,7 @@ def _children(node: Any) -> dict[str, Any] | None:
         return {str(name): child for name, child in node.items()}
     if isinstance(node, list | tuple):
         return {str(i): child for i, child in enumerate(node)}
-    return vars(node) if isinstance(node, nnx.Module) else None
+    return vars(node) if isinstance(node, _OBJECTS) else None
 
 
 def _path(keys: Sequence[Any]) -> Path:

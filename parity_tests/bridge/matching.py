@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -38,10 +39,11 @@ def match(
     the same (`block_0/fc`, `block.0.fc` and `layers/0` of a Sequential count as the
     same where only separators differ); else by order of appearance, which is the order
     of declaration in torch and in nnx modules, and that of the keys in dicts. Dicts
-    that `jit` has sorted, and nnx states, have no such order but among names that
-    differ in a number (`Conv_2`, `Conv_10`): there the shapes have to tell. Layers that
-    are paired by order and fit each other may still be the wrong ones: print the
-    matching.
+    whose keys `jit`, `jax.tree.map` or `optax.apply_updates` have sorted, and nnx
+    states, have no such order: there the shapes have to tell, and where they fit in
+    several ways the numbers of names that differ in a number (`Conv_2`, `Conv_10`),
+    with a warning. Layers that are paired by order and fit each other may still be the
+    wrong ones: print the matching, and compare the outputs.
 
     Args:
       variables: linen variables, with or without collections, an nnx model or state.
@@ -189,18 +191,16 @@ def _match_kind(
             f"{kind}: the names do not tell the order, as the keys may have been "
             "sorted, and the shapes do not tell which is which"
         )
+    parts = {layer.name: set(layer.name.split(".")) for layer in theirs}
     for ours, other in found:
-        name = flax_tree.normalised(ours.path)
-        if (
-            name in names
-            and not name.split(".")[-1].isdigit()
-            and theirs[names.index(name)] is not other
-        ):
-            left.problems.append(
-                f"{kind}: by order {ours.name} would be {other.name}, but torch has a "
-                f"{theirs[names.index(name)].name} too"
-            )
-            return
+        for part in _words(ours) - parts[other.name]:
+            better = [name for name, words in parts.items() if part in words]
+            if better:
+                left.problems.append(
+                    f"{kind}: by order {ours.name} would be {other.name}, but torch "
+                    f"has a {better[0]} too"
+                )
+                return
     for ours, other in found:
         left.pair(ours, other, options.get(ours.name, Layer()))
 
@@ -213,6 +213,7 @@ def _by_shape(
 ) -> list[tuple[FlaxLayer, TorchLayer]]:
     """Pairs by shape where one way exists, given the orders that are known."""
     groups: dict[tuple[int, ...], list[FlaxLayer]] = {}
+    by_number: list[str] = []
     for layer in flax:
         option = options.get(layer.name, Layer())
         fits = (
@@ -225,11 +226,30 @@ def _by_shape(
         return []  # a torch layer would be taken twice, or by none
     found = []
     for fits, members in groups.items():
-        known = all(order.knows(a, b) for a, b in itertools.combinations(members, 2))
-        if len(fits) != len(members) or not known:
+        both = list(itertools.combinations(members, 2))
+        known = all(order.knows(a, b) for a, b in both)
+        numbered = all(order.numbers(a, b) for a, b in both)
+        if len(fits) != len(members) or not (known or numbered):
             return []
-        found += zip(members, (theirs[i] for i in fits), strict=True)
+        made = list(zip(members, (theirs[i] for i in fits), strict=True))
+        if not known:
+            by_number += [f"{ours.name} <-> {other.name}" for ours, other in made]
+        found += made
+    if by_number:
+        warnings.warn(
+            f"Paired by their numbers: {', '.join(by_number)}. Their shapes fit any "
+            "other way too, and a number is the order in which linen made the layers, "
+            "which may not be that of the forward pass. Compare the outputs, or name "
+            "the pairs.",
+            stacklevel=2,
+        )
     return found
+
+
+def _words(layer: FlaxLayer) -> set[str]:
+    """The parts of a layer's path that are names, and no numbers."""
+    parts = flax_tree.normalised(layer.path).split(".")
+    return {part for part in parts if not part.isdigit()}
 
 
 def _fit(flax: FlaxLayer, torch: TorchLayer, option: Layer) -> Match | str:

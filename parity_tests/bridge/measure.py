@@ -17,6 +17,7 @@ class Meter:
     Args:
       matching: the layers.
       order: the modules in the order of the forward pass.
+      dtype: the coarsest of the parameters'.
       tolerance: of all differences but that of zeros.
       ours: the arrays before the first step, in Flax, by torch's names.
       theirs: those in torch.
@@ -34,6 +35,7 @@ class Meter:
         self,
         matching: Matching,
         order: Sequence[torch.nn.Module],
+        dtype: str,
         tolerance: float,
         ours: Arrays,
         theirs: Arrays,
@@ -62,6 +64,7 @@ class Meter:
         ]
         self.size = sum(int(self.entries[name].sum()) for name in self._parameters)
         self._tolerance = tolerance
+        self._epsilon = torch.finfo(getattr(torch, dtype)).eps
         self._before = ours, theirs
 
     def measure(self, number: int, ours: Seen, theirs: Seen) -> Step:
@@ -72,10 +75,7 @@ class Meter:
         ]
         self._before = ours.arrays, theirs.arrays
         arrays = ours.arrays, theirs.arrays
-        zeros = {
-            name: int(((a == 0) != (b == 0)).sum())
-            for name, (a, b) in self._own(self._parameters, *arrays).items()
-        }
+        zeros = self._differing_zeros(arrays, updates)
         differences = {
             "outputs": Difference(distance(ours.outputs, theirs.outputs)),
             "loss": Difference(distance(np.array(ours.loss), np.array(theirs.loss))),
@@ -96,6 +96,25 @@ class Meter:
                 for name in self._parameters
             },
         )
+
+    def _differing_zeros(
+        self, arrays: tuple[Arrays, Arrays], updates: Sequence[Arrays]
+    ) -> dict[str, int]:
+        """Counts the entries that are zero on one side only, by array.
+
+        An entry whose updates are rounding beside the largest of the model does not
+        count: gradients that vanish, as that of a bias before a normalisation layer,
+        are exactly zero on one side and not on the other.
+        """
+        sizes = [{n: np.abs(u) for n, u in side.items()} for side in updates]
+        largest = max(x.max(initial=0.0) for side in sizes for x in side.values())
+        least = 100 * self._epsilon * largest
+        moves = self._own(self._parameters, *sizes)
+        found = {}
+        for name, (a, b) in self._own(self._parameters, *arrays).items():
+            moved = np.maximum(*moves[name]) > least
+            found[name] = int((((a == 0) != (b == 0)) & moved).sum())
+        return found
 
     def _apart(self, statistic: str, ours: Arrays, theirs: Arrays) -> Difference:
         names = self._parameters

@@ -89,9 +89,11 @@ class FlaxSide:
 
     def step(self, matching: Matching, inputs: np.ndarray, targets: np.ndarray) -> Seen:
         """Takes one step."""
-        loss, outputs, gradients, carry = self._step(
-            *self._carry(), *self._batch(inputs, targets)
-        )
+        # Accelerators may multiply matrices in less than single precision otherwise.
+        with jax.default_matmul_precision("highest"):
+            loss, outputs, gradients, carry = self._step(
+                *self._carry(), *self._batch(inputs, targets)
+            )
         self._params, self._rest, self._state = carry
         arrays = self._arrays(self._params, self._rest)
         zeros = {path: np.zeros_like(x) for path, x in arrays.items()}
@@ -184,10 +186,12 @@ class TorchSide:
         targets: np.ndarray,
     ) -> Seen:
         """Takes one step."""
-        outputs = self._forward(inputs)
-        loss = self._loss(outputs, self._tensor(targets))
-        optimizer.zero_grad()
-        loss.backward()
+        # As in Flax: convolutions on a GPU have less than single precision otherwise.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            outputs = self._forward(inputs)
+            loss = self._loss(outputs, self._tensor(targets))
+            optimizer.zero_grad()
+            loss.backward()
         gradients = {
             name: numpy_array(_gradient(p)).copy()
             for name, p in self._model.named_parameters()

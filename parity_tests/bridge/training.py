@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import operator
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -125,15 +126,29 @@ def compare_training(
             "itertools.cycle(batches)."
         )
     variables = _variables(flax_model)
-    matching = match(variables, torch_model, pairs)
+    with warnings.catch_warnings():
+        # The outputs of the first step tell whether the pairs are right.
+        warnings.filterwarnings("ignore", "Paired by their numbers")
+        matching = match(variables, torch_model, pairs)
+        weights = to_torch(variables, torch_model, pairs=pairs)
     dtype = _common_dtype(matching, variables, torch_model)
-    weights = to_torch(variables, torch_model, pairs=pairs)
     tolerances = _tolerances(dtype, tolerance, support_tolerance)
     _require_no_dropout(torch_model)
     tx, optimizer = optimizers
     if isinstance(optimizer, torch.optim.Optimizer):
         _require_fresh(optimizer, torch_model)
     losses = _losses(loss)
+    if loss == "cross_entropy" and not np.issubdtype(chosen[0][1].dtype, np.integer):
+        raise ValueError(
+            "loss='cross_entropy' needs integer labels as targets, got "
+            f"{chosen[0][1].dtype} of shape {chosen[0][1].shape}. Pass two functions "
+            "as loss= for others."
+        )
+    if not any(p.requires_grad for p in torch_model.parameters()):
+        raise ValueError(
+            "torch_model has no parameter to train: none has requires_grad. Unfreeze "
+            "what the Flax model trains."
+        )
     ours = FlaxSide(flax_model, tx, losses[0], call or {}, dtype)
     theirs = TorchSide(torch_model, losses[1], torch_inputs, torch_outputs)
     shape = ours.check(*chosen[0])
@@ -145,7 +160,7 @@ def compare_training(
         optimizer = optimizer(list(torch_model.named_parameters()))
         _require_fresh(optimizer, torch_model)
     meter = Meter(
-        matching, order, tolerances[0], ours.arrays(matching), theirs.arrays()
+        matching, order, dtype, tolerances[0], ours.arrays(matching), theirs.arrays()
     )
     found = []
     with _held(torch_model, meter.entries):
@@ -188,7 +203,7 @@ def _losses(loss: str | Losses) -> Losses:
                 outputs, targets
             ).mean(),
             lambda outputs, targets: torch.nn.functional.cross_entropy(
-                outputs.flatten(0, -2), targets.flatten()
+                outputs.flatten(0, -2), targets.flatten().long()
             ),
         )
     if loss == "squared":
