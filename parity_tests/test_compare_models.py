@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -179,3 +180,57 @@ def test_images_as_outputs():
     with pytest.raises(ValueError, match="outputs of shape .2, 3, 5, 4.*channels_last"):
         run()
     assert theirs.training
+
+
+class Normalised(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(8, param_dtype=jnp.float64)(x)
+        norm = nn.BatchNorm(False, momentum=0.9, param_dtype=jnp.float64)
+        x = norm(x)
+        return nn.Dense(3, param_dtype=jnp.float64)(nn.relu(x))
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3])
+def test_zeros_among_rounding_do_not_count_and_others_do(strength):
+    """The bias before the normalisation has no gradient but rounding."""
+    rng = np.random.default_rng(0)
+    batches = [
+        (rng.normal(size=(16, 5)), rng.integers(0, 3, 16, np.int32)) for _ in range(20)
+    ]
+    module, model = (
+        Normalised(),
+        torch.nn.Sequential(
+            torch.nn.Linear(5, 8),
+            torch.nn.BatchNorm1d(8),
+            torch.nn.ReLU(),
+            torch.nn.Linear(8, 3),
+        ),
+    )
+    found = compare_training(
+        (module, module.init(jax.random.key(0), batches[0][0])),
+        model.double(),
+        batches,
+        (
+            optax.sgd(0.01),
+            lambda named: l1torch.Proximal(torch.optim.SGD(named, 0.01), strength),
+        ),
+        20,
+        tolerance=1e-10 if strength == 0 else 1.0,
+    )
+    assert found.agree == (strength == 0)
+    if strength:
+        assert found.first_parting.what == "zeros"
+        assert found.first_parting.array.endswith("weight")
+
+
+def test_labels_that_are_none_and_models_that_are_frozen(capsys):
+    module, model = nn.Dense(3), torch.nn.Linear(5, 3)
+    model = (module, module.init(jax.random.key(0), np.ones((1, 5), np.float32))), model
+    tx = optax.sgd(0.01), lambda named: torch.optim.SGD(named, 0.01)
+    one_hot = [(np.ones((4, 5)), np.eye(4, 3))]
+    with pytest.raises(ValueError, match="integer labels as targets, got float64"):
+        compare_training(*model, one_hot, tx, 1)
+    model[1].requires_grad_(False)
+    with pytest.raises(ValueError, match="no parameter to train"):
+        compare_training(*model, [(np.ones((4, 5)), np.arange(4) % 3)], tx, 1)
