@@ -17,8 +17,6 @@ from collections.abc import Sequence
 # The other framework may want the accelerator's memory too; before JAX starts.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-KINDS = ("tpu", "gpu", "cpu")
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the report; gives the exit code."""
@@ -61,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--device",
-        choices=sorted(KINDS),
+        choices=("cpu", "gpu", "tpu"),
         help="where to run, for each framework that has it; by default a TPU before "
         "a GPU before the CPU",
     )

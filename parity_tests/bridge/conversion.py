@@ -9,7 +9,7 @@ import torch
 
 from parity_tests.bridge import flax_tree, torch_modules
 from parity_tests.bridge.matching import match
-from parity_tests.bridge.pairs import Pairs
+from parity_tests.bridge.pairs import Matching, Pairs
 
 
 def to_torch(
@@ -46,7 +46,13 @@ def to_torch(
       >>> layer.load_state_dict(to_torch(variables, layer))
       <All keys matched successfully>
     """
-    matching = match(variables, torch_model, pairs)
+    return state_dict_by(match(variables, torch_model, pairs), variables, torch_model)
+
+
+def state_dict_by(
+    matching: Matching, variables: Any, torch_model: torch.nn.Module
+) -> dict[str, torch.Tensor]:
+    """Gives what `to_torch` gives, for layers that are paired already."""
     arrays = {path: np.asarray(x) for path, x in flax_tree.arrays_of(variables).items()}
     state = {k: x.detach().clone() for k, x in torch_model.state_dict().items()}
     for name, x in matching.to_torch(arrays).items():

@@ -73,20 +73,18 @@ def layers_of(variables: Any, without: Collection[Path] = ()) -> list[FlaxLayer]
     """
     shapes = {path: tuple(x.shape) for path, x in arrays_of(variables).items()}
     order = Appearance(variables).order
+
+    def rank(path: Path) -> int:
+        return order.get(path, len(order))
+
     tree: dict[str, Any] = {}
-    last = len(order)
-    for path in sorted(
-        shapes.keys() - set(without), key=lambda path: order.get(path, last)
-    ):
+    for path in sorted(shapes.keys() - set(without), key=rank):
         node = tree
         for key in path[:-1]:
             node = node.setdefault(key, {})
         node[path[-1]] = shapes[path]
     layers = _layers(tree, ())
-    return sorted(
-        layers,
-        key=lambda each: min(order.get(path, last) for path in each.leaves.values()),
-    )
+    return sorted(layers, key=lambda each: min(map(rank, each.leaves.values())))
 
 
 class Appearance:

@@ -191,9 +191,9 @@ def _match_kind(
             f"{kind}: the names do not tell the order, as the keys may have been "
             "sorted, and the shapes do not tell which is which"
         )
-    parts = {layer.name: set(layer.name.split(".")) for layer in theirs}
+    parts = {layer.name: _words(layer.name.split(".")) for layer in theirs}
     for ours, other in found:
-        for part in _words(ours) - parts[other.name]:
+        for part in _words(ours.path) - parts[other.name]:
             better = [name for name, words in parts.items() if part in words]
             if better:
                 left.problems.append(
@@ -246,9 +246,9 @@ def _by_shape(
     return found
 
 
-def _words(layer: FlaxLayer) -> set[str]:
+def _words(path: Sequence[str]) -> set[str]:
     """The parts of a layer's path that are names, and no numbers."""
-    parts = flax_tree.normalised(layer.path).split(".")
+    parts = flax_tree.normalised(path).split(".")
     return {part for part in parts if not part.isdigit()}
 
 

@@ -16,7 +16,7 @@ from flax import nnx
 
 from parity_tests.bridge import flax_tree
 from parity_tests.bridge.comparison import Comparison
-from parity_tests.bridge.conversion import to_torch
+from parity_tests.bridge.conversion import state_dict_by
 from parity_tests.bridge.matching import match
 from parity_tests.bridge.measure import Meter
 from parity_tests.bridge.pairs import Matching, Pairs
@@ -130,8 +130,8 @@ def compare_training(
         # The outputs of the first step tell whether the pairs are right.
         warnings.filterwarnings("ignore", "Paired by their numbers")
         matching = match(variables, torch_model, pairs)
-        weights = to_torch(variables, torch_model, pairs=pairs)
     dtype = _common_dtype(matching, variables, torch_model)
+    weights = state_dict_by(matching, variables, torch_model)
     tolerances = _tolerances(dtype, tolerance, support_tolerance)
     _require_no_dropout(torch_model)
     tx, optimizer = optimizers
