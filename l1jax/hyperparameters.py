@@ -94,15 +94,19 @@ def strengths_at(strength: Strength, count: ArrayLike, params: Any) -> list[Any]
     return values
 
 
-def check_schedules(strength: Strength, learning_rate: Any, params: Any) -> None:
-    """Raises at `init` what the schedules would raise at the first step."""
+def check_schedules(strength: Strength, learning_rate: Any, params: Any) -> list[Any]:
+    """Raises at `init` what the schedules would raise at the first step.
 
-    def probe(count: jax.Array) -> None:
+    Gives the shape of the strength of each leaf of `named_leaves(params)`.
+    """
+
+    def probe(count: jax.Array) -> list[Any]:
         if learning_rate is not None:
             learning_rate_at(learning_rate, count)
-        strengths_at(strength, count, params)
+        strengths = strengths_at(strength, count, params)
+        return [() if s is None else jnp.asarray(s) for s in strengths]
 
-    jax.eval_shape(probe, jax.ShapeDtypeStruct((), jnp.int32))
+    return jax.eval_shape(probe, jax.ShapeDtypeStruct((), jnp.int32))
 
 
 def require_broadcast(

@@ -15,10 +15,11 @@ from l1jax.hyperparameters import (
 )
 from l1jax.leaves import compute_dtype, dtype_of, spread
 from l1jax.masks import Mask, weights_only
-from l1jax.penalties import Penalty, l1, require_penalty
+from l1jax.penalties import l1
+from l1jax.penalty import Penalty, require_penalty
 from l1jax.step_sizes import EffectiveStep, Factory, lookup
 from l1jax.thresholds import Metric, check_max_ratio, check_metric, threshold_of
-from l1jax.transforms import check_params, penalised_leaves
+from l1jax.transforms import check_params, penalised_leaves, shrunk_updates
 from l1jax.windows import check_window, shrink
 
 
@@ -201,7 +202,7 @@ def proximal(
         )
 
     def init_fn(params: Any) -> ProximalState:
-        check_params(params, mask, strength, learning_rate)
+        check_params(params, mask, strength, learning_rate, penalty)
         return make_state(params)
 
     def update_fn(
@@ -233,28 +234,28 @@ def proximal(
             )
         leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_none)
         columns = [spread(x, params, "EffectiveStep") for x in step]
-        owed = [_leaves(state.plus, rows), _leaves(state.minus, rows)]
-        for i, (update, row) in enumerate(zip(leaves, rows, strict=True)):
-            if row is None:
-                continue
-            param, leaf_strength = row
-            dtype = compute_dtype(dtype_of(param))
-            leaf_threshold = threshold_of(
+        owed = [_leaves(state.plus, len(leaves)), _leaves(state.minus, len(leaves))]
+        thresholds = {
+            i: threshold_of(
                 EffectiveStep(*(column[i] for column in columns)),
-                leaf_strength,
+                1.0 if penalty.constraint else leaf_strength,
                 metric,
                 max_ratio,
                 penalty.least_slope,
-                dtype,
+                compute_dtype(dtype_of(param)),
             )
-            param, update = jnp.asarray(param, dtype), jnp.asarray(update, dtype)
-            if window == 1:
-                new = penalty.prox(param + update, leaf_threshold)
-            else:
+            for i, (_, param, leaf_strength) in rows.items()
+        }
+        if window == 1:
+            leaves = shrunk_updates(penalty, leaves, rows, thresholds)
+        else:
+            for i, (_, param, _) in rows.items():
+                dtype = compute_dtype(dtype_of(param))
+                param, update = jnp.asarray(param, dtype), jnp.asarray(leaves[i], dtype)
                 new, owed[0][i], owed[1][i] = shrink(
-                    param + update, leaf_threshold, owed[0][i], owed[1][i], window
+                    param + update, thresholds[i], owed[0][i], owed[1][i], window
                 )
-            leaves[i] = new - param  # see proximal_step
+                leaves[i] = new - param  # see shrunk_updates
         plus, minus = (
             None if window == 1 else jax.tree.unflatten(treedef, values)
             for values in owed
@@ -287,10 +288,8 @@ def _parts(state: Any) -> str:
     return type(state).__name__
 
 
-def _leaves(tree: Any, rows: list[Any]) -> list[Any]:
-    return (
-        [None] * len(rows) if tree is None else jax.tree.leaves(tree, is_leaf=_is_none)
-    )
+def _leaves(tree: Any, count: int) -> list[Any]:
+    return [None] * count if tree is None else jax.tree.leaves(tree, is_leaf=_is_none)
 
 
 def _is_none(x: Any) -> bool:

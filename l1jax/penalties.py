@@ -1,11 +1,5 @@
-"""Penalties: objects that know their value, subgradient, prox and optimality.
+"""The convex penalties of single weights: L1, the elastic net, non-negative L1."""
 
-A penalty has unit strength. `strength` below is a number or an array that broadcasts
-to `x`, in units of the loss per unit of the penalty; `threshold` is `step size *
-strength`.
-"""
-
-import abc
 import dataclasses
 from typing import Any
 
@@ -13,82 +7,34 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from l1jax.hyperparameters import (
-    check_number,
-    check_strength,
-    nonnegative,
-    require_broadcast,
-    strengths_at,
-)
-from l1jax.leaves import compute_dtype, named_leaves, require_real_floating
+from l1jax.hyperparameters import check_strength, strengths_at
+from l1jax.leaves import named_leaves, require_real_floating
 from l1jax.masks import Mask, selected, weights_only
+from l1jax.penalty import (
+    Penalty,
+    absolute,
+    gradient_operand,
+    largest,
+    operands,
+    require_penalty,
+    sign,
+)
 from l1jax.prox import prox_elastic_net, prox_nonnegative_l1, soft_threshold
-
-
-class Penalty(abc.ABC):
-    """What a penalty is: four functions of arrays of any shape.
-
-    Derive from it, as a frozen dataclass, to bring a penalty of your own. The methods
-    accept half precision: they compute in float32; `subgradient` and `prox` return the
-    dtype of `x`, `value` and `optimality_distance`, being measurements, float32. JAX on
-    CPU takes subnormal numbers for zero, torch does not.
-    """
-
-    finite: bool = True
-    """Whether the value is finite everywhere. A penalty that holds a constraint is not,
-    and has no subgradient outside it: it works through its prox only."""
-
-    separable: bool = False
-    """Whether it is a sum over the elements, so that any part of an array may be
-    treated by itself. Say so of your own penalty if it is: it saves memory."""
-
-    least_slope: float = 0.0
-    """The least size of a subgradient at `x != 0`, of those that oppose a step away
-    from zero. Where it is 0 the `max_ratio` of proximal optimizers has no effect: a cap
-    is only safe if the slope cannot fall below it."""
-
-    @abc.abstractmethod
-    def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        """Sums `strength * penalty(x_i)` to a scalar.
-
-        Its derivative is `subgradient`, with 0 where the penalty has a kink at zero.
-        """
-
-    @abc.abstractmethod
-    def subgradient(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        """Gives the element of smallest norm of `strength *` the subdifferential."""
-
-    @abc.abstractmethod
-    def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
-        """Solves `argmin_u 1/2 |u - x|^2 + threshold * penalty(u)`, exact zeros kept.
-
-        Raises ValueError for a negative or NaN threshold, see `l1jax.prox`.
-        """
-
-    @abc.abstractmethod
-    def optimality_distance(
-        self, x: ArrayLike, grad: ArrayLike, strength: ArrayLike = 1.0
-    ) -> jax.Array:
-        """Gives, per element, the distance of `-grad` to `strength * d penalty(x)`.
-
-        With `grad` the gradient of the loss without its penalty, `x` is a stationary
-        point of `loss + strength * penalty` if and only if every element is 0. An `x`
-        outside the penalty's domain is infinitely far.
-        """
 
 
 @dataclasses.dataclass(frozen=True)
 class _L1(Penalty):
+    convex = True
     separable = True
     least_slope = 1.0
 
     def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        x, strength = _operands(x, strength)
-        return jnp.sum(strength * _abs(x))
+        x, strength = operands(x, strength)
+        return jnp.sum(strength * absolute(x))
 
     def subgradient(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        wide, strength = _operands(x, strength)
-        return (strength * _sign(wide)).astype(jnp.asarray(x).dtype)
+        wide, strength = operands(x, strength)
+        return (strength * sign(wide)).astype(jnp.asarray(x).dtype)
 
     def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
         return soft_threshold(x, threshold)
@@ -96,14 +42,18 @@ class _L1(Penalty):
     def optimality_distance(
         self, x: ArrayLike, grad: ArrayLike, strength: ArrayLike = 1.0
     ) -> jax.Array:
-        x, grad, strength = _operands(x, grad, strength)
+        x, grad, strength = operands(x, grad, strength)
         at_zero = jnp.maximum(jnp.abs(grad) - strength, 0)
-        return jnp.where(x == 0, at_zero, jnp.abs(grad + strength * _sign(x)))
+        return jnp.where(x == 0, at_zero, jnp.abs(grad + strength * sign(x)))
+
+    def lambda_max(self, grad: ArrayLike) -> jax.Array:
+        return largest(jnp.abs(gradient_operand(grad)))
 
 
 @dataclasses.dataclass(frozen=True)
 class _ElasticNet(Penalty):
     l1_ratio: float
+    convex = True
     separable = True
 
     @property
@@ -112,15 +62,15 @@ class _ElasticNet(Penalty):
         return self.l1_ratio
 
     def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        x, strength = _operands(x, strength)
+        x, strength = operands(x, strength)
         # The abs around the product: see prox_elastic_net.
         mean_slope = self.l1_ratio + jnp.abs((1 - self.l1_ratio) / 2 * x)
-        return jnp.sum(strength * (_abs(x) * mean_slope))
+        return jnp.sum(strength * (absolute(x) * mean_slope))
 
     def subgradient(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        wide, strength = _operands(x, strength)
+        wide, strength = operands(x, strength)
         slope = strength * self._slope(wide)
-        return (slope * _sign(wide)).astype(jnp.asarray(x).dtype)
+        return (slope * sign(wide)).astype(jnp.asarray(x).dtype)
 
     def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
         return prox_elastic_net(x, threshold, self.l1_ratio)
@@ -128,10 +78,16 @@ class _ElasticNet(Penalty):
     def optimality_distance(
         self, x: ArrayLike, grad: ArrayLike, strength: ArrayLike = 1.0
     ) -> jax.Array:
-        x, grad, strength = _operands(x, grad, strength)
+        x, grad, strength = operands(x, grad, strength)
         at_zero = jnp.maximum(jnp.abs(grad) - jnp.abs(strength * self.l1_ratio), 0)
         slope = jnp.abs(strength * self._slope(x))
-        return jnp.where(x == 0, at_zero, jnp.abs(grad + slope * _sign(x)))
+        return jnp.where(x == 0, at_zero, jnp.abs(grad + slope * sign(x)))
+
+    def lambda_max(self, grad: ArrayLike) -> jax.Array:
+        # Without a kink at zero only a gradient of 0 keeps zero stationary.
+        grad = largest(jnp.abs(gradient_operand(grad)))
+        factor = 1 / self.l1_ratio if self.l1_ratio else jnp.inf
+        return jnp.where(grad == 0, jnp.zeros_like(grad), grad * factor)
 
     def _slope(self, x: jax.Array) -> jax.Array:
         return self.l1_ratio + jnp.abs((1 - self.l1_ratio) * x)
@@ -140,17 +96,18 @@ class _ElasticNet(Penalty):
 @dataclasses.dataclass(frozen=True)
 class _NonnegativeL1(Penalty):
     finite = False
+    convex = True
     separable = True
     least_slope = 1.0
 
     def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        x, strength = _operands(x, strength)
+        x, strength = operands(x, strength)
         infeasible = jnp.any(x < 0)
-        return jnp.where(infeasible, jnp.inf, jnp.sum(strength * _abs(x)))
+        return jnp.where(infeasible, jnp.inf, jnp.sum(strength * absolute(x)))
 
     def subgradient(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        wide, strength = _operands(x, strength)
-        slope = jnp.where(wide < 0, jnp.nan, strength * _sign(wide))
+        wide, strength = operands(x, strength)
+        slope = jnp.where(wide < 0, jnp.nan, strength * sign(wide))
         return slope.astype(jnp.asarray(x).dtype)
 
     def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
@@ -159,11 +116,14 @@ class _NonnegativeL1(Penalty):
     def optimality_distance(
         self, x: ArrayLike, grad: ArrayLike, strength: ArrayLike = 1.0
     ) -> jax.Array:
-        x, grad, strength = _operands(x, grad, strength)
+        x, grad, strength = operands(x, grad, strength)
         slope = grad + strength
         at_zero = jnp.where(slope >= 0, jnp.zeros_like(slope), -slope)
         distance = jnp.where(x == 0, at_zero, jnp.abs(slope) + 0 * x)
         return jnp.where(x < 0, jnp.inf, distance)
+
+    def lambda_max(self, grad: ArrayLike) -> jax.Array:
+        return largest(-gradient_operand(grad))
 
 
 def l1() -> Penalty:
@@ -222,16 +182,6 @@ def nonnegative_l1() -> Penalty:
     return _NonnegativeL1()
 
 
-def require_penalty(penalty: Penalty) -> None:
-    """Raises TypeError for what is not a `Penalty`."""
-    if not isinstance(penalty, Penalty):
-        raise TypeError(
-            f"penalty must be a Penalty, got {penalty!r} of type "
-            f"{type(penalty).__name__}. Pass l1(), elastic_net(l1_ratio), ... with "
-            "their parentheses."
-        )
-
-
 def penalty_value(
     params: Any,
     strength: Any,
@@ -271,36 +221,15 @@ def penalty_value(
         )
     check_strength(strength)
     require_penalty(penalty)
-    total = jnp.zeros([], jnp.float32)
     rows = zip(
         named_leaves(params),
         selected(mask, params),
         strengths_at(strength, 0, params),
         strict=True,
     )
+    chosen = []
     for (path, leaf), penalised, leaf_strength in rows:
         if penalised:
             require_real_floating(path, leaf)
-            total = total + penalty.value(leaf, leaf_strength)
-    return total
-
-
-def _operands(x: ArrayLike, *others: ArrayLike) -> tuple[jax.Array, ...]:
-    x = jnp.asarray(x)
-    require_real_floating("x", x)
-    *arrays, strength = others
-    check_number("strength", strength)
-    require_broadcast("strength", strength, "x", x.shape)
-    dtype = compute_dtype(x.dtype)
-    wide = (jnp.asarray(a, dtype) for a in (x, *arrays))
-    return *wide, nonnegative(strength, dtype)
-
-
-def _sign(x: jax.Array) -> jax.Array:
-    # jnp.sign(-0.0) is -0.0, torch's is 0.0.
-    return jnp.where(x == 0, jnp.zeros_like(x), jnp.sign(x))
-
-
-def _abs(x: jax.Array) -> jax.Array:
-    # |x| whose derivative at zero is 0; that of jnp.abs is 1.
-    return x * jax.lax.stop_gradient(_sign(x))
+            chosen.append((path, leaf, leaf_strength))
+    return jnp.zeros([], jnp.float32) + penalty.tree_value(chosen)

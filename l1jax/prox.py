@@ -43,7 +43,7 @@ def soft_threshold(x: ArrayLike, threshold: ArrayLike) -> jax.Array:
       >>> print(soft_threshold(jnp.array([3.0, -0.5, -2.0]), 1.0))
       [ 2.  0. -1.]
     """
-    return _solve(_shrink, x, threshold)
+    return solve(shrink, x, threshold)
 
 
 def prox_nonnegative_l1(x: ArrayLike, threshold: ArrayLike) -> jax.Array:
@@ -52,7 +52,7 @@ def prox_nonnegative_l1(x: ArrayLike, threshold: ArrayLike) -> jax.Array:
     The closed form is `max(x - threshold, 0)`. Arguments, result and errors are those
     of `soft_threshold`.
     """
-    return _solve(lambda x, t: jnp.maximum(x - t, 0), x, threshold)
+    return solve(lambda x, t: jnp.maximum(x - t, 0), x, threshold)
 
 
 def prox_elastic_net(x: ArrayLike, threshold: ArrayLike, l1_ratio: float) -> jax.Array:
@@ -70,8 +70,8 @@ def prox_elastic_net(x: ArrayLike, threshold: ArrayLike, l1_ratio: float) -> jax
     Raises: as `soft_threshold`.
     """
 
-    def shrink(x: jax.Array, t: jax.Array) -> jax.Array:
-        shrunk = _shrink(x, t * l1_ratio)
+    def formula(x: jax.Array, t: jax.Array) -> jax.Array:
+        shrunk = shrink(x, t * l1_ratio)
         if l1_ratio == 1:
             return shrunk
         # Two of XLA's rewritings, which torch would not follow, are forestalled: abs
@@ -79,18 +79,20 @@ def prox_elastic_net(x: ArrayLike, threshold: ArrayLike, l1_ratio: float) -> jax
         # quotient by a scalar would become a product with its reciprocal.
         return shrunk * (1 / (1 + jnp.abs(t * (1 - l1_ratio))))
 
-    return _solve(shrink, x, threshold)
+    return solve(formula, x, threshold)
 
 
-def _shrink(x: jax.Array, t: jax.Array) -> jax.Array:
+def shrink(x: jax.Array, t: jax.Array) -> jax.Array:
+    """The soft threshold of arrays that are checked already."""
     return x - jnp.clip(x, -t, t)
 
 
-def _solve(
+def solve(
     formula: Callable[[jax.Array, jax.Array], jax.Array],
     x: ArrayLike,
     threshold: ArrayLike,
 ) -> jax.Array:
+    """Checks the arguments, computes `formula(x, threshold)` and rounds it once."""
     x = jnp.asarray(x)
     require_real_floating("x", x)
     if not isinstance(threshold, numbers.Real) or threshold != math.inf:

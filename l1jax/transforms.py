@@ -1,6 +1,6 @@
 """Gradient transformations for optax chains: subgradients and proximal steps."""
 
-from collections.abc import Callable
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,8 @@ from l1jax.leaves import (
     require_same_tree,
 )
 from l1jax.masks import Mask, selected, weights_only
-from l1jax.penalties import Penalty, l1, require_penalty
+from l1jax.penalties import l1
+from l1jax.penalty import Penalty, require_penalty, require_subgradient
 
 
 class AddSubgradientState(NamedTuple):
@@ -73,15 +74,10 @@ def add_subgradient(
         `update`, missing parameters or gradients of another tree.
     """
     check_strength(strength)
-    require_penalty(penalty)
-    if not penalty.finite:
-        raise ValueError(
-            f"penalty {penalty!r} holds a constraint, so that it has no subgradient "
-            "outside of it. Use proximal_step with this penalty."
-        )
+    require_subgradient(penalty)
 
     def init_fn(params: Any) -> AddSubgradientState:
-        check_params(params, mask, strength, None)
+        check_params(params, mask, strength, None, penalty)
         return AddSubgradientState(count=jnp.zeros([], jnp.int32))
 
     def update_fn(
@@ -89,16 +85,18 @@ def add_subgradient(
     ) -> tuple[Any, AddSubgradientState]:
         del extra_args
 
-        def add(update: jax.Array, param: jax.Array, strength: Any) -> jax.Array:
+        leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_none)
+        rows = penalised_leaves(updates, params, strength, mask, state.count)
+        for i, (path, param, leaf_strength) in rows.items():
             dtype = jnp.promote_types(
-                compute_dtype(dtype_of(param)), compute_dtype(dtype_of(update))
+                compute_dtype(dtype_of(param)), compute_dtype(dtype_of(leaves[i]))
             )
-            slope = penalty.subgradient(
-                jnp.asarray(param, dtype), nonnegative(strength, dtype)
+            slope = penalty.at(path, jnp.shape(param)).subgradient(
+                jnp.asarray(param, dtype), nonnegative(leaf_strength, dtype)
             )
-            return (jnp.asarray(update, dtype) + slope).astype(dtype_of(update))
-
-        updates = _map_penalised(add, updates, params, strength, mask, state.count)
+            sum_ = jnp.asarray(leaves[i], dtype) + slope
+            leaves[i] = sum_.astype(dtype_of(leaves[i]))
+        updates = jax.tree.unflatten(treedef, leaves)
         return updates, AddSubgradientState(optax.safe_increment(state.count))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -157,7 +155,7 @@ def proximal_step(
     require_penalty(penalty)
 
     def init_fn(params: Any) -> ProximalStepState:
-        check_params(params, mask, strength, learning_rate)
+        check_params(params, mask, strength, learning_rate, penalty)
         return ProximalStepState(count=jnp.zeros([], jnp.int32))
 
     def update_fn(
@@ -165,38 +163,43 @@ def proximal_step(
     ) -> tuple[Any, ProximalStepState]:
         del extra_args
         step_size = learning_rate_at(learning_rate, state.count)
-
-        def step(update: jax.Array, param: jax.Array, strength: Any) -> jax.Array:
+        leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_none)
+        rows = penalised_leaves(updates, params, strength, mask, state.count)
+        thresholds = {}
+        for i, (_, param, leaf_strength) in rows.items():
             dtype = compute_dtype(dtype_of(param))
-            param, update = jnp.asarray(param, dtype), jnp.asarray(update, dtype)
-            threshold = nonnegative(step_size, dtype) * nonnegative(strength, dtype)
-            # As a difference to the parameter, a zero of the prox is a zero of the sum:
-            # w + (0 - w) is exactly 0. Formed from the clipped part it is not.
-            return penalty.prox(param + update, threshold) - param
-
-        updates = _map_penalised(step, updates, params, strength, mask, state.count)
+            strength_ = 1.0 if penalty.constraint else leaf_strength
+            thresholds[i] = nonnegative(step_size, dtype) * nonnegative(
+                strength_, dtype
+            )
+        leaves = shrunk_updates(penalty, leaves, rows, thresholds)
+        updates = jax.tree.unflatten(treedef, leaves)
         return updates, ProximalStepState(optax.safe_increment(state.count))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def check_params(params: Any, mask: Mask, strength: Any, learning_rate: Any) -> None:
+def check_params(
+    params: Any, mask: Mask, strength: Any, learning_rate: Any, penalty: Penalty
+) -> None:
     """Raises at `init` what does not fit the parameters, or could not be penalised."""
-    for (path, leaf), penalised in zip(
-        named_leaves(params), selected(mask, params), strict=True
+    leaves, flags = named_leaves(params), selected(mask, params)
+    for path, leaf in itertools.compress(leaves, flags):
+        require_real_floating(path, leaf)
+    shapes = [jnp.shape(s) for s in check_schedules(strength, learning_rate, params)]
+    for (path, leaf), shape in itertools.compress(
+        zip(leaves, shapes, strict=True), flags
     ):
-        if penalised:
-            require_real_floating(path, leaf)
-    check_schedules(strength, learning_rate, params)
+        penalty.at(path, jnp.shape(leaf)).require_fit(path, jnp.shape(leaf), shape)
 
 
 def penalised_leaves(
     updates: Any, params: Any, strength: Strength, mask: Mask, count: jax.Array
-) -> list[tuple[jax.Array, Any] | None]:
-    """Gives parameter and strength of each penalised leaf, and None for the others.
+) -> dict[int, tuple[str, jax.Array, Any]]:
+    """Gives path, parameter and strength of each penalised leaf, by its position.
 
-    The order is that of `jax.tree.leaves` with `None` as a leaf. A leaf whose update is
-    `None` takes no step and counts as not penalised.
+    The position is that in `jax.tree.leaves` with `None` as a leaf. A leaf whose update
+    is `None` takes no step and counts as not penalised.
 
     Raises:
       ValueError: missing parameters, or updates of another tree.
@@ -207,37 +210,42 @@ def penalised_leaves(
         )
     require_same_tree(updates, params)
     rows = zip(
-        jax.tree.leaves(updates, is_leaf=lambda x: x is None),
+        jax.tree.leaves(updates, is_leaf=_is_none),
         named_leaves(params),
         selected(mask, params),
         strengths_at(strength, count, params),
         strict=True,
     )
-    found: list[tuple[jax.Array, Any] | None] = []
-    for update, (path, param), penalised, leaf_strength in rows:
+    found = {}
+    for i, (update, (path, param), penalised, leaf_strength) in enumerate(rows):
         if penalised and update is not None:
             require_real_floating(path, param)
-            found.append((param, leaf_strength))
-        else:
-            found.append(None)
+            found[i] = path, param, leaf_strength
     return found
 
 
-def _map_penalised(
-    transform: Callable[[jax.Array, jax.Array, Any], jax.Array],
-    updates: Any,
-    params: Any,
-    strength: Strength,
-    mask: Mask,
-    count: jax.Array,
-) -> Any:
-    """Applies `transform(update, param, strength)` to each penalised leaf."""
-    rows = penalised_leaves(updates, params, strength, mask, count)
-    leaves, treedef = jax.tree.flatten(updates, is_leaf=lambda x: x is None)
-    return jax.tree.unflatten(
-        treedef,
-        [
-            update if row is None else transform(update, *row)
-            for update, row in zip(leaves, rows, strict=True)
-        ],
-    )
+def shrunk_updates(
+    penalty: Penalty,
+    updates: list[Any],
+    rows: dict[int, tuple[str, jax.Array, Any]],
+    thresholds: dict[int, Any],
+) -> list[Any]:
+    """Gives `prox(param + update, threshold) - param` for the rows, the rest as it is.
+
+    As a difference to the parameter, a zero of the prox is a zero of the sum: `w + (0 -
+    w)` is exactly 0. Formed from the clipped part it is not.
+    """
+    updates, moved = list(updates), []
+    for i, (path, param, _) in rows.items():
+        dtype = compute_dtype(dtype_of(param))
+        x = jnp.asarray(param, dtype) + jnp.asarray(updates[i], dtype)
+        moved.append((path, x, thresholds[i]))
+    for (i, (_, param, _)), new in zip(
+        rows.items(), penalty.tree_prox(moved), strict=True
+    ):
+        updates[i] = new - jnp.asarray(param, new.dtype)
+    return updates
+
+
+def _is_none(x: Any) -> bool:
+    return x is None

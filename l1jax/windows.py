@@ -12,7 +12,8 @@ import numbers
 import jax
 import jax.numpy as jnp
 
-from l1jax.penalties import Penalty, l1
+from l1jax.penalties import l1
+from l1jax.penalty import Penalty
 
 
 def check_window(window: float, penalty: Penalty) -> None:

@@ -14,7 +14,8 @@ from l1torch.leaves import compute_dtype, local
 from l1torch.masks import Mask, weights_only
 from l1torch.parts import State, divides_by_root, parts, scalar_step, tensor_step
 from l1torch.penalised import PenalisedOptimizer
-from l1torch.penalties import Penalty, l1, require_penalty
+from l1torch.penalties import l1
+from l1torch.penalty import Penalty, require_penalty
 from l1torch.step_sizes import (
     EffectiveStep,
     check_momentum,

@@ -24,7 +24,7 @@ from l1torch.leaves import (
     require_real_floating,
 )
 from l1torch.masks import Mask, selected
-from l1torch.penalties import Penalty
+from l1torch.penalty import Penalty
 
 Targets = list[tuple[Group, list[tuple[Tensor, Number]]]]
 """By group, the penalised parameters with their strengths."""

@@ -1,11 +1,5 @@
-"""Penalties: objects that know their value, subgradient, prox and optimality.
+"""The convex penalties of single weights: L1, the elastic net, non-negative L1."""
 
-A penalty has unit strength. `strength` below is a number or a tensor that broadcasts
-to `x`, in units of the loss per unit of the penalty; `threshold` is `step size *
-strength`.
-"""
-
-import abc
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -17,11 +11,8 @@ from torch import Tensor
 from l1torch.hyperparameters import (
     Number,
     Strength,
-    check_number,
     check_strength,
     is_schedule,
-    nonnegative,
-    require_broadcast,
     strengths_at,
 )
 from l1torch.leaves import (
@@ -32,87 +23,33 @@ from l1torch.leaves import (
     require_real_floating,
 )
 from l1torch.masks import Mask, selected, weights_only
+from l1torch.penalty import (
+    Penalty,
+    absolute,
+    gradient_operand,
+    largest,
+    operands,
+    require_penalty,
+    sign,
+)
 from l1torch.prox import prox_elastic_net, prox_nonnegative_l1, soft_threshold
 
 _LARGEST = {dtype: torch.finfo(dtype).max for dtype in (torch.float32, torch.float64)}
 
 
-class Penalty(abc.ABC):
-    """What a penalty is: four functions of tensors of any shape.
-
-    Derive from it, as a frozen dataclass, to bring a penalty of your own. The methods
-    accept half precision: they compute in float32; `subgradient` and `prox` return the
-    dtype of `x`, `value` and `optimality_distance`, being measurements, float32. JAX on
-    CPU takes subnormal numbers for zero, torch does not.
-    """
-
-    finite: bool = True
-    """Whether the value is finite everywhere. A penalty that holds a constraint is not,
-    and has no subgradient outside it: it works through its prox only."""
-
-    separable: bool = False
-    """Whether it is a sum over the elements, so that any part of an array may be
-    treated by itself. Say so of your own penalty if it is: it saves memory."""
-
-    least_slope: float = 0.0
-    """The least size of a subgradient at `x != 0`, of those that oppose a step away
-    from zero. Where it is 0 the `max_ratio` of proximal optimizers has no effect: a cap
-    is only safe if the slope cannot fall below it."""
-
-    @abc.abstractmethod
-    def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
-        """Sums `strength * penalty(x_i)` to a scalar.
-
-        Its derivative is `subgradient`, with 0 where the penalty has a kink at zero.
-        """
-
-    @abc.abstractmethod
-    def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
-        """Gives the element of smallest norm of `strength *` the subdifferential."""
-
-    @abc.abstractmethod
-    def prox(self, x: Tensor, threshold: Number) -> Tensor:
-        """Solves `argmin_u 1/2 |u - x|^2 + threshold * penalty(u)`, exact zeros kept.
-
-        Raises ValueError for a negative or NaN threshold, see `l1torch.prox`.
-        """
-
-    def prox_(self, x: Tensor, threshold: Number) -> None:
-        """Writes `prox(x, threshold)` into `x`; zeros may be -0.0.
-
-        For a separable penalty it needs no memory of `x`'s size on CPU. A threshold
-        tensor may be trusted to hold no negative numbers.
-        """
-        if not self.separable:
-            x.copy_(self.prox(x, threshold))
-            return
-        for x_block, t_block in blocks_with(threshold, x):
-            x_block.copy_(self.prox(x_block, t_block))
-
-    @abc.abstractmethod
-    def optimality_distance(
-        self, x: Tensor, grad: Tensor, strength: Number = 1.0
-    ) -> Tensor:
-        """Gives, per element, the distance of `-grad` to `strength * d penalty(x)`.
-
-        With `grad` the gradient of the loss without its penalty, `x` is a stationary
-        point of `loss + strength * penalty` if and only if every element is 0. An `x`
-        outside the penalty's domain is infinitely far.
-        """
-
-
 @dataclasses.dataclass(frozen=True)
 class _L1(Penalty):
+    convex = True
     separable = True
     least_slope = 1.0
 
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
-        x, strength = _operands(x, strength)
-        return torch.sum(strength * _abs(x))
+        x, strength = operands(x, strength)
+        return torch.sum(strength * absolute(x))
 
     def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
-        wide, strength = _operands(x, strength)
-        return (strength * _sign(wide)).to(x.dtype)
+        wide, strength = operands(x, strength)
+        return (strength * sign(wide)).to(x.dtype)
 
     def prox(self, x: Tensor, threshold: Number) -> Tensor:
         return soft_threshold(x, threshold)
@@ -133,14 +70,18 @@ class _L1(Penalty):
     def optimality_distance(
         self, x: Tensor, grad: Tensor, strength: Number = 1.0
     ) -> Tensor:
-        x, grad, strength = _operands(x, grad, strength)
+        x, grad, strength = operands(x, grad, strength)
         at_zero = torch.clamp(grad.abs() - strength, min=0)
-        return torch.where(x == 0, at_zero, (grad + strength * _sign(x)).abs())
+        return torch.where(x == 0, at_zero, (grad + strength * sign(x)).abs())
+
+    def lambda_max(self, grad: Tensor) -> Tensor:
+        return largest(gradient_operand(grad).abs())
 
 
 @dataclasses.dataclass(frozen=True)
 class _ElasticNet(Penalty):
     l1_ratio: float
+    convex = True
     separable = True
 
     @property
@@ -149,14 +90,14 @@ class _ElasticNet(Penalty):
         return self.l1_ratio
 
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
-        x, strength = _operands(x, strength)
+        x, strength = operands(x, strength)
         mean_slope = self.l1_ratio + ((1 - self.l1_ratio) / 2 * x).abs()
-        return torch.sum(strength * (_abs(x) * mean_slope))
+        return torch.sum(strength * (absolute(x) * mean_slope))
 
     def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
-        wide, strength = _operands(x, strength)
+        wide, strength = operands(x, strength)
         slope = strength * self._slope(wide)
-        return (slope * _sign(wide)).to(x.dtype)
+        return (slope * sign(wide)).to(x.dtype)
 
     def prox(self, x: Tensor, threshold: Number) -> Tensor:
         return prox_elastic_net(x, threshold, self.l1_ratio)
@@ -164,10 +105,16 @@ class _ElasticNet(Penalty):
     def optimality_distance(
         self, x: Tensor, grad: Tensor, strength: Number = 1.0
     ) -> Tensor:
-        x, grad, strength = _operands(x, grad, strength)
+        x, grad, strength = operands(x, grad, strength)
         at_zero = torch.clamp(grad.abs() - strength * self.l1_ratio, min=0)
         slope = strength * self._slope(x)
-        return torch.where(x == 0, at_zero, (grad + slope * _sign(x)).abs())
+        return torch.where(x == 0, at_zero, (grad + slope * sign(x)).abs())
+
+    def lambda_max(self, grad: Tensor) -> Tensor:
+        # Without a kink at zero only a gradient of 0 keeps zero stationary.
+        grad = largest(gradient_operand(grad).abs())
+        factor = 1 / self.l1_ratio if self.l1_ratio else math.inf
+        return torch.where(grad == 0, 0, grad * factor)
 
     def _slope(self, x: Tensor) -> Tensor:
         return self.l1_ratio + ((1 - self.l1_ratio) * x).abs()
@@ -176,17 +123,18 @@ class _ElasticNet(Penalty):
 @dataclasses.dataclass(frozen=True)
 class _NonnegativeL1(Penalty):
     finite = False
+    convex = True
     separable = True
     least_slope = 1.0
 
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
-        x, strength = _operands(x, strength)
+        x, strength = operands(x, strength)
         infeasible = (x < 0).any()
-        return torch.sum(strength * _abs(x)).masked_fill(infeasible, math.inf)
+        return torch.sum(strength * absolute(x)).masked_fill(infeasible, math.inf)
 
     def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
-        wide, strength = _operands(x, strength)
-        slope = (strength * _sign(wide)).masked_fill(wide < 0, math.nan)
+        wide, strength = operands(x, strength)
+        slope = (strength * sign(wide)).masked_fill(wide < 0, math.nan)
         return slope.to(x.dtype)
 
     def prox(self, x: Tensor, threshold: Number) -> Tensor:
@@ -195,11 +143,14 @@ class _NonnegativeL1(Penalty):
     def optimality_distance(
         self, x: Tensor, grad: Tensor, strength: Number = 1.0
     ) -> Tensor:
-        x, grad, strength = _operands(x, grad, strength)
+        x, grad, strength = operands(x, grad, strength)
         slope = grad + strength
         at_zero = (-slope).masked_fill(slope >= 0, 0)
         distance = torch.where(x == 0, at_zero, slope.abs() + 0 * x)
         return distance.masked_fill(x < 0, math.inf)
+
+    def lambda_max(self, grad: Tensor) -> Tensor:
+        return largest(-gradient_operand(grad))
 
 
 def l1() -> Penalty:
@@ -258,16 +209,6 @@ def nonnegative_l1() -> Penalty:
     return _NonnegativeL1()
 
 
-def require_penalty(penalty: Penalty) -> None:
-    """Raises TypeError for what is not a `Penalty`."""
-    if not isinstance(penalty, Penalty):
-        raise TypeError(
-            f"penalty must be a Penalty, got {penalty!r} of type "
-            f"{type(penalty).__name__}. Pass l1(), elastic_net(l1_ratio), ... with "
-            "their parentheses."
-        )
-
-
 def penalty_value(
     params: Any,
     strength: Strength,
@@ -306,34 +247,15 @@ def penalty_value(
         )
     check_strength(strength)
     require_penalty(penalty)
-    total: Tensor | float = 0.0
     rows = zip(
         named_leaves(params),
         selected(mask, params),
         strengths_at(strength, 0, params),
         strict=True,
     )
+    chosen = []
     for (name, leaf), penalised, leaf_strength in rows:
         if penalised:
             require_real_floating(name, leaf)
-            total = total + penalty.value(leaf, leaf_strength)
-    return torch.as_tensor(total)
-
-
-def _operands(x: Tensor, *others: Number) -> tuple[Tensor, ...]:
-    require_real_floating("x", x)
-    *tensors, strength = others
-    check_number("strength", strength)
-    require_broadcast("strength", strength, "x", x.shape)
-    dtype = compute_dtype(x.dtype)
-    tensors = [t.to(dtype) for t in (x, *tensors)]
-    return *tensors, nonnegative(strength, dtype, x.device)
-
-
-def _sign(x: Tensor) -> Tensor:
-    # torch.sign(nan) is 0.
-    return torch.where(x.isnan(), x, x.sign())
-
-
-def _abs(x: Tensor) -> Tensor:
-    return x * _sign(x).detach()
+            chosen.append((name, leaf, leaf_strength))
+    return torch.as_tensor(penalty.tree_value(chosen))

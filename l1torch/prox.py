@@ -47,7 +47,7 @@ def soft_threshold(x: Tensor, threshold: Number) -> Tensor:
       >>> soft_threshold(torch.tensor([3.0, -0.5, -2.0]), 1.0)
       tensor([ 2.,  0., -1.])
     """
-    return _solve(_shrink, x, threshold)
+    return solve(shrink, x, threshold)
 
 
 def prox_nonnegative_l1(x: Tensor, threshold: Number) -> Tensor:
@@ -56,7 +56,7 @@ def prox_nonnegative_l1(x: Tensor, threshold: Number) -> Tensor:
     The closed form is `max(x - threshold, 0)`. Arguments, result and errors are those
     of `soft_threshold`.
     """
-    return _solve(lambda x, t: (x - t).clamp(min=0), x, threshold)
+    return solve(lambda x, t: (x - t).clamp(min=0), x, threshold)
 
 
 def prox_elastic_net(x: Tensor, threshold: Number, l1_ratio: float) -> Tensor:
@@ -74,22 +74,24 @@ def prox_elastic_net(x: Tensor, threshold: Number, l1_ratio: float) -> Tensor:
     Raises: as `soft_threshold`.
     """
 
-    def shrink(x: Tensor, t: Tensor) -> Tensor:
-        shrunk = _shrink(x, t * l1_ratio)
+    def formula(x: Tensor, t: Tensor) -> Tensor:
+        shrunk = shrink(x, t * l1_ratio)
         if l1_ratio == 1:
             return shrunk
         return shrunk * (1 / (1 + t * (1 - l1_ratio)))
 
-    return _solve(shrink, x, threshold)
+    return solve(formula, x, threshold)
 
 
-def _shrink(x: Tensor, t: Tensor) -> Tensor:
+def shrink(x: Tensor, t: Tensor) -> Tensor:
+    """The soft threshold of tensors that are checked already."""
     return x - x.clamp(-t, t)
 
 
-def _solve(
+def solve(
     formula: Callable[[Tensor, Tensor], Tensor], x: Tensor, threshold: Number
 ) -> Tensor:
+    """Checks the arguments, computes `formula(x, threshold)` and rounds it once."""
     require_real_floating("x", x)
     if not isinstance(threshold, numbers.Real) or threshold != math.inf:
         check_number("threshold", threshold)

@@ -10,7 +10,8 @@ from l1torch.hyperparameters import Number, Schedule
 from l1torch.leaves import blocks_with, compute_dtype
 from l1torch.masks import Mask, weights_only
 from l1torch.penalised import PenalisedOptimizer, Targets
-from l1torch.penalties import Penalty, l1
+from l1torch.penalties import l1
+from l1torch.penalty import Penalty
 from l1torch.transforms import require_subgradient
 
 Closure = Callable[[], Any]

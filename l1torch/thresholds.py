@@ -9,7 +9,7 @@ from torch import Tensor
 
 from l1torch.hyperparameters import Number, product
 from l1torch.kernels import Root
-from l1torch.penalties import Penalty
+from l1torch.penalty import Penalty
 from l1torch.step_sizes import EffectiveStep, has_no_denominator
 
 Metric = Literal["coordinate", "tensor", "none"]

@@ -25,7 +25,8 @@ from l1torch.leaves import (
     require_same_tree,
 )
 from l1torch.masks import Mask, selected, weights_only
-from l1torch.penalties import Penalty, l1, require_penalty
+from l1torch.penalties import l1
+from l1torch.penalty import Penalty, require_penalty
 
 
 class GradientTransformation(NamedTuple):

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from l1torch.hyperparameters import Number
-from l1torch.penalties import Penalty, l1
+from l1torch.penalties import l1
+from l1torch.penalty import Penalty
 
 BUDGETS = ("l1_plus", "l1_minus")
 """The keys of the two budgets in an optimizer's state."""

@@ -1,0 +1,214 @@
+"""What a penalty is: the interface that every penalty and every transform meets.
+
+A penalty has unit strength. `strength` below is a number or a tensor that broadcasts
+to `x`, in units of the loss per unit of the penalty; `threshold` is `step size *
+strength`.
+"""
+
+import abc
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from l1torch.hyperparameters import (
+    Number,
+    check_number,
+    nonnegative,
+    require_broadcast,
+)
+from l1torch.leaves import blocks_with, compute_dtype, require_real_floating
+
+
+class Penalty(abc.ABC):
+    """What a penalty is: a few functions of tensors of any shape.
+
+    Derive from it, as a frozen dataclass, to bring a penalty of your own: the four
+    abstract methods are enough. The methods accept half precision: they compute in
+    float32; `subgradient` and `prox` return the dtype of `x`, `value`, `lambda_max` and
+    `optimality_distance`, being measurements, float32. JAX on CPU takes subnormal
+    numbers for zero, torch does not.
+
+    The methods whose names begin with `tree_` are what the transforms call. They take
+    rows, one for each penalised array, that begin with its dotted path.
+    """
+
+    convex: bool = False
+    """Whether it is convex, so that its prox has one value and does not expand."""
+
+    finite: bool = True
+    """Whether the value is finite everywhere. A penalty that holds a constraint is not,
+    and has no subgradient outside it: it works through its prox only."""
+
+    constraint: bool = False
+    """Whether it is a set, and its prox the projection onto this: a strength has no
+    effect then."""
+
+    separable: bool = False
+    """Whether it is a sum over the elements, all treated alike, so that any part of an
+    array may be treated by itself. Say so of your own penalty if it is: it saves
+    memory."""
+
+    joint: bool = False
+    """Whether it couples the arrays of a tree, which are then treated together."""
+
+    least_slope: float = 0.0
+    """The least size of a subgradient at `x != 0`, of those that oppose a step away
+    from zero. Where it is 0 the `max_ratio` of proximal optimizers has no effect: a cap
+    is only safe if the slope cannot fall below it."""
+
+    @property
+    def has_subgradient(self) -> bool:
+        """Whether `add_subgradient` may follow its subgradient."""
+        return self.finite
+
+    @property
+    def takes_metric(self) -> bool:
+        """Whether `prox` takes a threshold for each element, and solves it exactly."""
+        return self.separable
+
+    def at(self, path: str, shape: tuple[int, ...]) -> "Penalty":
+        """Gives the penalty of one array, known by its dotted path and its shape."""
+        del path, shape
+        return self
+
+    def require_fit(
+        self, path: str, shape: tuple[int, ...], strength_shape: tuple[int, ...] = ()
+    ) -> None:
+        """Raises ValueError for an array, or strength, that it is not defined for."""
+        del path, shape, strength_shape
+
+    @abc.abstractmethod
+    def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
+        """Sums `strength * penalty(x_i)` to a scalar.
+
+        Its derivative is `subgradient`, with 0 where the penalty has a kink at zero.
+        """
+
+    @abc.abstractmethod
+    def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
+        """Gives the element of smallest norm of `strength *` the subdifferential."""
+
+    @abc.abstractmethod
+    def prox(self, x: Tensor, threshold: Number) -> Tensor:
+        """Solves `argmin_u 1/2 |u - x|^2 + threshold * penalty(u)`, exact zeros kept.
+
+        A threshold for each element is a diagonal metric: `argmin_u sum_i (u_i -
+        x_i)^2 / (2 threshold_i) + penalty(u)`, if `takes_metric`.
+
+        Raises ValueError for a negative or NaN threshold, see `l1torch.prox`.
+        """
+
+    def prox_(self, x: Tensor, threshold: Number) -> None:
+        """Writes `prox(x, threshold)` into `x`; zeros may be -0.0.
+
+        For a separable penalty it needs no memory of `x`'s size on CPU. A threshold
+        tensor may be trusted to hold no negative numbers.
+        """
+        if not self.separable:
+            x.copy_(self.prox(x, threshold))
+            return
+        for x_block, t_block in blocks_with(threshold, x):
+            x_block.copy_(self.prox(x_block, t_block))
+
+    @abc.abstractmethod
+    def optimality_distance(
+        self, x: Tensor, grad: Tensor, strength: Number = 1.0
+    ) -> Tensor:
+        """Gives, per element, the distance of `-grad` to `strength * d penalty(x)`.
+
+        With `grad` the gradient of the loss without its penalty, `x` is a stationary
+        point of `loss + strength * penalty` if and only if every element is 0. An `x`
+        outside the penalty's domain is infinitely far.
+        """
+
+    def lambda_max(self, grad: Tensor) -> Tensor:
+        """Gives the least strength at which `x = 0` is stationary, a scalar.
+
+        Args:
+          grad: the gradient of the loss at `x = 0`, of what is not penalised too.
+
+        Raises:
+          ValueError: the penalty has none: it is a constraint, or does not say.
+        """
+        raise ValueError(
+            f"penalty {self!r} has no lambda_max: "
+            + (
+                "a constraint has no strength. Choose its size instead."
+                if self.constraint
+                else "its class does not define one. Define it, or search."
+            )
+        )
+
+    def tree_value(self, rows: Sequence[tuple[str, Tensor, Number]]) -> Tensor | float:
+        """Sums the value over rows of path, array and strength."""
+        return sum(self.at(path, tuple(x.shape)).value(x, s) for path, x, s in rows)
+
+    def tree_prox(self, rows: Sequence[tuple[str, Tensor, Number]]) -> list[Tensor]:
+        """Solves the proximal problem of rows of path, array and threshold."""
+        return [self.at(path, tuple(x.shape)).prox(x, t) for path, x, t in rows]
+
+    def tree_optimality_distance(
+        self, rows: Sequence[tuple[str, Tensor, Tensor, Number]]
+    ) -> list[Tensor]:
+        """Gives the distances for rows of path, array, gradient and strength."""
+        return [
+            self.at(path, tuple(x.shape)).optimality_distance(x, grad, s)
+            for path, x, grad, s in rows
+        ]
+
+
+def require_penalty(penalty: Penalty) -> None:
+    """Raises TypeError for what is not a `Penalty`."""
+    if not isinstance(penalty, Penalty):
+        raise TypeError(
+            f"penalty must be a Penalty, got {penalty!r} of type "
+            f"{type(penalty).__name__}. Pass l1(), elastic_net(l1_ratio), ... with "
+            "their parentheses."
+        )
+
+
+def require_subgradient(penalty: Penalty) -> None:
+    """Raises ValueError for a penalty whose subgradient leads nowhere."""
+    require_penalty(penalty)
+    if not penalty.has_subgradient:
+        raise ValueError(
+            f"penalty {penalty!r} holds a constraint or counts, so that it has no "
+            "subgradient to follow. Use proximal_step or Proximal with this penalty."
+        )
+
+
+def operands(x: Tensor, *others: Number) -> tuple[Tensor, ...]:
+    """Checks `x`, further tensors and a strength, and casts them to compute with.
+
+    A strength that is negative becomes NaN.
+    """
+    require_real_floating("x", x)
+    *tensors, strength = others
+    check_number("strength", strength)
+    require_broadcast("strength", strength, "x", x.shape)
+    dtype = compute_dtype(x.dtype)
+    tensors = [t.to(dtype) for t in (x, *tensors)]
+    return *tensors, nonnegative(strength, dtype, x.device)
+
+
+def gradient_operand(grad: Tensor) -> Tensor:
+    """Checks the argument of `lambda_max`, and casts it to compute with."""
+    require_real_floating("grad", grad)
+    return grad.to(compute_dtype(grad.dtype))
+
+
+def largest(x: Tensor) -> Tensor:
+    """The largest element, at least 0: of no elements, too."""
+    return torch.cat([x.flatten(), x.new_zeros(1)]).amax()
+
+
+def sign(x: Tensor) -> Tensor:
+    """The sign, 0.0 of zeros of both signs, and NaN of NaN."""
+    # torch.sign(nan) is 0.
+    return torch.where(x.isnan(), x, x.sign())
+
+
+def absolute(x: Tensor) -> Tensor:
+    """The absolute value, whose derivative at zero is 0."""
+    return x * sign(x).detach()
