@@ -104,11 +104,21 @@ def strengths_at(strength: Strength, count: int, params: Any) -> list[Number]:
     return values
 
 
-def check_schedules(strength: Strength, learning_rate: Any, params: Any) -> None:
-    """Raises at `init` what the schedules would raise at the first step."""
+def check_schedules(
+    strength: Strength, learning_rate: Any, params: Any
+) -> list[Number]:
+    """Raises at `init` what the schedules would raise at the first step.
+
+    Gives the first strength of each leaf of `named_leaves(params)`.
+    """
     if learning_rate is not None:
         learning_rate_at(learning_rate, 0)
-    strengths_at(strength, 0, params)
+    return strengths_at(strength, 0, params)
+
+
+def shape_of(value: Number) -> tuple[int, ...]:
+    """The shape of a number or tensor."""
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
 def require_broadcast(

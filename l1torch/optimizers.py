@@ -12,7 +12,14 @@ from l1torch.hyperparameters import Number, Schedule, product
 from l1torch.kernels import shrink_by_root_
 from l1torch.leaves import compute_dtype, local
 from l1torch.masks import Mask, weights_only
-from l1torch.parts import State, divides_by_root, parts, scalar_step, tensor_step
+from l1torch.parts import (
+    State,
+    divides_by_root,
+    parts,
+    scalar_step,
+    tensor_step,
+    whole,
+)
 from l1torch.penalised import PenalisedOptimizer
 from l1torch.penalties import l1
 from l1torch.penalty import Penalty, require_penalty
@@ -269,14 +276,50 @@ class Proximal(PenalisedOptimizer):
                 return loss
 
             loss = self.optimizer.step(checked)
+        rows = []
         for group, chosen in targets:
-            for param, strength in chosen:
-                if param.grad is not None:
+            for name, param, strength in chosen:
+                if param.grad is None:
+                    continue
+                if self.penalty.constraint:
+                    strength = 1.0
+                if self.penalty.separable:
                     self._shrink(param, strength, group)
+                    continue
+                threshold = self._whole_threshold(param, strength, group)
+                if self.penalty.joint:
+                    rows.append((name, param, threshold))
+                else:
+                    penalty = self.penalty.at(name, tuple(param.shape))
+                    penalty.prox_(param, threshold)
+        if rows:
+            for (_, param, _), new in zip(
+                rows, self.penalty.tree_prox(rows), strict=True
+            ):
+                param.copy_(new)
         self._count_step()
         return loss
 
+    def _step_of(
+        self, param: Tensor, state: State, group: Group
+    ) -> EffectiveStep | None:
+        """Gives the step that is one for the whole parameter, if there is one."""
+        if self._known is None:
+            return EffectiveStep(as_number(group["lr"]))
+        if self.metric == "coordinate":
+            return None
+        one_step = tensor_step if self.metric == "tensor" else scalar_step
+        return one_step(step_size_of(self._known), param, state, group)
+
+    def _whole_threshold(self, param: Tensor, strength: Number, group: Group) -> Number:
+        state = self.state.get(param, {})
+        step = self._step_of(param, state, group)
+        if step is None:
+            step = step_size_of(self._known)(whole(param, state), group)
+        return self._threshold(step, strength, param.dtype)
+
     def _shrink(self, param: Tensor, strength: Number, group: Group) -> None:
+        """Applies the prox of a separable penalty, in parts."""
         state = self.state.get(param, {})
         if self.window != 1:
             state = self.state[param]
@@ -285,14 +328,7 @@ class Proximal(PenalisedOptimizer):
                     state[key] = torch.zeros_like(
                         param, dtype=compute_dtype(param.dtype)
                     )
-        step = step_size = None
-        if self._known is None:
-            step = EffectiveStep(as_number(group["lr"]))
-        else:
-            step_size = step_size_of(self._known)
-            if self.metric != "coordinate":
-                one_step = tensor_step if self.metric == "tensor" else scalar_step
-                step = one_step(step_size, param, state, group)
+        step = self._step_of(param, state, group)
         if step is not None and self.window == 1:
             threshold = self._threshold(step, strength, param.dtype)
             self.penalty.prox_(param, threshold)
@@ -300,9 +336,8 @@ class Proximal(PenalisedOptimizer):
         if self._shrink_by_root(param, state, strength, group):
             return
         for x, part, part_strength in parts(param, state, strength):
-            threshold = self._threshold(
-                step or step_size(part, group), part_strength, param.dtype
-            )
+            part_step = step or step_size_of(self._known)(part, group)
+            threshold = self._threshold(part_step, part_strength, param.dtype)
             if self.window == 1:
                 self.penalty.prox_(x, threshold)
             else:
@@ -321,8 +356,8 @@ class Proximal(PenalisedOptimizer):
         step_size = step_size_of(self._known)
         if not divides_by_root(step_size, param, state, group):
             return False  # other denominators would be worked out whole
-        whole = {k: local(v) if isinstance(v, Tensor) else v for k, v in state.items()}
-        step = step_size(whole, group)
+        shards = {k: local(v) if isinstance(v, Tensor) else v for k, v in state.items()}
+        step = step_size(shards, group)
         dtype = compute_dtype(param.dtype)
         pull = product(step.scale, strength, dtype)
         floor = floor_of(

@@ -26,14 +26,16 @@ def parts(
     single precision. Of a DTensor, this process's shard is meant.
     """
     dtype = compute_dtype(param.dtype)
-    like = {
-        key: value
-        for key, value in state.items()
-        if isinstance(value, Tensor) and value.shape == param.shape
-    }
+    like = {key: value for key, value in state.items() if _is_like(value, param)}
     for x, *values, part_strength in blocks_with(strength, param, *like.values()):
         cut = (value.to(dtype) for value in values)
         yield x, {**state, **dict(zip(like, cut, strict=True))}, part_strength
+
+
+def whole(param: Tensor, state: State) -> State:
+    """Gives the state uncut, for a prox that needs all of an array at once."""
+    dtype = compute_dtype(param.dtype)
+    return {k: v.to(dtype) if _is_like(v, param) else v for k, v in state.items()}
 
 
 def scalar_step(
@@ -51,10 +53,14 @@ def divides_by_root(
     return isinstance(step.denominator, Root)
 
 
+def _is_like(value: Any, param: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == param.shape
+
+
 def _without_elements(param: Tensor, state: State) -> State:
     return {
         key: local(value).new_empty(0)
-        if isinstance(value, Tensor) and value.shape == param.shape and value.dim()
+        if _is_like(value, param) and value.dim()
         else value
         for key, value in state.items()
     }

@@ -16,7 +16,13 @@ from l1torch.groups import (
     named_params,
     strengths_of,
 )
-from l1torch.hyperparameters import Number, Schedule, check_strength, is_schedule
+from l1torch.hyperparameters import (
+    Number,
+    Schedule,
+    check_strength,
+    is_schedule,
+    shape_of,
+)
 from l1torch.leaves import (
     describe,
     named_leaves,
@@ -24,10 +30,10 @@ from l1torch.leaves import (
     require_real_floating,
 )
 from l1torch.masks import Mask, selected
-from l1torch.penalty import Penalty
+from l1torch.penalty import Penalty, require_fit
 
-Targets = list[tuple[Group, list[tuple[Tensor, Number]]]]
-"""By group, the penalised parameters with their strengths."""
+Targets = list[tuple[Group, list[tuple[str, Tensor, Number]]]]
+"""By group, the penalised parameters with their names and strengths."""
 
 
 class PenalisedOptimizer(DelegatingOptimizer):
@@ -65,6 +71,10 @@ class PenalisedOptimizer(DelegatingOptimizer):
                 )
         self._penalised = self._select()
         self._initial = [self._settings(group) for group in self.param_groups]
+        for group, settings, flags in zip(
+            self.param_groups, self._initial, self._penalised, strict=True
+        ):
+            self._require_fit(group | settings, flags)
         for group, settings in zip(self.param_groups, self._initial, strict=True):
             group.pop("l1_count", None)  # of an earlier wrapper's schedule
             group.update(copy.deepcopy(settings))
@@ -79,6 +89,7 @@ class PenalisedOptimizer(DelegatingOptimizer):
         try:
             penalised = self._select()
             settings = self._settings(group)
+            self._require_fit(group | settings, penalised[-1])
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -129,6 +140,11 @@ class PenalisedOptimizer(DelegatingOptimizer):
         strengths_of(group | settings)
         return settings
 
+    def _require_fit(self, group: Group, flags: list[bool]) -> None:
+        rows = zip(named_params(group), strengths_of(group), strict=True)
+        for (name, param), strength in itertools.compress(rows, flags):
+            require_fit(self.penalty, name, param, strength)
+
     def _targets(self) -> Targets:
         """Lists, by group, the penalised parameters with their strengths at this step.
 
@@ -145,8 +161,12 @@ class PenalisedOptimizer(DelegatingOptimizer):
         targets = []
         for group, flags in zip(self.param_groups, self._penalised, strict=True):
             now = scheduled.get(group.get("l1_count"), {})
-            rows = zip(group["params"], strengths_of(group | now), strict=True)
-            targets.append((group, list(itertools.compress(rows, flags))))
+            rows = zip(named_params(group), strengths_of(group | now), strict=True)
+            chosen = [(*row, strength) for row, strength in rows]
+            targets.append((group, list(itertools.compress(chosen, flags))))
+        for name, param, strength in (row for _, chosen in targets for row in chosen):
+            if shape_of(strength):  # the rest has been looked at when built
+                require_fit(self.penalty, name, param, strength)
         self._require_dense_gradients()
         for group in self.param_groups:
             group.update(scheduled.get(group.get("l1_count"), {}))

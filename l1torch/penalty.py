@@ -16,6 +16,7 @@ from l1torch.hyperparameters import (
     check_number,
     nonnegative,
     require_broadcast,
+    shape_of,
 )
 from l1torch.leaves import blocks_with, compute_dtype, require_real_floating
 
@@ -166,6 +167,12 @@ def require_penalty(penalty: Penalty) -> None:
             f"{type(penalty).__name__}. Pass l1(), elastic_net(l1_ratio), ... with "
             "their parentheses."
         )
+
+
+def require_fit(penalty: Penalty, name: str, param: Tensor, strength: Number) -> None:
+    """Raises ValueError for a parameter, or strength, that a penalty cannot take."""
+    shape = tuple(param.shape)
+    penalty.at(name, shape).require_fit(name, shape, shape_of(strength))
 
 
 def require_subgradient(penalty: Penalty) -> None:

@@ -11,8 +11,7 @@ from l1torch.leaves import blocks_with, compute_dtype
 from l1torch.masks import Mask, weights_only
 from l1torch.penalised import PenalisedOptimizer, Targets
 from l1torch.penalties import l1
-from l1torch.penalty import Penalty
-from l1torch.transforms import require_subgradient
+from l1torch.penalty import Penalty, require_subgradient
 
 Closure = Callable[[], Any]
 
@@ -93,14 +92,15 @@ class Subgradient(PenalisedOptimizer):
     def _add(self, targets: Targets) -> None:
         for group, chosen in targets:
             sign = -1 if group.get("maximize") else 1
-            for param, strength in chosen:
+            for name, param, strength in chosen:
                 if param.grad is None:
                     continue
+                penalty = self.penalty.at(name, tuple(param.shape))
                 for grad, weight, strengths in self._parts(param, strength):
                     dtype = torch.promote_types(
                         compute_dtype(grad.dtype), compute_dtype(weight.dtype)
                     )
-                    slope = self.penalty.subgradient(weight.to(dtype), strengths)
+                    slope = penalty.subgradient(weight.to(dtype), strengths)
                     if grad.dtype == dtype:
                         grad.add_(slope, alpha=sign)
                     else:
@@ -117,8 +117,9 @@ class Subgradient(PenalisedOptimizer):
     def _plus(self, loss: Any, targets: Targets) -> Any:
         for group, chosen in targets:
             sign = -1 if group.get("maximize") else 1
-            for param, strength in chosen:
-                value = self.penalty.value(param.detach(), strength)
+            for name, param, strength in chosen:
+                penalty = self.penalty.at(name, tuple(param.shape))
+                value = penalty.value(param.detach(), strength)
                 value = value.full_tensor() if hasattr(value, "full_tensor") else value
                 device = loss.device if isinstance(loss, Tensor) else value.device
                 loss = loss + sign * value.to(device)

@@ -22,11 +22,11 @@ def check_metric(metric: Metric, penalty: Penalty) -> None:
             f"metric must be one of {get_args(Metric)}, got {metric!r}. Pass "
             "'coordinate' for the objective as written."
         )
-    if metric == "coordinate" and not penalty.separable:
+    if metric == "coordinate" and not penalty.takes_metric:
         raise ValueError(
-            f"metric must not be 'coordinate' with {penalty!r}, which is no sum over "
-            "the coordinates and cannot take a threshold for each. Pass "
-            "metric='tensor', or set `separable` in your penalty if it is one."
+            f"metric must not be 'coordinate' with {penalty!r}, whose prox cannot take "
+            "a threshold for each coordinate. Pass metric='tensor', or set `separable` "
+            "in your penalty if it is a sum over the coordinates."
         )
 
 

@@ -1,5 +1,6 @@
 """Gradient transformations on dicts of tensors: subgradients and proximal steps."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,7 +27,12 @@ from l1torch.leaves import (
 )
 from l1torch.masks import Mask, selected, weights_only
 from l1torch.penalties import l1
-from l1torch.penalty import Penalty, require_penalty
+from l1torch.penalty import (
+    Penalty,
+    require_fit,
+    require_penalty,
+    require_subgradient,
+)
 
 
 class GradientTransformation(NamedTuple):
@@ -98,7 +104,7 @@ def add_subgradient(
     require_subgradient(penalty)
 
     def init_fn(params: Mapping[str, Tensor]) -> AddSubgradientState:
-        _check_params(params, mask, strength, None)
+        _check_params(params, mask, strength, None, penalty)
         return AddSubgradientState(count=0)
 
     def update_fn(
@@ -106,15 +112,18 @@ def add_subgradient(
         state: AddSubgradientState,
         params: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], AddSubgradientState]:
-        def add(update: Tensor, param: Tensor, strength: Number) -> Tensor:
+        new_updates = dict(updates)
+        rows = _penalised(updates, params, strength, mask, state.count)
+        for name, param, param_strength in rows:
+            update = updates[name]
             dtype = torch.promote_types(
                 compute_dtype(param.dtype), compute_dtype(update.dtype)
             )
-            slope = penalty.subgradient(param.to(dtype), strength)
-            return (update.to(dtype) + slope).to(update.dtype)
-
-        updates = _map_penalised(add, updates, params, strength, mask, state.count)
-        return updates, AddSubgradientState(state.count + 1)
+            slope = penalty.at(name, tuple(param.shape)).subgradient(
+                param.to(dtype), param_strength
+            )
+            new_updates[name] = (update.to(dtype) + slope).to(update.dtype)
+        return new_updates, AddSubgradientState(state.count + 1)
 
     return GradientTransformation(init_fn, update_fn)
 
@@ -171,7 +180,7 @@ def proximal_step(
     require_penalty(penalty)
 
     def init_fn(params: Mapping[str, Tensor]) -> ProximalStepState:
-        _check_params(params, mask, strength, learning_rate)
+        _check_params(params, mask, strength, learning_rate, penalty)
         return ProximalStepState(count=0)
 
     def update_fn(
@@ -181,16 +190,19 @@ def proximal_step(
     ) -> tuple[dict[str, Tensor], ProximalStepState]:
         step_size = learning_rate_at(learning_rate, state.count)
 
-        def step(update: Tensor, param: Tensor, strength: Number) -> Tensor:
+        new_updates, moved = dict(updates), []
+        rows = _penalised(updates, params, strength, mask, state.count)
+        for name, param, param_strength in rows:
             dtype = compute_dtype(param.dtype)
-            param, update = param.to(dtype), update.to(dtype)
-            threshold = product(step_size, strength, dtype)
-            # As a difference to the parameter, a zero of the prox is a zero of the sum:
-            # w + (0 - w) is exactly 0. Formed from the clipped part it is not.
-            return penalty.prox(param + update, threshold) - param
-
-        updates = _map_penalised(step, updates, params, strength, mask, state.count)
-        return updates, ProximalStepState(state.count + 1)
+            if penalty.constraint:
+                param_strength = 1.0
+            threshold = product(step_size, param_strength, dtype)
+            moved.append((name, param.to(dtype) + updates[name].to(dtype), threshold))
+        # As a difference to the parameter, a zero of the prox is a zero of the sum:
+        # w + (0 - w) is exactly 0. Formed from the clipped part it is not.
+        for (name, param, _), new in zip(rows, penalty.tree_prox(moved), strict=True):
+            new_updates[name] = new - param.to(new.dtype)
+        return new_updates, ProximalStepState(state.count + 1)
 
     return GradientTransformation(init_fn, update_fn)
 
@@ -222,36 +234,37 @@ def apply_updates(
     }
 
 
-def require_subgradient(penalty: Penalty) -> None:
-    """Raises ValueError for a penalty that holds a constraint."""
-    require_penalty(penalty)
-    if not penalty.finite:
-        raise ValueError(
-            f"penalty {penalty!r} holds a constraint, so that it has no subgradient "
-            "outside of it. Use proximal_step or Proximal with this penalty."
-        )
-
-
 def _check_params(
-    params: Mapping[str, Tensor], mask: Mask, strength: Strength, learning_rate: Any
+    params: Mapping[str, Tensor],
+    mask: Mask,
+    strength: Strength,
+    learning_rate: Any,
+    penalty: Penalty,
 ) -> None:
-    for (name, leaf), penalised in zip(
-        named_leaves(params), selected(mask, params), strict=True
+    leaves, flags = named_leaves(params), selected(mask, params)
+    for name, leaf in itertools.compress(leaves, flags):
+        require_real_floating(name, leaf)
+    strengths = check_schedules(strength, learning_rate, params)
+    for (name, leaf), value in itertools.compress(
+        zip(leaves, strengths, strict=True), flags
     ):
-        if penalised:
-            require_real_floating(name, leaf)
-    check_schedules(strength, learning_rate, params)
+        require_fit(penalty, name, leaf, value)
 
 
-def _map_penalised(
-    transform: Callable[[Tensor, Tensor, Number], Tensor],
+def _penalised(
     updates: Mapping[str, Tensor],
     params: Mapping[str, Tensor] | None,
     strength: Strength,
     mask: Mask,
     count: int,
-) -> dict[str, Tensor]:
-    """Applies `transform(update, param, strength)` to each penalised parameter."""
+) -> list[tuple[str, Tensor, Number]]:
+    """Gives name, parameter and strength of each penalised parameter.
+
+    One whose update is `None` takes no step and counts as not penalised.
+
+    Raises:
+      ValueError: missing parameters, or updates of other names.
+    """
     if params is None:
         raise ValueError(
             "params must be given, got None. Call update(updates, state, params)."
@@ -263,10 +276,10 @@ def _map_penalised(
         strengths_at(strength, count, params),
         strict=True,
     )
-    new_updates = dict(updates)
+    found = []
     for (name, param), penalised, param_strength in rows:
         if penalised and updates[name] is not None:
             require_real_floating(name, param)
             require_dense(f"updates['{name}']", updates[name])
-            new_updates[name] = transform(updates[name], param, param_strength)
-    return new_updates
+            found.append((name, param, param_strength))
+    return found
