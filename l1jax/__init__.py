@@ -2,24 +2,33 @@
 
 from importlib.metadata import version as _version
 
+from l1jax.constraints import implied_radius, l1_ball, n_of_m, top_k
+from l1jax.group_penalties import group_l1, sparse_group_l1
+from l1jax.laplace import laplace_scale, laplace_strength
+from l1jax.layouts import layouts
+from l1jax.low_rank import nuclear
 from l1jax.masks import by_path, weights_only
+from l1jax.nonconvex import capped_l1, l0, log_sum, lp, mcp, scad
 from l1jax.optimizers import ProximalState, proximal
+from l1jax.ordered import owl, slope
 from l1jax.penalties import (
-    Penalty,
     elastic_net,
     l1,
     nonnegative_l1,
     penalty_value,
 )
+from l1jax.penalty import Penalty
 from l1jax.prox import soft_threshold
 from l1jax.sparsity import ArraySparsity, SparsityReport, sparsity_report
 from l1jax.step_sizes import EffectiveStep, register_step_size
+from l1jax.total_variation import fused_lasso, total_variation
 from l1jax.transforms import (
     AddSubgradientState,
     ProximalStepState,
     add_subgradient,
     proximal_step,
 )
+from l1jax.weighted import adaptive_l1, weighted_l1
 
 __version__ = _version("l1twins")
 
@@ -32,16 +41,38 @@ __all__ = [
     "ProximalStepState",
     "SparsityReport",
     "__version__",
+    "adaptive_l1",
     "add_subgradient",
     "by_path",
+    "capped_l1",
     "elastic_net",
+    "fused_lasso",
+    "group_l1",
+    "implied_radius",
+    "l0",
     "l1",
+    "l1_ball",
+    "laplace_scale",
+    "laplace_strength",
+    "layouts",
+    "log_sum",
+    "lp",
+    "mcp",
+    "n_of_m",
     "nonnegative_l1",
+    "nuclear",
+    "owl",
     "penalty_value",
     "proximal",
     "proximal_step",
     "register_step_size",
+    "scad",
+    "slope",
     "soft_threshold",
+    "sparse_group_l1",
     "sparsity_report",
+    "top_k",
+    "total_variation",
+    "weighted_l1",
     "weights_only",
 ]

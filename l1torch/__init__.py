@@ -2,19 +2,27 @@
 
 from importlib.metadata import version as _version
 
+from l1torch.constraints import implied_radius, l1_ball, n_of_m, top_k
+from l1torch.group_penalties import group_l1, sparse_group_l1
+from l1torch.laplace import laplace_scale, laplace_strength
+from l1torch.layouts import layouts
+from l1torch.low_rank import nuclear
 from l1torch.masks import by_path, weights_only
+from l1torch.nonconvex import capped_l1, l0, log_sum, lp, mcp, scad
 from l1torch.optimizers import Proximal
+from l1torch.ordered import owl, slope
 from l1torch.penalties import (
-    Penalty,
     elastic_net,
     l1,
     nonnegative_l1,
     penalty_value,
 )
+from l1torch.penalty import Penalty
 from l1torch.prox import soft_threshold
 from l1torch.sparsity import ArraySparsity, SparsityReport, sparsity_report
 from l1torch.step_sizes import EffectiveStep, register_step_size
 from l1torch.subgradients import Subgradient
+from l1torch.total_variation import fused_lasso, total_variation
 from l1torch.transforms import (
     AddSubgradientState,
     GradientTransformation,
@@ -23,6 +31,7 @@ from l1torch.transforms import (
     apply_updates,
     proximal_step,
 )
+from l1torch.weighted import adaptive_l1, weighted_l1
 
 __version__ = _version("l1twins")
 
@@ -37,16 +46,38 @@ __all__ = [
     "SparsityReport",
     "Subgradient",
     "__version__",
+    "adaptive_l1",
     "add_subgradient",
     "apply_updates",
     "by_path",
+    "capped_l1",
     "elastic_net",
+    "fused_lasso",
+    "group_l1",
+    "implied_radius",
+    "l0",
     "l1",
+    "l1_ball",
+    "laplace_scale",
+    "laplace_strength",
+    "layouts",
+    "log_sum",
+    "lp",
+    "mcp",
+    "n_of_m",
     "nonnegative_l1",
+    "nuclear",
+    "owl",
     "penalty_value",
     "proximal_step",
     "register_step_size",
+    "scad",
+    "slope",
     "soft_threshold",
+    "sparse_group_l1",
     "sparsity_report",
+    "top_k",
+    "total_variation",
+    "weighted_l1",
     "weights_only",
 ]

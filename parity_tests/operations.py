@@ -1,5 +1,8 @@
 """The library's operations as the parity report compares them, element by element."""
 
+import dataclasses
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +10,7 @@ import numpy as np
 
 from parity_tests.twin import Twin
 
-SIZE = 600
+SHAPE = (24, 25)
 STRENGTH = 0.7
 
 
@@ -16,12 +19,12 @@ def inputs() -> tuple[np.ndarray, np.ndarray]:
 
     Between 1e-6 and 16 in size, with zeros, and gradients equal to the value itself.
     """
-    k = np.arange(2 * SIZE)
+    k = np.arange(2 * math.prod(SHAPE))
     mixed = (k * 2654435761) % 2**32  # Knuth's multiplicative hash
     signed = mixed / 2.0**31 - 1
-    x, grad = (signed * 2.0 ** (mixed % 13 - 8)).reshape(2, SIZE)
-    x[::7] = 0.0
-    grad[::11] = np.abs(x[::11])
+    x, grad = (signed * 2.0 ** (mixed % 13 - 8)).reshape(2, *SHAPE)
+    x.flat[::7] = 0.0
+    grad.flat[::11] = np.abs(x.flat[::11])
     return x, grad
 
 
@@ -32,14 +35,40 @@ def _threshold(by_element: bool) -> Callable[..., Any]:
     return run
 
 
-def _of_penalty(make: Callable[[Any], Any], method: str) -> Callable[..., Any]:
-    def run(twin: Twin, x: Any, grad: Any) -> Any:
-        penalty = make(twin.lib)
-        rest = (grad,) if method == "optimality_distance" else ()
-        x = abs(x) if not penalty.finite else x  # its domain
-        return getattr(penalty, method)(x, *rest, STRENGTH)
+@dataclasses.dataclass(frozen=True)
+class Reported:
+    """A penalty, and what of it there is to be compared."""
 
-    return run
+    make: Callable[[Any], Any]
+    """From library to penalty."""
+    exact: bool = True
+    """Whether the frameworks must agree in every bit: sums, decompositions and powers
+    come out otherwise in the last places."""
+    finite: bool = True
+    metric: bool = True
+    subgradient: bool = True
+
+    def operations(self, name: str) -> dict[str, Callable[..., Any]]:
+        """The methods by name, as functions of twin, values and gradients."""
+        found = {
+            f"{name}.{method}": self._method(method)
+            for method in ("value", "subgradient", "prox", "optimality_distance")
+            if self.subgradient or method != "subgradient"
+        }
+        if self.metric:
+            found[f"{name}.prox, by element"] = self._by_element
+        return found
+
+    def _method(self, method: str) -> Callable[..., Any]:
+        def run(twin: Twin, x: Any, grad: Any) -> Any:
+            rest = (grad,) if method == "optimality_distance" else ()
+            x = abs(x) if not self.finite else x  # for some, their domain
+            return getattr(self.make(twin.lib), method)(x, *rest, STRENGTH)
+
+        return run
+
+    def _by_element(self, twin: Twin, x: Any, grad: Any) -> Any:
+        return self.make(twin.lib).prox(x, abs(grad))
 
 
 def _transform(name: str, *arguments: float) -> Callable[..., Any]:
@@ -52,20 +81,44 @@ def _transform(name: str, *arguments: float) -> Callable[..., Any]:
     return run
 
 
+_WEIGHTS = np.linspace(0.0, 2.0, SHAPE[1])
+_THIRDS = {"a": (*range(0, 25, 3),), "b": (*range(1, 25, 3),), "c": (*range(2, 25, 3),)}
+_Set = functools.partial(Reported, exact=False, finite=False, subgradient=False)
+_Group = functools.partial(Reported, exact=False)
+_Whole = functools.partial(Reported, exact=False, metric=False)
+
 PENALTIES = {
-    "l1()": lambda lib: lib.l1(),
-    "elastic_net(0.3)": lambda lib: lib.elastic_net(0.3),
-    "nonnegative_l1()": lambda lib: lib.nonnegative_l1(),
+    "l1()": Reported(lambda lib: lib.l1()),
+    "elastic_net(0.3)": Reported(lambda lib: lib.elastic_net(0.3)),
+    "nonnegative_l1()": Reported(lambda lib: lib.nonnegative_l1(), finite=False),
+    "weighted_l1(0 to 2)": Reported(lambda lib: lib.weighted_l1(_WEIGHTS)),
+    "mcp(1.0)": Reported(lambda lib: lib.mcp(1.0)),
+    "scad(1.0)": Reported(lambda lib: lib.scad(1.0)),
+    "capped_l1(1.5)": Reported(lambda lib: lib.capped_l1(1.5)),
+    "log_sum(0.5)": Reported(lambda lib: lib.log_sum(0.5)),
+    "lp(1/2)": Reported(lambda lib: lib.lp(1 / 2)),
+    "lp(2/3)": Reported(lambda lib: lib.lp(2 / 3), exact=False),
+    "l0()": Reported(lambda lib: lib.l0(), subgradient=False),
+    "group_l1(1)": _Group(lambda lib: lib.group_l1(1)),
+    "group_l1(1, block=5)": _Group(lambda lib: lib.group_l1(1, block=5)),
+    "group_l1(1, groups=thirds)": _Group(lambda lib: lib.group_l1(1, groups=_THIRDS)),
+    "sparse_group_l1(0.4, 1)": _Group(lambda lib: lib.sparse_group_l1(0.4, 1)),
+    "l1_ball(9.0)": _Set(lambda lib: lib.l1_ball(9.0)),
+    "top_k(50)": _Set(lambda lib: lib.top_k(50)),
+    "n_of_m(2, 4, 0)": _Set(lambda lib: lib.n_of_m(2, 4, 0)),
+    "nuclear()": _Whole(lambda lib: lib.nuclear()),
+    "slope(0.1)": _Whole(lambda lib: lib.slope(0.1)),
+    "total_variation()": _Whole(lambda lib: lib.total_variation()),
+    "fused_lasso(0.5)": _Whole(lambda lib: lib.fused_lasso(0.5)),
 }
-METHODS = ("value", "subgradient", "prox", "optimality_distance")
 
 OPERATIONS: dict[str, Callable[[Twin, Any, Any], Any]] = {
     "soft_threshold": _threshold(by_element=False),
     "soft_threshold, by element": _threshold(by_element=True),
     **{
-        f"{name}.{method}": _of_penalty(make, method)
-        for name, make in PENALTIES.items()
-        for method in METHODS
+        name: run
+        for penalty, reported in PENALTIES.items()
+        for name, run in reported.operations(penalty).items()
     },
     "add_subgradient": _transform("add_subgradient"),
     "proximal_step": _transform("proximal_step", 0.3),
@@ -75,6 +128,14 @@ OPERATIONS: dict[str, Callable[[Twin, Any, Any], Any]] = {
 SUMS = tuple(name for name in OPERATIONS if name.endswith(".value"))
 """Those that add many numbers, which every framework does in an order of its own."""
 
+INEXACT = tuple(
+    name
+    for penalty, reported in PENALTIES.items()
+    for name in reported.operations(penalty)
+    if not reported.exact and name not in SUMS
+)
+"""Those that need sums, decompositions or powers on the way."""
+
 
 def compute(twin: Twin, device: Any, name: str, dtype: str) -> tuple[np.ndarray, str]:
     """Runs an operation, compiled in JAX; gives the values and their dtype."""
@@ -82,6 +143,24 @@ def compute(twin: Twin, device: Any, name: str, dtype: str) -> tuple[np.ndarray,
         x, grad = (twin.array(values, dtype) for values in inputs())
         result = twin.jit(lambda x, grad: OPERATIONS[name](twin, x, grad))(x, grad)
         return twin.numpy(result), twin.dtype(result)
+
+
+def ulps_of_largest(a: np.ndarray, b: np.ndarray, dtype: str) -> float:
+    """The largest distance in units in the last place of the largest number.
+
+    Where large numbers cancel, a small rest has but few places that mean something.
+    """
+    special = ~(np.isfinite(a) & np.isfinite(b))
+    if not np.array_equal(a[special], b[special], equal_nan=True):
+        return np.inf
+    a, b = (values[~special].astype(np.float64) for values in (a, b))
+    places = {"bfloat16": 7, "float16": 10, "float32": 23, "float64": 52}[dtype]
+    largest = np.abs(np.append(a, b)).max(initial=0)
+    if not largest:
+        return 0.0
+    return float(
+        np.abs(a - b).max(initial=0) / 2.0 ** (np.frexp(largest)[1] - 1 - places)
+    )
 
 
 def ulps(a: np.ndarray, b: np.ndarray, dtype: str) -> float:

@@ -186,7 +186,9 @@ def operations_table(report: Report) -> Table:
     limits = sorted({check.limit for check in report.operations})
     table = Table(
         title="Operations: largest difference in units in the last place\n"
-        f"(limit {limits[0]:g}; {checks.ULPS_OF_SUMS:g} for sums)",
+        f"(limit {limits[0]:g}; {checks.ULPS_OF_SUMS:g} for sums; "
+        f"{checks.ULPS_OF_LARGEST:g}, of the largest number,\n"
+        "for what takes sums, decompositions or powers on the way)",
         box=box.SIMPLE,
     )
     dtypes = [d for d in DTYPES if any(c.dtype == d for c in report.operations)]
@@ -202,7 +204,7 @@ def operations_table(report: Report) -> Table:
         same = all(check.zeros_coincide for check in row)
         table.add_row(
             name,
-            *(f"{check.ulps:g}" for check in row),
+            *(f"{check.ulps:.3g}" for check in row),
             "same" if same else "differ",
             _verdict(all(check.passed for check in row)),
         )

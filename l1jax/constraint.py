@@ -1,0 +1,143 @@
+"""What a constraint is: a penalty that is 0 inside a set and infinite outside it."""
+
+import abc
+import math
+import numbers
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from l1jax.hyperparameters import check_number, nonnegative, require_broadcast
+from l1jax.leaves import compute_dtype, require_real_floating
+from l1jax.order_statistics import any_of, relative
+from l1jax.penalty import Penalty
+
+Row = tuple[str, ArrayLike, ArrayLike]
+"""A dotted path, an array, and its strength or threshold."""
+
+
+class Constraint(Penalty):
+    """A set: it says what is inside, projects, and knows its normal cone.
+
+    What a set defines takes arrays of one dtype, that to compute in: one array, or if
+    the set is joint, all those of a tree.
+    """
+
+    finite = False
+    constraint = True
+    takes_metric = True  # type: ignore[assignment]
+
+    @abc.abstractmethod
+    def inside(self, arrays: Sequence[jax.Array], slack: float) -> jax.Array:
+        """Tells whether arrays are in the set, but for a relative error of rounding."""
+
+    @abc.abstractmethod
+    def project(
+        self, arrays: Sequence[jax.Array], metrics: Sequence[jax.Array]
+    ) -> list[jax.Array]:
+        """Gives the nearest point of the set."""
+
+    @abc.abstractmethod
+    def distances(
+        self, arrays: Sequence[jax.Array], grads: Sequence[jax.Array], slack: float
+    ) -> list[jax.Array]:
+        """Gives the distance of `-grads` to the normal cone at arrays inside."""
+
+    def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
+        """Gives 0 inside and infinity outside."""
+        return self._value([("x", x, strength)])
+
+    def subgradient(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
+        """Gives 0 inside and NaN outside."""
+        value, x = self.value(x, strength), jnp.asarray(x)
+        # The NaN is numpy's: making one in JAX would set off jax_debug_nans.
+        return jnp.where(value == 0, jnp.zeros_like(x), np.full((), np.nan, x.dtype))
+
+    def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
+        """Projects onto the set, in the metric of the thresholds."""
+        return self._prox([("x", x, threshold)])[0]
+
+    def optimality_distance(
+        self, x: ArrayLike, grad: ArrayLike, strength: ArrayLike = 1.0
+    ) -> jax.Array:
+        """Gives, per element, the distance of `-grad` to the set's normal cone."""
+        return self._distances([("x", x, strength)], [grad])[0]
+
+    def tree_value(self, rows: Sequence[Row]) -> jax.Array | float:
+        """Sums the value over rows of path, array and strength."""
+        return self._value(rows) if self.joint and rows else super().tree_value(rows)
+
+    def tree_prox(self, rows: Sequence[Row]) -> list[jax.Array]:
+        """Projects rows of path, array and threshold."""
+        return self._prox(rows) if self.joint and rows else super().tree_prox(rows)
+
+    def tree_optimality_distance(
+        self, rows: Sequence[tuple[str, ArrayLike, ArrayLike, ArrayLike]]
+    ) -> list[jax.Array]:
+        """Gives the distances for rows of path, array, gradient and strength."""
+        if not (self.joint and rows):
+            return super().tree_optimality_distance(rows)
+        grads = [grad for _, _, grad, _ in rows]
+        return self._distances([(path, x, s) for path, x, _, s in rows], grads)
+
+    def _value(self, rows: Sequence[Row]) -> jax.Array:
+        arrays, _ = self._operands("strength", rows)
+        inside = self.inside(arrays, _slack(rows))
+        nan = any_of([jnp.isnan(x) for x in arrays])
+        outside = jnp.where(nan, jnp.nan, jnp.inf)
+        return jnp.where(inside & ~nan, 0, outside).astype(arrays[0].dtype)
+
+    def _prox(self, rows: Sequence[Row]) -> list[jax.Array]:
+        arrays, thresholds = self._operands("threshold", rows)
+        projected = self.project(arrays, relative(thresholds))
+        rounded = (
+            u.astype(jnp.asarray(x).dtype)
+            for u, (_, x, _) in zip(projected, rows, strict=True)
+        )
+        return [jnp.where(u == 0, jnp.zeros_like(u), u) for u in rounded]
+
+    def _distances(
+        self, rows: Sequence[Row], grads: Sequence[ArrayLike]
+    ) -> list[jax.Array]:
+        arrays, _ = self._operands("strength", rows)
+        grads = [jnp.asarray(grad, arrays[0].dtype) for grad in grads]
+        slack = _slack(rows)
+        inside = self.inside(arrays, slack)
+        found = []
+        for x, d, (_, given, _) in zip(
+            arrays, self.distances(arrays, grads, slack), rows, strict=True
+        ):
+            d = jnp.where(jnp.isnan(x), x, jnp.where(inside, d, jnp.inf))
+            found.append(d.astype(compute_dtype(jnp.asarray(given).dtype)))
+        return found
+
+    def _operands(
+        self, argument: str, rows: Sequence[Row]
+    ) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Checks rows, and casts arrays and thresholds to the widest dtype.
+
+        An element is NaN where its threshold is: few sets would show it otherwise.
+        """
+        for path, x, t in rows:
+            require_real_floating(path, jnp.asarray(x))
+            self.require_fit(path, jnp.shape(x))
+            infinite = isinstance(t, numbers.Real) and t == math.inf
+            if argument == "strength" or not infinite:
+                check_number(argument, t)
+            require_broadcast(argument, t, path, jnp.shape(x))
+        dtype = compute_dtype(jnp.result_type(*(jnp.asarray(x) for _, x, _ in rows)))
+        thresholds = [nonnegative(t, dtype) for _, _, t in rows]
+        arrays = [
+            jnp.where(jnp.isnan(t), t, jnp.asarray(x, dtype))
+            for t, (_, x, _) in zip(thresholds, rows, strict=True)
+        ]
+        return arrays, thresholds
+
+
+def _slack(rows: Sequence[Row]) -> float:
+    """The relative error that a sum may have, and those of its elements' rounding."""
+    eps = [float(jnp.finfo(jnp.asarray(x).dtype).eps) for _, x, _ in rows]
+    return max(*eps, 64 * min(*eps, float(jnp.finfo(jnp.float32).eps)))

@@ -1,0 +1,339 @@
+"""Constraints: the L1 ball, the k largest weights, n weights of every m.
+
+They are penalties that are 0 inside a set and infinite outside it. Their prox is the
+projection onto the set, which no strength and no learning rate changes: only the
+thresholds' proportions count, as a metric. See `l1jax.order_statistics` for how it is
+found without sorting.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from l1jax.constraint import Constraint
+from l1jax.masks import Mask, weights_only
+from l1jax.order_statistics import (
+    any_of,
+    count,
+    k_largest,
+    l1_norm,
+    order_keys,
+    project_l1_ball,
+    total,
+)
+from l1jax.penalties import l1, penalty_value
+from l1jax.penalty import Penalty, sign
+
+
+@dataclasses.dataclass(frozen=True)
+class _L1Ball(Constraint):
+    radius: float
+    scope: str
+    convex = True
+
+    @property
+    def joint(self) -> bool:  # type: ignore[override]
+        """Whether the sum goes over all arrays."""
+        return self.scope == "tree"
+
+    def inside(self, arrays: Sequence[jax.Array], slack: float) -> jax.Array:
+        return l1_norm(arrays) <= self.radius * (1 + slack)
+
+    def project(
+        self, arrays: Sequence[jax.Array], metrics: Sequence[jax.Array]
+    ) -> list[jax.Array]:
+        return project_l1_ball(arrays, metrics, self.radius)
+
+    def distances(
+        self, arrays: Sequence[jax.Array], grads: Sequence[jax.Array], slack: float
+    ) -> list[jax.Array]:
+        if self.radius == 0:
+            return [jnp.zeros_like(grad) for grad in grads]
+        pulls = [
+            jnp.sum(-grad * sign(x)) for x, grad in zip(arrays, grads, strict=True)
+        ]
+        support = total([count(x != 0) for x in arrays])
+        tau = jnp.maximum(total(pulls) / jnp.maximum(support, 1), 0)
+        tau = jnp.where(l1_norm(arrays) >= self.radius * (1 - slack), tau, 0)
+        return [
+            jnp.where(
+                x == 0,
+                jnp.maximum(jnp.abs(grad) - tau, 0),
+                jnp.abs(grad + tau * sign(x)),
+            )
+            for x, grad in zip(arrays, grads, strict=True)
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _TopK(Constraint):
+    k: int
+    scope: str
+
+    @property
+    def joint(self) -> bool:  # type: ignore[override]
+        """Whether it counts over all arrays."""
+        return self.scope == "tree"
+
+    def inside(self, arrays: Sequence[jax.Array], slack: float) -> jax.Array:
+        del slack
+        return total([count(x != 0) for x in arrays]) <= self._most(arrays)
+
+    def project(
+        self, arrays: Sequence[jax.Array], metrics: Sequence[jax.Array]
+    ) -> list[jax.Array]:
+        marks = k_largest(_scores(arrays, metrics), self._most(arrays))
+        return [_kept(x, mark) for x, mark in zip(arrays, marks, strict=True)]
+
+    def distances(
+        self, arrays: Sequence[jax.Array], grads: Sequence[jax.Array], slack: float
+    ) -> list[jax.Array]:
+        del slack
+        full = total([count(x != 0) for x in arrays]) >= self._most(arrays)
+        return [
+            jnp.where((x == 0) & full, 0, jnp.abs(grad))
+            for x, grad in zip(arrays, grads, strict=True)
+        ]
+
+    def _most(self, arrays: Sequence[jax.Array]) -> int:
+        # A larger k might not fit into 32 bits.
+        return min(self.k, sum(x.size for x in arrays))
+
+
+@dataclasses.dataclass(frozen=True)
+class _NOfM(Constraint):
+    n: int
+    m: int
+    axis: int
+
+    def require_fit(
+        self, path: str, shape: tuple[int, ...], strength_shape: tuple[int, ...] = ()
+    ) -> None:
+        del strength_shape
+        if not -len(shape) <= self.axis < len(shape):
+            raise ValueError(
+                f"axis {self.axis} does not exist in the parameter '{path}' of shape "
+                f"{shape}. Choose an axis that it has, or leave it out with mask=."
+            )
+        if shape[self.axis] % self.m:
+            raise ValueError(
+                f"m must divide the axis, got m={self.m} for axis {self.axis} of the "
+                f"parameter '{path}' of shape {shape}. Choose another axis or m, or "
+                "leave it out with mask=."
+            )
+
+    def inside(self, arrays: Sequence[jax.Array], slack: float) -> jax.Array:
+        del slack
+        return ~any_of([self._counts(x) > self.n for x in arrays])
+
+    def project(
+        self, arrays: Sequence[jax.Array], metrics: Sequence[jax.Array]
+    ) -> list[jax.Array]:
+        marks = [self._largest(score) for score in _scores(arrays, metrics)]
+        return [_kept(x, mark) for x, mark in zip(arrays, marks, strict=True)]
+
+    def distances(
+        self, arrays: Sequence[jax.Array], grads: Sequence[jax.Array], slack: float
+    ) -> list[jax.Array]:
+        del slack
+        distances = []
+        for x, grad in zip(arrays, grads, strict=True):
+            blocks = self._blocks(x)
+            full = self._counts(x) >= self.n
+            off = ((blocks == 0) & full).reshape(x.shape)
+            distances.append(jnp.where(off, 0, jnp.abs(grad)))
+        return distances
+
+    def _largest(self, score: jax.Array) -> jax.Array:
+        """Marks the n largest of each block, comparing each with the others."""
+        keys, axis = self._blocks(order_keys(score)), self._axis(score)
+        place = jax.lax.broadcasted_iota(jnp.int32, keys.shape, axis)
+        rank = jnp.zeros(keys.shape, jnp.int32)
+        for turn in range(1, self.m):
+            other = jnp.roll(keys, -turn, axis)
+            # Equals: whoever stands before comes first, which those do that wrap round.
+            rank += (other > keys) | ((other == keys) & (place + turn >= self.m))
+        return (rank < self.n).reshape(score.shape)
+
+    def _counts(self, x: jax.Array) -> jax.Array:
+        return jnp.sum(self._blocks(x) != 0, axis=self._axis(x), keepdims=True)
+
+    def _blocks(self, x: jax.Array) -> jax.Array:
+        before, after = x.shape[: self._axis(x)], x.shape[self._axis(x) :]
+        return x.reshape(*before[:-1], before[-1] // self.m, self.m, *after)
+
+    def _axis(self, x: jax.Array) -> int:
+        """The axis of the members of a block, after that of the blocks."""
+        return self.axis % x.ndim + 1
+
+
+def l1_ball(radius: float, *, scope: str = "array") -> Penalty:
+    """Gives the constraint `|x|_1 <= radius`, the lasso as Tibshirani (1996) wrote it.
+
+    Its prox is the projection `argmin_u |u - x|` over the ball: `soft_threshold(x,
+    tau)` with the one tau that takes the sum to the radius, and `x` itself inside. An
+    array of thresholds t is a metric: `argmin_u sum_i (u_i - x_i)^2 / t_i`, which is
+    `soft_threshold(x, tau * t)`. Elements whose t is 0 move only after all others are
+    0, those whose t is infinite move first.
+
+    The projection is unique and does not expand. It costs one pass for the sum, and 3
+    to 10 more if `x` is outside (Michelot, 1986; Duchi et al., 2008; Condat, 2016), in
+    place of a sort. Its value allows for rounding: 64 units of the precision that is
+    computed in, or one of the array's.
+
+    A penalty of some strength and a ball of some radius describe the same solutions:
+    see `implied_radius`. The strength that is passed to a transform has no effect here.
+
+    Args:
+      radius: the largest sum of absolute values, a finite Python number >= 0.
+      scope: "array": each array has a ball of its own. "tree": one ball for all of
+        them together.
+
+    Raises:
+      TypeError: `radius` is not a number.
+      ValueError: `radius` is negative or not finite; `scope` is neither of the two.
+
+    Example:
+      >>> print(l1_ball(2.0).prox(jnp.array([3.0, -0.5, -2.0]), 1.0))
+      [ 1.5  0.  -0.5]
+    """
+    if isinstance(radius, bool) or not isinstance(radius, int | float):
+        raise TypeError(
+            f"radius must be a Python number >= 0, got {radius!r} of type "
+            f"{type(radius).__name__}. Pass one such as 10.0, or float(radius)."
+        )
+    if not 0 <= radius < math.inf:
+        raise ValueError(
+            f"radius must be finite and >= 0, got {radius!r}. Pass one such as 10.0; "
+            "without a bound there is no constraint."
+        )
+    return _L1Ball(float(radius), _checked_scope(scope))
+
+
+def top_k(k: int, *, scope: str = "array") -> Penalty:
+    """Gives the constraint that at most `k` elements are not zero.
+
+    Its prox keeps the `k` largest `|x_i|` as they are and makes the others 0; with an
+    array of thresholds t, the largest `x_i^2 / t_i`, compared as `|x_i| / sqrt(t_i)`
+    and rounded so. It is not unique among equals, of which those in front are kept, in
+    both frameworks: leaves in their order, elements in C order. NaN counts as the
+    largest and stays NaN.
+
+    The set is not convex. Followed by gradient steps this is iterative hard
+    thresholding (Blumensath and Davies, 2009), whose fixed points depend on the step
+    size. The optimality distance is that of the limiting normal cone: `|grad|` on the
+    support, and 0 off it once `k` elements are in use.
+
+    The k-th largest is found exactly by counting, in 31 passes for single precision and
+    63 for double; equals cost a pass for each bit of the number of elements.
+
+    Args:
+      k: how many to keep, a Python int >= 0; beyond the size all are kept.
+      scope: "array": `k` of each array. "tree": `k` of all together.
+
+    Raises:
+      TypeError: `k` is not an int.
+      ValueError: `k` is negative; `scope` is neither of the two.
+
+    Example:
+      >>> print(top_k(2).prox(jnp.array([3.0, -0.5, -2.0]), 1.0))
+      [ 3.  0. -2.]
+    """
+    return _TopK(_checked_int("k", k, 0), _checked_scope(scope))
+
+
+def n_of_m(n: int = 2, m: int = 4, axis: int = -1) -> Penalty:
+    """Gives the constraint that at most `n` of every `m` neighbours are not zero.
+
+    2:4 is the pattern that GPUs multiply faster (Mishra et al., 2021); they want it
+    along the inputs: the last axis of a torch kernel, `axis=-2` of a JAX one.
+
+    Its prox keeps the `n` largest `|x_i|` of each block of `m` consecutive elements, by
+    comparing each with the others: `m` passes. Metric, equals, NaN and optimality
+    distance are those of `top_k`, within each block. The set is not convex.
+
+    Args:
+      n: how many to keep, from 0 to `m`.
+      m: the size of a block, >= 1. It must divide the axis.
+      axis: the axis along which blocks lie.
+
+    Raises:
+      TypeError: an argument is not an int.
+      ValueError: `n` or `m` is out of range; later, an array has no such axis or `m`
+        does not divide it.
+
+    Example:
+      >>> print(n_of_m(1, 2).prox(jnp.array([3.0, -0.5, -2.0, 2.0]), 1.0))
+      [ 3.  0. -2.  0.]
+    """
+    m = _checked_int("m", m, 1)
+    n = _checked_int("n", n, 0)
+    if n > m:
+        raise ValueError(
+            f"n must be at most m, got n={n} of m={m}. Pass n_of_m(2, 4) to keep two "
+            "of every four."
+        )
+    return _NOfM(n, m, _checked_int("axis", axis, None))
+
+
+def implied_radius(params: Any, mask: Mask = weights_only) -> jax.Array:
+    """Sums `|w|` over the penalised leaves: the radius that belongs to a strength.
+
+    A minimiser of `loss + strength * |w|_1` also minimises the loss over the ball of
+    this radius, `l1_ball(float(implied_radius(w)), scope="tree")`: any `w'` in the ball
+    has no larger norm, so a smaller loss would make a smaller sum. The other way round,
+    for a convex loss, the strength is the ball's multiplier: `-grad_i sign(w_i)` at
+    every weight that is not zero.
+
+    Args:
+      params: tree of arrays.
+      mask: the leaves to count, see `weights_only`; `None` counts all.
+
+    Returns:
+      Scalar in the widest dtype of the penalised leaves, at least float32.
+
+    Raises: as `penalty_value`.
+
+    Example:
+      >>> params = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(5.0)}
+      >>> print(implied_radius(params))
+      3.0
+    """
+    return penalty_value(params, 1.0, l1(), mask)
+
+
+def _scores(
+    arrays: Sequence[jax.Array], metrics: Sequence[jax.Array]
+) -> list[jax.Array]:
+    """What a zero would cost, up to monotone rounding: squares would underflow."""
+    return [jnp.abs(x) / jnp.sqrt(t) for x, t in zip(arrays, metrics, strict=True)]
+
+
+def _kept(x: jax.Array, mark: jax.Array) -> jax.Array:
+    return jnp.where(mark | jnp.isnan(x), x, 0)
+
+
+def _checked_scope(scope: str) -> str:
+    if scope not in ("array", "tree"):
+        raise ValueError(
+            f"scope must be 'array' or 'tree', got {scope!r}. Pass 'array' to treat "
+            "each array by itself, 'tree' for all together."
+        )
+    return scope
+
+
+def _checked_int(argument: str, value: int, least: int | None) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(
+            f"{argument} must be a Python int, got {value!r} of type "
+            f"{type(value).__name__}. Pass one such as 2."
+        )
+    if least is not None and value < least:
+        raise ValueError(
+            f"{argument} must be at least {least}, got {value}. Pass a larger one."
+        )
+    return value

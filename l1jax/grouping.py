@@ -1,0 +1,269 @@
+"""Which elements of an array form a group, and sums over the groups.
+
+An array is looked at through a view, a reshape that splits some axes in two, so that a
+group extends along whole axes of the view. What belongs to a group (a norm, say) is an
+array with as many axes as the view, which broadcasts to it after `Grouping.spread`.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+UNITS = ("heads", "input", "output")
+"""The units of layers that groups may belong to."""
+
+Members = tuple[tuple[str, tuple[int, ...]], ...]
+"""Named groups: for each name the indices along an axis."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Grouping:
+    """The groups of an array of one shape."""
+
+    parts: tuple[tuple[int, ...], ...]
+    """For each axis of the array its length, or the two that it is split into."""
+
+    axes: tuple[int, ...]
+    """The axes of the view along which a group extends; all but `axis` if named."""
+
+    members: tuple[tuple[int, ...], ...] = ()
+    """The indices along `axis` of each named group; then no axis is split."""
+
+    axis: int = 0
+
+    @functools.cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """The shape of the view."""
+        return tuple(itertools.chain.from_iterable(self.parts))
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
+        return tuple(math.prod(part) for part in self.parts)
+
+    @functools.cached_property
+    def extent(self) -> tuple[int, ...]:
+        """The axes of the array along which a group extends."""
+        if self.members:
+            return tuple(range(len(self.parts)))
+        ends = itertools.accumulate(map(len, self.parts), initial=0)
+        return tuple(
+            i
+            for i, (start, part) in enumerate(zip(ends, self.parts, strict=False))
+            if any(start + j in self.axes for j in range(len(part)))
+        )
+
+    @functools.cached_property
+    def sizes(self) -> float | np.ndarray:
+        """The number of elements of each group, at least 1."""
+        others = math.prod(self.lengths[i] for i in self.axes)
+        if not self.members:
+            return float(max(others, 1))
+        slices = np.array([len(group) for group in self.members], float)
+        return self._along_axis(np.maximum(others * slices, 1.0))
+
+    def view(self, x: jax.Array) -> jax.Array:
+        """Reshapes the array to the view."""
+        return x.reshape(self.lengths)
+
+    def back(self, x: jax.Array) -> jax.Array:
+        """Reshapes the view to the array."""
+        return x.reshape(self.shape)
+
+    def total(self, x: jax.Array) -> jax.Array:
+        """Sums over each group of the view."""
+        x = jnp.sum(x, axis=self.axes, keepdims=True)
+        return jnp.sum(self._gather(x), axis=self.axis + 1) if self.members else x
+
+    def top(self, x: jax.Array) -> jax.Array:
+        """Gives the largest element of each group, at least 0."""
+        x = jnp.max(x, axis=self.axes, keepdims=True, initial=0)
+        return jnp.max(self._gather(x), axis=self.axis + 1) if self.members else x
+
+    def spread(self, x: jax.Array) -> jax.Array:
+        """Makes what belongs to the groups broadcast to the view."""
+        if not self.members or x.ndim == 0:
+            return x
+        return jnp.take(x, self._owner, axis=self.axis)
+
+    def is_constant(self, shape: tuple[int, ...]) -> bool:
+        """Tells by its shape whether a number or array is constant in each group."""
+        padded = (1,) * (len(self.parts) - len(shape)) + tuple(shape)
+        return all(padded[i] == 1 for i in self.extent)
+
+    def per_group(self, value: jax.Array, argument: str, path: str = "x") -> jax.Array:
+        """Makes a number or array belong to the groups.
+
+        Raises:
+          ValueError: by its shape it is not constant in each group.
+        """
+        self.require_constant(value.shape, argument, path)
+        if value.ndim == 0:
+            return value
+        padded = (1,) * (len(self.parts) - value.ndim) + value.shape
+        lengths = ((n,) * len(part) for n, part in zip(padded, self.parts, strict=True))
+        return value.reshape(tuple(itertools.chain.from_iterable(lengths)))
+
+    def require_constant(
+        self, shape: tuple[int, ...], argument: str, path: str
+    ) -> None:
+        """Raises ValueError unless an array of this shape is constant in each group."""
+        if not self.is_constant(shape):
+            raise ValueError(
+                f"{argument} of shape {shape} differs within the groups of '{path}' of "
+                f"shape {self.shape}. Pass a scalar, or an array with length 1 along "
+                f"the axes {self.extent}, which the groups extend along."
+            )
+
+    @functools.cached_property
+    def _owner(self) -> np.ndarray:
+        owner = np.zeros(self.shape[self.axis], np.int32)
+        for i, group in enumerate(self.members):
+            owner[list(group)] = i
+        return owner
+
+    def _gather(self, x: jax.Array) -> jax.Array:
+        """Gives the slices of each group along one further axis, zeros at its end."""
+        n, longest = x.shape[self.axis], max(map(len, self.members))
+        index = np.full((len(self.members), longest), n, np.int32)
+        for row, group in zip(index, self.members, strict=True):
+            row[: len(group)] = group
+        zero = jnp.zeros_like(jax.lax.slice_in_dim(x, 0, 1, axis=self.axis))
+        return jnp.take(
+            jnp.concatenate([x, zero], axis=self.axis), index, axis=self.axis
+        )
+
+    def _along_axis(self, values: np.ndarray) -> np.ndarray:
+        lengths = [1] * len(self.parts)
+        lengths[self.axis] = len(values)
+        return values.reshape(lengths)
+
+
+def along(shape: tuple[int, ...], axes: tuple[int, ...] | None, path: str) -> Grouping:
+    """Groups along axes, one for each index of the others; None is all axes.
+
+    Raises:
+      ValueError: an axis that the array does not have, or has twice.
+    """
+    wanted = range(len(shape)) if axes is None else axes
+    found = {_position(axis, shape, path) for axis in wanted}
+    if len(found) < len(wanted):
+        raise ValueError(
+            f"axis {axes!r} names an axis of '{path}' of shape {shape} twice. Name "
+            "each axis once."
+        )
+    return Grouping(tuple((n,) for n in shape), tuple(sorted(found)))
+
+
+def in_blocks(shape: tuple[int, ...], axis: int, block: int, path: str) -> Grouping:
+    """Groups of `block` consecutive elements along an axis.
+
+    Raises:
+      ValueError: blocks that do not divide the axis.
+    """
+    axis = _position(axis, shape, path)
+    if shape[axis] % block:
+        raise ValueError(
+            f"block={block} does not divide axis {axis} of '{path}' of shape {shape}, "
+            f"of length {shape[axis]}. Choose a divisor, or leave '{path}' out with "
+            "mask=."
+        )
+    parts = [(n,) for n in shape]
+    parts[axis] = (shape[axis] // block, block)
+    return Grouping(tuple(parts), (axis + 1,))
+
+
+def named(shape: tuple[int, ...], axis: int, members: Members, path: str) -> Grouping:
+    """Groups of whole slices along an axis, by their indices.
+
+    Raises:
+      ValueError: an index that does not exist, or that no group holds.
+    """
+    axis = _position(axis, shape, path)
+    found = {i for _, group in members for i in group}
+    wanted = set(range(shape[axis]))
+    if found != wanted:
+        missing, excess = sorted(wanted - found), sorted(found - wanted)
+        raise ValueError(
+            f"groups must hold each index along axis {axis} of '{path}' of shape "
+            f"{shape} once: "
+            + (f"no group holds {_some(missing)}. " if missing else "")
+            + (f"there are no indices {_some(excess)}. " if excess else "")
+            + "Give an index of its own a group of its own."
+        )
+    others = tuple(i for i in range(len(shape)) if i != axis)
+    return Grouping(
+        tuple((n,) for n in shape), others, tuple(group for _, group in members), axis
+    )
+
+
+def check_axes(axis: Any) -> tuple[int, ...]:
+    """Gives one axis or several as a tuple, or raises."""
+    axes = axis if isinstance(axis, Sequence) else (axis,)
+    if not axes:
+        raise ValueError("axis must name an axis, got none. Use l1() for elements.")
+    return tuple(check_index("axis", one) for one in axes)
+
+
+def check_members(groups: Any) -> Members:
+    """Gives a mapping from names to indices as tuples, or raises."""
+    if not isinstance(groups, Mapping):
+        raise TypeError(
+            f"groups must be one of {UNITS}, or a mapping from names to indices, got "
+            f"{groups!r} of type {type(groups).__name__}. Pass one of these."
+        )
+    owners: dict[int, str] = {}
+    members = []
+    for name, indices in groups.items():
+        indices = tuple(check_index(f"groups[{name!r}]", i) for i in indices)
+        if not indices or min(indices) < 0:
+            raise ValueError(
+                f"groups[{name!r}] must hold indices from 0, and one at least, got "
+                f"{indices}. Count from the front, and leave empty groups out."
+            )
+        for i in indices:
+            if i in owners:
+                raise ValueError(
+                    f"groups must not overlap: {owners[i]!r} and {name!r} both hold "
+                    f"the index {i}. Put each index into one group."
+                )
+            owners[i] = name
+        members.append((str(name), indices))
+    if not owners:
+        raise ValueError("groups must not be empty, got {}. Name the groups.")
+    return tuple(members)
+
+
+def check_index(argument: str, value: Any) -> int:
+    """Gives a Python integer, or raises TypeError."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{argument} must be of integers, got {value!r} of type "
+            f"{type(value).__name__}. Pass Python integers."
+        ) from None
+
+
+def _position(axis: int, shape: tuple[int, ...], path: str) -> int:
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(
+            f"axis {axis} does not exist in '{path}' of shape {shape}. Choose an axis "
+            f"that all penalised arrays have, or leave '{path}' out with mask=."
+        )
+    return axis % len(shape)
+
+
+def _some(indices: list[int]) -> str:
+    shown = ", ".join(map(str, indices[:10]))
+    return shown + (f", ... ({len(indices)} in all)" if len(indices) > 10 else "")

@@ -1,0 +1,232 @@
+"""Thresholds without sorting: the k-th largest number, the L1 ball, of many arrays.
+
+Everything is a few passes of sums, counts and maxima over the elements. Nothing is
+sorted, gathered or concatenated, so that the arrays of a tree stay where they are, and
+so do the shards of an array: XLA adds up what the devices have summed.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from l1jax.leaves import compute_dtype
+from l1jax.penalty import absolute, largest
+from l1jax.prox import shrink
+
+_FREE = 2.0**60  # what an infinite threshold is to the largest finite one
+
+
+def relative(thresholds: Sequence[jax.Array]) -> list[jax.Array]:
+    """Divides thresholds by the largest finite one: a set knows no other scale.
+
+    The largest becomes exactly 1, and so do zeros if there are only zeros. Elsewhere
+    what is 0 becomes tiny, so that all elements can move, and what is infinite huge.
+    """
+    top = functools.reduce(
+        jnp.maximum, (largest(jnp.where(jnp.isfinite(t), t, 0)) for t in thresholds)
+    )
+    top = jax.lax.stop_gradient(top)
+    tiny = jnp.finfo(top.dtype).tiny
+    inverse = 1 / jnp.where(top < tiny, 1, top)
+    ratios = []
+    for t in thresholds:
+        ratio = jnp.where(jnp.isinf(t), _FREE, t) * jnp.where(jnp.isinf(t), 1, inverse)
+        # A product with the reciprocal may miss 1; this does not, and has its slope.
+        one = 1 + (ratio - jax.lax.stop_gradient(ratio))
+        bounded = jnp.clip(ratio, tiny**0.75, _FREE)
+        ratios.append(jnp.where(t == top, one, bounded))
+    return ratios
+
+
+def l1_norm(arrays: Sequence[jax.Array]) -> jax.Array:
+    """Sums the absolute values of all arrays, to compare with: without derivative."""
+    return total([jnp.sum(jnp.abs(jax.lax.stop_gradient(x))) for x in arrays])
+
+
+def project_l1_ball(
+    arrays: Sequence[jax.Array], metrics: Sequence[jax.Array], radius: float
+) -> list[jax.Array]:
+    """Solves `argmin_u sum_i (u_i - x_i)^2 / (2 metric_i)` with `|u|_1 <= radius`.
+
+    The solution is `soft_threshold(x, tau * metric)`. Newton's method finds tau: it
+    comes from below, never overshoots, and ends as soon as no further element becomes
+    zero, after 3 to 10 passes (Michelot, 1986; Condat, 2016).
+
+    Args:
+      arrays: of one dtype, to be computed in.
+      metrics: for each array one that broadcasts to it, greater than 0, the largest of
+        them about 1.
+      radius: the largest sum, >= 0.
+    """
+    if radius == 0:
+        return [jnp.where(jnp.isnan(x), x, 0) for x in arrays]
+    fixed = [jax.lax.stop_gradient(x) for x in arrays]
+    fixed_metrics = [jax.lax.stop_gradient(t) for t in metrics]
+    # No element is larger than the radius in the end, which bounds tau from below. What
+    # is left above this bound is of the radius' size: the arrays may be far from the
+    # ball and cost no digits. The bound gives way to its own rounding errors.
+    bound = functools.reduce(
+        jnp.maximum,
+        (
+            largest((jnp.abs(x) - radius) / t)
+            for x, t in zip(fixed, fixed_metrics, strict=True)
+        ),
+    )
+    bound *= 1 - 4 * jnp.finfo(bound.dtype).eps
+
+    def newton(
+        tau: jax.Array, arrays: Sequence[jax.Array], metrics: Sequence[jax.Array]
+    ) -> jax.Array:
+        sums, masses = [], []
+        for x, t in zip(arrays, metrics, strict=True):
+            over = absolute(shrink(x, bound * t)) - tau * t
+            active = over > 0
+            sums.append(jnp.sum(jnp.maximum(over, 0)))
+            masses.append(jnp.sum(active * t) if t.ndim else count(active) * t)
+        mass = total(masses)
+        some = mass > 0
+        excess = total(sums) - radius
+        return jnp.where(some, tau + excess / jnp.where(some, mass, 1), tau)
+
+    def grows(state: tuple[jax.Array, jax.Array]) -> jax.Array:
+        previous, tau = state
+        return tau > previous
+
+    def advance(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        _, tau = state
+        return tau, newton(tau, fixed, fixed_metrics)
+
+    zero = jnp.zeros_like(bound)
+    start = zero, newton(zero, fixed, fixed_metrics)
+    active_from, _ = jax.lax.while_loop(grows, advance, start)
+    # The loop has no derivative, but it is only needed for the set of active elements.
+    tau = jnp.maximum(newton(active_from, arrays, metrics), 0)
+    inside = l1_norm(fixed) <= radius
+    return [
+        jnp.where(inside, x, shrink(shrink(x, bound * t), tau * t))
+        for x, t in zip(arrays, metrics, strict=True)
+    ]
+
+
+def kth_largest(arrays: Sequence[jax.Array], k: int | jax.Array) -> jax.Array:
+    """Gives the k-th largest of all elements, exactly, by counting.
+
+    The bits of non-negative floating point numbers, read as integers, have the order of
+    the numbers. So one pass that counts finds each bit: 31 passes in single precision,
+    63 in double. NaN is the largest number.
+
+    Args:
+      arrays: real floating, non-negative, of one dtype.
+      k: from 1 to the number of elements; beyond it gives 0.
+
+    Returns:
+      Scalar; of half precision, in float32.
+    """
+    found = _kth_key([order_keys(x) for x in arrays], k)
+    dtype = compute_dtype(arrays[0].dtype)
+    return jax.lax.bitcast_convert_type(found, dtype)
+
+
+def k_largest(arrays: Sequence[jax.Array], k: int | jax.Array) -> list[jax.Array]:
+    """Marks the k largest of all elements; among equals, those that come first.
+
+    What comes first: the arrays in their order, the elements in C order. Where the k-th
+    largest is 0, all zeros are marked.
+
+    Args:
+      arrays: real floating, non-negative, of one dtype.
+      k: how many, >= 0.
+
+    Returns:
+      For each array one of booleans.
+    """
+    keys = [order_keys(x) for x in arrays]
+    found = _kth_key(keys, k)
+    wanted = k - total([count(key > found) for key in keys])
+    tied = [key == found for key in keys]
+    crowded = (total([count(tie) for tie in tied]) > wanted) & (found > 0)
+    tied = _first(tied, wanted, crowded)
+    return [(key > found) | tie for key, tie in zip(keys, tied, strict=True)]
+
+
+def order_keys(x: jax.Array) -> jax.Array:
+    """Gives integers in the order of non-negative numbers, NaN the largest."""
+    x = jax.lax.stop_gradient(x).astype(compute_dtype(x.dtype))
+    integer = jnp.dtype(f"int{8 * x.dtype.itemsize}")
+    bits = jax.lax.bitcast_convert_type(x, integer)
+    return jnp.where(jnp.isnan(x), jnp.iinfo(integer).max, bits)
+
+
+def total(parts: Sequence[jax.Array]) -> jax.Array:
+    """Adds up what was computed of each array."""
+    return functools.reduce(jnp.add, parts)
+
+
+def count(marks: jax.Array) -> jax.Array:
+    """Counts what is marked."""
+    # Four bytes are faster, where they do; without x64 there are no others.
+    integer = jnp.int32 if marks.size < 2**31 else jnp.result_type(int)
+    return jnp.sum(marks, dtype=integer).astype(jnp.result_type(int))
+
+
+def any_of(marks: Sequence[jax.Array]) -> jax.Array:
+    """Tells whether anything is marked in any array."""
+    return total([count(mark) for mark in marks]) > 0
+
+
+def _kth_key(keys: Sequence[jax.Array], k: int | jax.Array) -> jax.Array:
+    integer = keys[0].dtype
+    bits = jnp.iinfo(integer).bits - 1
+
+    def refine(i: jax.Array, found: jax.Array) -> jax.Array:
+        bit = (bits - 1 - i).astype(integer)
+        candidate = found | jnp.left_shift(jnp.ones_like(bit), bit)
+        enough = total([count(key >= candidate) for key in keys]) >= k
+        return jnp.where(enough, candidate, found)
+
+    return jax.lax.fori_loop(0, bits, refine, jnp.zeros([], integer))
+
+
+def _first(
+    marks: Sequence[jax.Array], wanted: jax.Array, crowded: jax.Array
+) -> list[jax.Array]:
+    """Keeps the first so many marks: bisects the index at which they end.
+
+    All of them, without a pass, unless `crowded`.
+    """
+    integer, size = wanted.dtype, sum(mark.size for mark in marks)
+    if size > jnp.iinfo(integer).max:
+        raise ValueError(
+            f"the arrays have {size} elements, more than {integer} can count. Enable "
+            "jax_enable_x64, or treat each array by itself."
+        )
+    offsets = np.cumsum([0, *(mark.size for mark in marks)])
+
+    def first(end: jax.Array) -> list[jax.Array]:
+        return [
+            mark & (_index(mark.shape, integer) < end - offset)
+            for mark, offset in zip(marks, offsets.tolist(), strict=False)
+        ]
+
+    def advance(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = state
+        middle = low + (high - low) // 2
+        enough = total([count(mark) for mark in first(middle)]) >= wanted
+        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
+
+    last = jnp.full([], size, integer)
+    start = jnp.where(crowded, 0, last), last
+    _, end = jax.lax.while_loop(lambda state: state[0] < state[1], advance, start)
+    return first(end)
+
+
+def _index(shape: tuple[int, ...], integer: jnp.dtype) -> jax.Array:
+    """The position of each element in C order, without a reshape of sharded arrays."""
+    index, stride = jnp.zeros(shape, integer), 1
+    for axis in reversed(range(len(shape))):
+        index += stride * jax.lax.broadcasted_iota(integer, shape, axis)
+        stride *= shape[axis]
+    return index

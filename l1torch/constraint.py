@@ -1,0 +1,189 @@
+"""What a constraint is: a penalty that is 0 inside a set and infinite outside it."""
+
+import abc
+import functools
+import math
+import numbers
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from l1torch.hyperparameters import (
+    Number,
+    check_number,
+    nonnegative,
+    require_broadcast,
+)
+from l1torch.leaves import compute_dtype, local, require_real_floating
+from l1torch.order_statistics import any_of, relative, shard_slices
+from l1torch.penalty import Penalty
+
+Row = tuple[str, Tensor, Number]
+"""A dotted path, a tensor, and its strength or threshold."""
+
+
+class Constraint(Penalty):
+    """A set: it says what is inside, projects, and knows its normal cone.
+
+    What a set defines takes tensors of one dtype, that to compute in: one tensor, or if
+    the set is joint, all those of a tree. `of` are the parameters, of which the tensors
+    are this process's shards if they are DTensors.
+    """
+
+    finite = False
+    constraint = True
+    takes_metric = True  # type: ignore[assignment]
+
+    @abc.abstractmethod
+    def inside(
+        self, arrays: Sequence[Tensor], slack: float, of: Sequence[Tensor]
+    ) -> Tensor:
+        """Tells whether arrays are in the set, but for a relative error of rounding."""
+
+    @abc.abstractmethod
+    def project(
+        self, arrays: Sequence[Tensor], metrics: Sequence[Tensor], of: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """Gives the nearest point of the set."""
+
+    @abc.abstractmethod
+    def distances(
+        self,
+        arrays: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        slack: float,
+        of: Sequence[Tensor],
+    ) -> list[Tensor]:
+        """Gives the distance of `-grads` to the normal cone at arrays inside."""
+
+    def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
+        """Gives 0 inside and infinity outside."""
+        return self._value([("x", x, strength)])
+
+    def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
+        """Gives 0 inside and NaN outside."""
+        slope = torch.zeros_like(local(x).detach())
+        return _like(x, torch.where(self.value(x, strength) == 0, slope, math.nan))
+
+    def prox(self, x: Tensor, threshold: Number) -> Tensor:
+        """Projects onto the set, in the metric of the thresholds."""
+        return self._prox([("x", x, threshold)])[0]
+
+    def optimality_distance(
+        self, x: Tensor, grad: Tensor, strength: Number = 1.0
+    ) -> Tensor:
+        """Gives, per element, the distance of `-grad` to the set's normal cone."""
+        return self._distances([("x", x, strength)], [grad])[0]
+
+    def tree_value(self, rows: Sequence[Row]) -> Tensor | float:
+        """Sums the value over rows of path, array and strength."""
+        return self._value(rows) if self.joint and rows else super().tree_value(rows)
+
+    def tree_prox(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Projects rows of path, array and threshold."""
+        return self._prox(rows) if self.joint and rows else super().tree_prox(rows)
+
+    def tree_optimality_distance(
+        self, rows: Sequence[tuple[str, Tensor, Tensor, Number]]
+    ) -> list[Tensor]:
+        """Gives the distances for rows of path, array, gradient and strength."""
+        if not (self.joint and rows):
+            return super().tree_optimality_distance(rows)
+        grads = [grad for _, _, grad, _ in rows]
+        return self._distances([(path, x, s) for path, x, _, s in rows], grads)
+
+    @torch.no_grad()
+    def _value(self, rows: Sequence[Row]) -> Tensor:
+        of = [x for _, x, _ in rows]
+        arrays, _ = self._operands("strength", rows)
+        inside = self.inside(arrays, _slack(rows), of)
+        nan = any_of([x.isnan() for x in arrays], of)
+        outside = torch.where(nan, math.nan, math.inf)
+        return torch.where(inside & ~nan, 0, outside).to(arrays[0].dtype)
+
+    def _prox(self, rows: Sequence[Row]) -> list[Tensor]:
+        of = [x for _, x, _ in rows]
+        arrays, thresholds = self._operands("threshold", rows)
+        projected = self.project(arrays, relative(thresholds, of), of)
+        # Adding +0.0 makes -0.0 positive.
+        return [
+            _like(x, u.to(x.dtype) + 0.0) for u, x in zip(projected, of, strict=True)
+        ]
+
+    @torch.no_grad()
+    def _distances(self, rows: Sequence[Row], grads: Sequence[Tensor]) -> list[Tensor]:
+        of = [x for _, x, _ in rows]
+        arrays, _ = self._operands("strength", rows)
+        grads = [
+            _part(grad, x).to(arrays[0].dtype)
+            for grad, x in zip(grads, of, strict=True)
+        ]
+        slack = _slack(rows)
+        inside = self.inside(arrays, slack, of)
+        found = []
+        for x, d, given in zip(
+            arrays, self.distances(arrays, grads, slack, of), of, strict=True
+        ):
+            d = torch.where(x.isnan(), x, torch.where(inside, d, math.inf))
+            found.append(_like(given, d.to(compute_dtype(given.dtype))))
+        return found
+
+    def _operands(
+        self, argument: str, rows: Sequence[Row]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Checks rows, and casts arrays and thresholds to the widest dtype.
+
+        An element is NaN where its threshold is: few sets would show it otherwise.
+        """
+        for path, x, t in rows:
+            require_real_floating(path, x)
+            self.require_fit(path, tuple(x.shape))
+            infinite = isinstance(t, numbers.Real) and t == math.inf
+            if argument == "strength" or not infinite:
+                check_number(argument, t)
+            require_broadcast(argument, t, path, x.shape)
+        dtype = compute_dtype(
+            functools.reduce(torch.promote_types, (x.dtype for _, x, _ in rows))
+        )
+        thresholds = [nonnegative(_part(t, x), dtype, x.device) for _, x, t in rows]
+        arrays = [local(x).to(dtype) for _, x, _ in rows]
+        # A Python number is checked already.
+        arrays = [
+            torch.where(t.isnan(), t, x) if isinstance(given, Tensor) else x
+            for x, t, (_, _, given) in zip(arrays, thresholds, rows, strict=True)
+        ]
+        return arrays, thresholds
+
+
+def _slack(rows: Sequence[Row]) -> float:
+    """The relative error that a sum may have, and those of its elements' rounding."""
+    eps = [torch.finfo(x.dtype).eps for _, x, _ in rows]
+    return max(*eps, 64 * min(*eps, torch.finfo(torch.float32).eps))
+
+
+def _part(value: Number, x: Tensor) -> Number:
+    """Gives what belongs to this process's shard of `x`, if that is a DTensor."""
+    if not isinstance(value, Tensor) or not hasattr(x, "to_local"):
+        return value
+    if hasattr(value, "to_local"):
+        if value.shape == x.shape and value.placements == x.placements:
+            return value.to_local()
+        value = value.full_tensor()
+    return value.expand(x.shape)[shard_slices(x)] if value.dim() else value
+
+
+def _like(x: Tensor, part: Tensor) -> Tensor:
+    """Makes a DTensor of this process's shard of it, if `x` is one."""
+    if not hasattr(x, "to_local"):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(
+        part,
+        x.device_mesh,
+        x.placements,
+        run_check=False,
+        shape=x.shape,
+        stride=x.stride(),
+    )

@@ -1,0 +1,396 @@
+"""The penalties of groups: the group lasso and the sparse group lasso."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from l1torch.grouping import (
+    UNITS,
+    Grouping,
+    Members,
+    along,
+    check_axes,
+    check_index,
+    check_members,
+    gathering,
+    in_blocks,
+    named,
+)
+from l1torch.hyperparameters import Number
+from l1torch.layouts import Layouts, by_units, check_layouts, layout_of
+from l1torch.penalty import Penalty, absolute, gradient_operand, largest, operands, sign
+from l1torch.prox import shrink, solve
+
+_HALVINGS = 8
+_NEWTON_STEPS = {torch.float32: 4, torch.float64: 6}
+
+
+@dataclasses.dataclass(frozen=True)
+class _GroupL1(Penalty):
+    l1_ratio: float
+    axis: tuple[int, ...] | None
+    block: int | None
+    groups: str | Members | None
+    layouts: Layouts | None
+    scale_by_size: bool
+    path: str | None = None
+    convex = True
+    takes_metric = True
+
+    @property
+    def least_slope(self) -> float:  # type: ignore[override]
+        """The share of L1: the group's slope has the sign of the element's."""
+        return self.l1_ratio
+
+    def at(self, path: str, shape: tuple[int, ...]) -> Penalty:
+        if not isinstance(self.groups, str):
+            return self
+        layout_of(path, shape, self.layouts)
+        return dataclasses.replace(self, path=path)
+
+    def require_fit(
+        self, path: str, shape: tuple[int, ...], strength_shape: tuple[int, ...] = ()
+    ) -> None:
+        grouping = self._grouping(shape, path)
+        grouping.require_constant(strength_shape, "strength", path)
+
+    @gathering
+    def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
+        x, strength = operands(x, strength)
+        grouping = self._grouping(tuple(x.shape))
+        strength = grouping.per_group(strength, "strength")
+        x = grouping.view(x)
+        value = torch.sum(strength * (self._weight(grouping, x) * _norm(x, grouping)))
+        if self.l1_ratio == 0:
+            return value
+        return value + self.l1_ratio * torch.sum(strength * absolute(x))
+
+    @gathering
+    def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
+        wide, strength = operands(x, strength)
+        grouping = self._grouping(tuple(x.shape))
+        strength = grouping.per_group(strength, "strength")
+        x_view = grouping.view(wide)
+        slope = strength * self._slope(x_view, grouping)
+        return grouping.back(slope * sign(x_view)).to(x.dtype)
+
+    @gathering
+    def prox(self, x: Tensor, threshold: Number) -> Tensor:
+        grouping = self._grouping(tuple(x.shape))
+
+        def formula(x: Tensor, t: Tensor) -> Tensor:
+            # A product of 0 and an infinite threshold is never formed.
+            if self.l1_ratio > 0:
+                x = shrink(x, t * self.l1_ratio)
+            if self.l1_ratio == 1:
+                return x
+            constant = grouping.is_constant(t.shape)
+            if constant:
+                t = grouping.per_group(t, "threshold")
+            else:
+                t = grouping.view(t.expand(x.shape))
+            x = grouping.view(x)
+            weight = grouping.spread(self._weight(grouping, x))
+            shrunk = _shrink_by_norm if constant else _shrink_in_metric
+            return grouping.back(shrunk(x, torch.abs(weight * t), grouping))
+
+        return solve(formula, x, threshold)
+
+    @gathering
+    def optimality_distance(
+        self, x: Tensor, grad: Tensor, strength: Number = 1.0
+    ) -> Tensor:
+        x, grad, strength = operands(x, grad, strength)
+        grouping = self._grouping(tuple(x.shape))
+        strength = grouping.per_group(strength, "strength")
+        x, grad = grouping.view(x), grouping.view(grad)
+        l1 = torch.abs(strength * self.l1_ratio)
+        at_zero = torch.clamp(torch.abs(grad) - l1, min=0)
+        # A zero group is as far as the norm of these exceeds the group's slope; that
+        # norm is spread over the elements.
+        norm = _norm(at_zero, grouping)
+        weight = self._weight(grouping, x)
+        excess = torch.clamp(norm - torch.abs(strength * weight), min=0)
+        share = excess / torch.where(norm == 0, 1, norm)
+        in_zero_group = at_zero * grouping.spread(share)
+        slope = torch.abs(strength * self._slope(x, grouping))
+        distance = torch.where(x == 0, at_zero, torch.abs(grad + slope * sign(x)))
+        is_zero = grouping.spread(grouping.top(torch.abs(x)) == 0)
+        return grouping.back(torch.where(is_zero, in_zero_group, distance))
+
+    @gathering
+    def lambda_max(self, grad: Tensor) -> Tensor:
+        grad = gradient_operand(grad)
+        grouping = self._grouping(tuple(grad.shape))
+        grad = torch.abs(grouping.view(grad))
+        weight = self._weight(grouping, grad)
+        if self.l1_ratio == 1:
+            return largest(grad)
+        if self.l1_ratio == 0:
+            return largest(_norm(grad, grouping) / weight)
+
+        # The root of |S(grad, s * l1_ratio)| = s * weight, by bisection.
+        def halved(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+            middle = low + (high - low) / 2
+            left = torch.clamp(grad - grouping.spread(middle * self.l1_ratio), min=0)
+            beyond = _norm(left, grouping) <= middle * weight
+            return torch.where(beyond, low, middle), torch.where(beyond, middle, high)
+
+        high = torch.minimum(
+            _norm(grad, grouping) / weight, grouping.top(grad) / self.l1_ratio
+        )
+        low = torch.zeros_like(high)
+        for _ in range(-2 * int(math.log2(torch.finfo(grad.dtype).eps))):
+            low, high = halved(low, high)
+        return largest(high)
+
+    def _grouping(self, shape: tuple[int, ...], path: str = "x") -> Grouping:
+        if isinstance(self.groups, str) and self.path is None:
+            raise ValueError(
+                f"penalty {self!r} must know which array it is for. Call "
+                "penalty.at(path, shape) first, as the transforms do, and use what it "
+                "gives."
+            )
+        return _grouping(self, shape, self.path or path)
+
+    def _weight(self, grouping: Grouping, x: Tensor) -> Tensor:
+        factor = np.sqrt(grouping.sizes) if self.scale_by_size else 1.0
+        weight = (1 - self.l1_ratio) * factor
+        return torch.as_tensor(weight, dtype=x.dtype, device=x.device)
+
+    def _slope(self, x: Tensor, grouping: Grouping) -> Tensor:
+        norm = _norm(x, grouping)
+        factor = self._weight(grouping, x) / torch.where(norm == 0, 1, norm)
+        return self.l1_ratio + torch.abs(grouping.spread(factor) * x)
+
+
+def group_l1(
+    axis: int | Sequence[int] | None = None,
+    *,
+    block: int | None = None,
+    groups: str | Mapping[str, Sequence[int]] | None = None,
+    layouts: Mapping[str, str] | None = None,
+    scale_by_size: bool = True,
+) -> Penalty:
+    """Gives `sum_g sqrt(size_g) |x_g|_2`, the group lasso (Yuan and Lin, 2006).
+
+    Whole groups become zero. The groups do not overlap and cover the array:
+
+    - `group_l1(axis)`: they extend along an axis, or several, as the norms of numpy do,
+      one for each index of the other axes. `None`: the whole array is one group.
+      `group_l1(1, scale_by_size=False)` of coefficients of shape (features, tasks) is
+      the penalty of scikit-learn's `MultiTaskLasso`.
+    - `group_l1(axis, block=b)`: `b` consecutive elements along one axis each.
+    - `group_l1(axis, groups={"age": [0, 3], ...})`: each holds the whole slices at
+      its indices along an axis, the first by default.
+    - `group_l1(groups="output")`, `"input"`, `"heads"`: each holds all weights of one
+      output unit, of one input unit or of one attention head, in whatever order the
+      layers keep their axes (see `l1torch.layouts`). Of a recurrent layer an output
+      unit is a row of one gate, of fused attention projections a head is one head of
+      one projection.
+
+    With `w_g = sqrt(size_g)` the prox is `x_g max(1 - threshold w_g / |x_g|, 0)`: two
+    passes over the array. A threshold for each element, a diagonal metric, takes a root
+    for each group instead, exact to rounding in about 18 passes. Of a DTensor only
+    sums over the groups are exchanged, but it is gathered for named groups, and where
+    its shards cut through blocks or heads.
+
+    Args:
+      axis: an axis or several.
+      block: the length of blocks along the axis, which it must divide.
+      groups: names with their indices along the axis, each index in one group; or
+        "output", "input", "heads". Named groups cost memory for `number of groups *
+        size of the largest` indices.
+      layouts: the layouts of arrays whose names do not tell, as `l1torch.layouts` gives
+        them: mapping from a dotted path, or a glob of it, to a layout. The last one
+        that matches holds.
+      scale_by_size: whether the factor `sqrt(size_g)` is there, without which large
+        groups are favoured.
+
+    Raises:
+      TypeError: an argument of another type than these.
+      ValueError: arguments that contradict each other; groups that share an index or
+        are empty. Later, when the array's shape is known, before anything has changed:
+        groups that do not fit it, a layout that is not known, and a strength that
+        differs within a group.
+
+    Example:
+      >>> x = torch.tensor([[3.0, 4.0], [0.3, -0.4]])
+      >>> group_l1(axis=1, scale_by_size=False).prox(x, 2.5)
+      tensor([[1.5000, 2.0000],
+              [0.0000, 0.0000]])
+    """
+    return _checked(0.0, axis, block, groups, layouts, scale_by_size)
+
+
+def sparse_group_l1(
+    l1_ratio: float,
+    axis: int | Sequence[int] | None = None,
+    *,
+    block: int | None = None,
+    groups: str | Mapping[str, Sequence[int]] | None = None,
+    layouts: Mapping[str, str] | None = None,
+    scale_by_size: bool = True,
+) -> Penalty:
+    """Gives `l1_ratio |x|_1 + (1 - l1_ratio) group_l1` (Simon et al., 2013).
+
+    Whole groups become zero, and single elements of those that are left. Its prox is
+    the soft threshold followed by the group's; `lambda_max` takes a bisection.
+
+    Args:
+      l1_ratio: the share of L1, a Python number in [0, 1]. 0 is `group_l1`, 1 the
+        lasso.
+      axis: this and all others are those of `group_l1`.
+      block: see `group_l1`.
+      groups: see `group_l1`.
+      layouts: see `group_l1`.
+      scale_by_size: see `group_l1`.
+
+    Raises:
+      TypeError: `l1_ratio` is not a number; else as `group_l1`.
+      ValueError: it lies outside [0, 1]; else as `group_l1`.
+
+    Example:
+      >>> x = torch.tensor([[4.0, 5.0], [1.3, -1.4]])
+      >>> sparse_group_l1(0.5, axis=1, scale_by_size=False).prox(x, 2.0)
+      tensor([[2.4000, 3.2000],
+              [0.0000, 0.0000]])
+    """
+    if isinstance(l1_ratio, bool) or not isinstance(l1_ratio, int | float):
+        raise TypeError(
+            f"l1_ratio must be a Python number in [0, 1], got {l1_ratio!r} of type "
+            f"{type(l1_ratio).__name__}. Pass 1.0 for the lasso, 0.0 for groups alone."
+        )
+    if not 0 <= l1_ratio <= 1:
+        raise ValueError(
+            f"l1_ratio must lie in [0, 1], got {l1_ratio!r}. Pass 1.0 for the lasso, "
+            "0.0 for groups alone."
+        )
+    return _checked(float(l1_ratio), axis, block, groups, layouts, scale_by_size)
+
+
+def _checked(
+    l1_ratio: float, axis: Any, block: Any, groups: Any, layouts: Any, scale: Any
+) -> Penalty:
+    """Checks the arguments of `group_l1` and makes them hashable."""
+    if not isinstance(scale, bool):
+        raise TypeError(f"scale_by_size must be True or False, got {scale!r}.")
+    by_unit = isinstance(groups, str)
+    if by_unit and groups not in UNITS:
+        raise ValueError(
+            f"groups must be one of {UNITS}, or a mapping from names to indices, got "
+            f"{groups!r}. Pass one of these."
+        )
+    if by_unit and (axis is not None or block is not None):
+        raise ValueError(
+            f"groups={groups!r} chooses the axes itself, got axis={axis!r}, "
+            f"block={block!r}. Leave these out."
+        )
+    if groups is not None and block is not None:
+        raise ValueError(
+            f"groups and block={block!r} cannot be given both. Choose one."
+        )
+    if layouts is not None and not by_unit:
+        raise ValueError(
+            f"layouts has no meaning without groups of units, got {layouts!r}. Pass "
+            "groups='output', 'input' or 'heads' with it."
+        )
+    members = groups if by_unit or groups is None else check_members(groups)
+    if members is not None and not by_unit and axis is None:
+        axis = 0
+    axes = None if axis is None else check_axes(axis)
+    if block is not None:
+        block = check_index("block", block)
+        if block < 1:
+            raise ValueError(f"block must be at least 1, got {block}. Pass a length.")
+    if (block is not None or not (by_unit or groups is None)) and (
+        axes is None or len(axes) != 1
+    ):
+        raise ValueError(
+            f"axis must be one axis for blocks and named groups, got {axis!r}. Pass an "
+            "integer."
+        )
+    return _GroupL1(l1_ratio, axes, block, members, check_layouts(layouts), scale)
+
+
+@functools.lru_cache(maxsize=4096)
+def _grouping(penalty: _GroupL1, shape: tuple[int, ...], path: str) -> Grouping:
+    if isinstance(penalty.groups, str):
+        layout = layout_of(path, shape, penalty.layouts)
+        return by_units(shape, layout, penalty.groups, path)
+    if penalty.groups is not None:
+        return named(shape, penalty.axis[0], penalty.groups, path)
+    if penalty.block is not None:
+        return in_blocks(shape, penalty.axis[0], penalty.block, path)
+    return along(shape, penalty.axis, path)
+
+
+def _power(x: Tensor, grouping: Grouping) -> Tensor:
+    """A power of 2 for each group, times which its squares stay within range."""
+    largest = grouping.top(torch.abs(x.detach()))
+    bits = 256 if x.dtype == torch.float64 else 32
+    power = torch.ones_like(largest)
+    power = torch.where(largest > 2.0**bits, 2.0 ** (-2.5 * bits), power)
+    return torch.where(largest < 2.0**-bits, 2.0 ** (2.5 * bits), power)
+
+
+def _norm(x: Tensor, grouping: Grouping) -> Tensor:
+    """The Euclidean norm of each group, whose derivative at zero is 0."""
+    power = _power(x, grouping)
+    squares = grouping.total(torch.abs((x * grouping.spread(power)) ** 2))
+    root = torch.sqrt(torch.where(squares == 0, 1, squares))
+    return torch.where(squares == 0, 0, root / power)
+
+
+def _shrink_by_norm(x: Tensor, a: Tensor, grouping: Grouping) -> Tensor:
+    """Shrinks the norm of each group by `a`, which is constant in it."""
+    norm = grouping.spread(_norm(x, grouping))
+    return x * torch.clamp(1 - a / torch.where(norm == 0, 1, norm), min=0)
+
+
+def _shrink_in_metric(x: Tensor, a: Tensor, grouping: Grouping) -> Tensor:
+    """Solves `argmin_u sum_i (u_i - x_i)^2 / (2 a_i) + |u_g|` for each group.
+
+    `u_i = x_i * theta / (theta + a_i)`, where `theta`, the norm of `u_g`, is the root
+    of `f(theta) = |x / (theta + a)| = 1`, or 0 if `f(0) <= 1`. Newton's method on `1/f`
+    (More and Sorensen, 1983), which is concave and increasing, climbs to the root from
+    any point below it; the exponent of the root is bisected first. These few steps
+    reach rounding errors for `a` that differ by a factor of 1e24 in a group.
+    """
+
+    def sums(y: Tensor, a: Tensor, theta: Tensor) -> Any:
+        below = grouping.spread(theta) + a
+        below = torch.where(below == 0, 1, below)
+        squares = torch.abs((y / below) ** 2)
+        return grouping.total(squares), grouping.total(squares / below)
+
+    def newton(y: Tensor, a: Tensor, theta: Tensor) -> Tensor:
+        square, slope = sums(y, a, theta)
+        square = torch.where(slope == 0, 1, square)
+        slope = torch.where(slope == 0, 1, slope)
+        return square * (torch.sqrt(square) - 1) / slope
+
+    power = grouping.spread(_power(x, grouping))
+    y, a = x * power, a * power
+    fixed_y, fixed_a = y.detach(), a.detach()
+    theta = grouping.top(torch.abs(fixed_y) - fixed_a)
+    above = torch.maximum(_norm(fixed_y, grouping), theta)
+    is_zero = (theta == 0) & (sums(fixed_y, fixed_a, theta)[0] <= 1)
+    for _ in range(_HALVINGS):
+        middle = torch.sqrt(torch.maximum(theta, above * 1e-24)) * torch.sqrt(above)
+        is_below = sums(fixed_y, fixed_a, middle)[0] >= 1
+        theta = torch.where(is_below, middle, theta)
+        above = torch.where(is_below, above, middle)
+    for _ in range(_NEWTON_STEPS[x.dtype] - 1):
+        theta = theta + torch.clamp(newton(fixed_y, fixed_a, theta), min=0)
+    # The derivatives of the root are those of the last step.
+    theta = torch.where(is_zero, 0, theta + newton(y, a, theta))
+    below = grouping.spread(theta) + a
+    below = torch.where(below == 0, 1, below)
+    return x * (grouping.spread(theta) / below)

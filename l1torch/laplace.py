@@ -1,0 +1,76 @@
+"""The Bayesian reading of L1: a Laplace prior, and its scale for a strength."""
+
+import math
+import numbers
+from typing import Any
+
+
+def laplace_scale(strength: Any, n: Any) -> Any:
+    """Gives the scale of the Laplace prior that a strength of L1 amounts to.
+
+    With `loss_i = -log p(y_i | w)`, the `w` that minimises `1/n sum_i loss_i + strength
+    * |w|_1` is the most probable one given the data (the MAP estimate) for independent
+    `w_j ~ Laplace(0, b)` of density `exp(-|w_j| / b) / (2 b)`, where `b = 1 / (n *
+    strength)` (Tibshirani, 1996): n times the objective is `-log p(w | y)` up to a
+    constant. More samples at the same strength mean a narrower prior.
+
+    The loss must be the full negative log-likelihood. Cross-entropy is. The squared
+    loss `1/(2n) |X w - y|^2` is that of unit noise variance; for noise of variance `v`
+    it is `v` times too large, so that the scale is `v * laplace_scale(strength, n)`.
+
+    The exact zeros are the mode's: the posterior itself gives zero no probability.
+
+    Args:
+      strength: number or tensor > 0, in units of the mean loss.
+      n: the number of samples that the loss is the mean of.
+
+    Returns:
+      `1 / (n * strength)`, in units of the weights: a float, or a tensor.
+
+    Raises:
+      TypeError: an argument is no real number or tensor.
+      ValueError: a Python number is not finite and > 0.
+
+    Example:
+      >>> laplace_scale(0.01, n=50)
+      2.0
+    """
+    _require_positive("strength", strength)
+    _require_positive("n", n)
+    return 1 / (n * strength)
+
+
+def laplace_strength(scale: Any, n: Any) -> Any:
+    """Gives the strength of L1 for a Laplace prior of a scale: `1 / (n * scale)`.
+
+    The inverse of `laplace_scale`, which says what is meant. With the squared loss
+    `1/(2n) |X w - y|^2` and noise of variance `v`, the strength is `v *
+    laplace_strength(scale, n)`.
+
+    Args:
+      scale: number or tensor > 0, in units of the weights.
+      n: the number of samples that the loss is the mean of.
+
+    Raises: as `laplace_scale`.
+
+    Example:
+      >>> laplace_strength(2.0, n=50)
+      0.01
+    """
+    _require_positive("scale", scale)
+    _require_positive("n", n)
+    return 1 / (n * scale)
+
+
+def _require_positive(argument: str, value: Any) -> None:
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number and not hasattr(value, "dtype"):
+        raise TypeError(
+            f"{argument} must be a number or tensor > 0, got {value!r} of type "
+            f"{type(value).__name__}. Pass a number such as 1e-3."
+        )
+    if number and not (value > 0 and math.isfinite(value)):
+        raise ValueError(
+            f"{argument} must be finite and > 0, got {value!r}. A strength of 0 has no "
+            "proper prior."
+        )

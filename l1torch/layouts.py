@@ -1,0 +1,213 @@
+"""Layouts: which axis of an array is input, output or attention head.
+
+A layout is a string with one letter for each axis:
+
+- `i`: the input units; `o`: the output units; `k`: the positions in a convolution's
+  kernel.
+- `h`: the attention heads among which the units of the next letter are divided.
+- `g`: in a convolution by groups of channels, the units of one group; those of the
+  letter that is missing.
+
+A number before `i` or `o` says that the units of so many heads follow one another along
+this axis.
+
+| layout | array |
+|---|---|
+| `io`, `kio`, `kkio`, `kkkio` | `kernel` of flax's Dense and Conv, `w` of haiku |
+| `io` | an embedding: an entry of its table is an input unit, a feature an output |
+| `iho` | `kernel` of flax's query, key and value, `hio` of its out |
+| `oi`, `oik`, `oikk`, `oikkk` | `weight` of torch's and equinox' Linear and Conv |
+| `iok`, `iokk`, `iokkk` | `weight` of torch's ConvTranspose |
+| `24oi`, `o8i` | `in_proj_weight`, `out_proj.weight` of torch with 8 heads |
+"""
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from l1torch.grouping import Grouping
+
+Layouts = tuple[tuple[str, str], ...]
+"""Pairs of a glob pattern and a layout; the last that matches holds. An array that none
+matches is known by its name."""
+
+_LAYOUT = re.compile(r"([iokg]|[1-9]\d*[io]|h[io])+")
+_KERNELS = {2: "io", 3: "kio", 4: "kkio", 5: "kkkio"}
+_ATTENTION = {"query": "iho", "key": "iho", "value": "iho", "out": "hio"}
+_CONVOLUTIONS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+_RECURRENT = re.compile(r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?")
+
+
+def layouts(params: nn.Module) -> dict[str, str]:
+    """Gives the layouts of a model's weights, for `group_l1("...", layouts=)`.
+
+    They are known by the types of the modules: Linear, Conv1d to ConvTranspose3d,
+    Embedding and EmbeddingBag, recurrent layers and their cells, MultiheadAttention.
+    Others are left out; add them, as `layouts(model) | {"*.my_weight": "oi"}`. Pass the
+    model as the optimizer gets it: wrappers (DistributedDataParallel) rename.
+
+    Args:
+      params: a module.
+
+    Returns:
+      Mapping from the dotted name of a parameter to its layout.
+
+    Raises:
+      TypeError: `params` is not a module.
+
+    Example:
+      >>> layouts(nn.Sequential(nn.Linear(3, 2), nn.ReLU()))
+      {'0.weight': 'oi'}
+    """
+    if not isinstance(params, nn.Module):
+        raise TypeError(
+            f"params must be a module, got {params!r} of type {type(params).__name__}. "
+            "Pass the model, or write the layouts yourself: {'*.weight': 'oi'}."
+        )
+    found = {}
+    for name, module in params.named_modules(remove_duplicate=False):
+        own = dict(module.named_parameters(remove_duplicate=False))
+        prefix = f"{name}." if name else ""
+        # What a module says of its parts' weights goes before what these say.
+        found = {
+            prefix + k: v for k, v in _of_module(module).items() if k in own
+        } | found
+    return found
+
+
+def check_layouts(layouts: Any) -> Layouts | None:
+    """Gives a mapping from paths to layouts as pairs, or raises."""
+    if layouts is None:
+        return None
+    if not isinstance(layouts, Mapping):
+        raise TypeError(
+            f"layouts must be a mapping from dotted paths to layouts, got {layouts!r} "
+            f"of type {type(layouts).__name__}. Pass l1torch.layouts(model), or such "
+            "as {'*.weight': 'oi'}."
+        )
+    for layout in layouts.values():
+        if not isinstance(layout, str) or not _LAYOUT.fullmatch(layout):
+            raise ValueError(
+                "layouts must hold strings of the letters i, o, k, h, g, one for each "
+                f"axis, got {layout!r}. Write 'oi' for a matrix of outputs by inputs, "
+                "'iho' with an axis of heads before the units divided among them, "
+                "'8oi' for 8 heads in one axis."
+            )
+    return tuple((str(pattern), layout) for pattern, layout in layouts.items())
+
+
+def layout_of(path: str, shape: tuple[int, ...], given: Layouts | None) -> str:
+    """Gives the layout of an array.
+
+    Raises:
+      ValueError: it is not known, or has another number of axes.
+    """
+    layout = _by_name(path, len(shape))
+    for pattern, value in given or ():
+        if path == pattern or fnmatch.fnmatchcase(path, pattern):
+            layout = value
+    if layout is None:
+        raise ValueError(
+            f"groups: the layout of '{path}' of shape {tuple(shape)} is not known. "
+            "Pass layouts=l1torch.layouts(model), with | {'*.weight': 'oi'} for what "
+            f"is called otherwise, or leave '{path}' out with mask=."
+        )
+    _tokens(layout, shape, path)
+    return layout
+
+
+def by_units(shape: tuple[int, ...], layout: str, unit: str, path: str) -> Grouping:
+    """Groups that hold all weights of one input unit, output unit or head.
+
+    Raises:
+      ValueError: the layout has no such unit, or does not fit the shape.
+    """
+    tokens = _tokens(layout, shape, path)
+    parts, axes, first = [], [], 0
+    for j, (count, letter) in enumerate(tokens):
+        owner = tokens[j + 1][1] if letter == "h" else letter
+        split = unit == "heads" and count > 0
+        part = (count, shape[j] // count) if split else (shape[j],)
+        numbers = letter == "h" or split if unit == "heads" else owner == unit[0]
+        parts.append(part)
+        axes += range(first + numbers, first + len(part))
+        first += len(part)
+    if len(axes) == first:
+        raise ValueError(_no_such_unit(layout, unit, shape, path))
+    return Grouping(tuple(parts), tuple(axes))
+
+
+def _of_module(module: nn.Module) -> dict[str, str]:
+    if isinstance(module, _CONVOLUTIONS):
+        kernel = "k" * len(module.kernel_size)
+        first, second = "io" if module.transposed else "oi"
+        return {"weight": first + ("g" if module.groups > 1 else second) + kernel}
+    if isinstance(module, nn.Linear):
+        return {"weight": "oi"}
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return {"weight": "io"}
+    if isinstance(module, nn.MultiheadAttention):
+        heads = module.num_heads
+        projections = {f"{x}_proj_weight": f"{heads}oi" for x in "qkv"}
+        fused = {"in_proj_weight": f"{3 * heads}oi", "out_proj.weight": f"o{heads}i"}
+        return projections | fused
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        names = (name for name, _ in module.named_parameters(recurse=False))
+        return {name: "oi" for name in names if _RECURRENT.fullmatch(name)}
+    return {}
+
+
+def _tokens(layout: str, shape: tuple[int, ...], path: str) -> list[tuple[int, str]]:
+    tokens = [(int(n or 0), letter) for n, letter in re.findall(r"(\d*)(\D)", layout)]
+    if len(tokens) != len(shape):
+        raise ValueError(
+            f"layouts: '{layout}' has {len(tokens)} axes but '{path}' has shape "
+            f"{tuple(shape)}. Write one letter for each axis."
+        )
+    for length, (count, letter) in zip(shape, tokens, strict=True):
+        if count and length % count:
+            raise ValueError(
+                f"layouts: '{layout}' says {count} heads in axis '{letter}' of "
+                f"'{path}' of shape {tuple(shape)}, and they do not divide its length "
+                f"{length}. Write the number of heads before the axis that holds them."
+            )
+    return tokens
+
+
+def _no_such_unit(layout: str, unit: str, shape: tuple[int, ...], path: str) -> str:
+    where = f"of '{path}' of shape {tuple(shape)}, whose layout is '{layout}'"
+    leave = f"Leave '{path}' out with mask="
+    if unit == "heads":
+        return (
+            f"groups='heads': there are none {where}. {leave}, or write them into its "
+            "layout: '8oi' for 8 heads among the outputs."
+        )
+    if "g" in layout:
+        return (
+            f"groups='{unit}': the {unit} units {where}, are divided among groups of "
+            f"channels. {leave}."
+        )
+    return f"groups='{unit}': there is no {unit} axis {where}. {leave}."
+
+
+def _by_name(path: str, ndim: int) -> str | None:
+    *_, parent, name = ["", *re.split(r"[./]", path)]
+    if name == "kernel" and ndim == 3 and parent in _ATTENTION:
+        return _ATTENTION[parent]
+    if name in ("kernel", "w"):
+        return _KERNELS.get(ndim)
+    if ndim == 2 and name in ("embedding", "embeddings"):
+        return "io"
+    if ndim == 2 and (name == "in_proj_weight" or _RECURRENT.fullmatch(name)):
+        return "oi"
+    return None

@@ -1,0 +1,219 @@
+"""Every penalty in every transform and wrapper: where it ends, in both frameworks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+
+import l1jax
+import l1torch
+from parity_tests import problems
+from parity_tests.formulas import PENALTIES
+
+STRENGTH, STEPS = 0.05, 3000
+CONSTRAINTS = [n for n, e in PENALTIES.items() if e.make(l1jax).constraint]
+
+every_penalty = pytest.mark.parametrize("name", PENALTIES)
+
+
+@functools.cache
+def problem(shape):
+    """Squared loss on as many columns of diabetes as there are weights."""
+    size = int(np.prod(shape))
+    base = problems.diabetes()
+    X = np.c_[base.X, base.X**2][:, :size]
+    assert X.shape[1] == size
+    return X, base.y, len(X) / np.linalg.norm(X, 2) ** 2
+
+
+def gradient(xp_X, y, w):
+    """Of the loss, by hand: the same formula in both frameworks."""
+    return (xp_X.T @ (xp_X @ w.reshape(-1) - y) / len(y)).reshape(w.shape)
+
+
+def cosine(rate, step, cos=np.cos):
+    return rate * (1 + cos(np.pi * step / STEPS)) / 2
+
+
+def start(shape):
+    return np.random.default_rng(0).normal(0, 0.1, shape)
+
+
+def train_jax(name, make):
+    """`make(penalty, learning rate)` gives the transformation; from step 0 to STEPS."""
+    entry = PENALTIES[name]
+    X, y, rate = problem(entry.shape)
+    X, y = jnp.asarray(X), jnp.asarray(y)
+    tx = make(entry.make(l1jax), rate)
+    params = {"w": jnp.asarray(start(entry.shape))}
+
+    @jax.jit
+    def run(params):
+        def body(carry, _):
+            params, state = carry
+            grads = {"w": gradient(X, y, params["w"])}
+            updates, state = tx.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+            return (params, state), params["w"]
+
+        (_, _), trail = jax.lax.scan(body, (params, tx.init(params)), length=STEPS)
+        return trail
+
+    return np.asarray(run(params))
+
+
+def train_torch(name, make, steps):
+    """`make(penalty, learning rate, parameters)` gives optimizer and rate."""
+    entry = PENALTIES[name]
+    X, y, rate = problem(entry.shape)
+    X, y = torch.tensor(X), torch.tensor(y)
+    w = torch.nn.Parameter(torch.tensor(start(entry.shape)))
+    optimizer, schedule = make(entry.make(l1torch), rate, [("w", w)])
+    trail = []
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = schedule(step)
+        w.grad = gradient(X, y, w.detach())
+        optimizer.step()
+        trail.append(w.detach().clone().numpy())
+    return np.array(trail)
+
+
+def distance(name, w):
+    """How far the end is from stationary, by JAX's method."""
+    entry = PENALTIES[name]
+    X, y, _ = problem(entry.shape)
+    grad = gradient(X, y, w)
+    found = entry.make(l1jax).optimality_distance(w, grad, STRENGTH)
+    return float(jnp.max(found))
+
+
+def takes_metric(name):
+    return PENALTIES[name].make(l1jax).takes_metric
+
+
+@every_penalty
+def test_proximal_sgd_ends_where_it_should(name):
+    trail = train_jax(
+        name, lambda penalty, rate: l1jax.proximal(
+            optax.sgd, rate / 4, STRENGTH, penalty=penalty,
+            metric="coordinate" if penalty.takes_metric else "tensor", momentum=0.5,
+        ),
+    )  # fmt: skip
+    assert distance(name, trail[-1]) <= 1e-10
+
+    def make(penalty, rate, params):
+        base = torch.optim.SGD(params, lr=rate / 4, momentum=0.5)
+        metric = "coordinate" if penalty.takes_metric else "tensor"
+        optimizer = l1torch.Proximal(base, STRENGTH, penalty=penalty, metric=metric)
+        return optimizer, lambda step: rate / 4
+
+    steps = 60
+    theirs = train_torch(name, make, steps)
+    np.testing.assert_allclose(trail[:steps], theirs, rtol=1e-10, atol=1e-12)
+    np.testing.assert_array_equal(trail[:steps] == 0, theirs == 0)
+
+
+@every_penalty
+def test_proximal_step_after_sgd_is_proximal(name):
+    """The same in both frameworks; and a chain is the optimizer that knows its step."""
+    steps = 20
+
+    def chain(penalty, rate):
+        step = l1jax.proximal_step(STRENGTH, rate, penalty=penalty)
+        return optax.chain(optax.sgd(rate), step)
+
+    ours = train_jax(name, chain)[:steps]
+    entry = PENALTIES[name]
+    X, y, rate = problem(entry.shape)
+    X, y = torch.tensor(X), torch.tensor(y)
+    tx = l1torch.proximal_step(STRENGTH, rate, penalty=entry.make(l1torch))
+    params = {"w": torch.tensor(start(entry.shape))}
+    state = tx.init(params)
+    for step in range(steps):
+        updates = {"w": -rate * gradient(X, y, params["w"])}
+        updates, state = tx.update(updates, state, params)
+        params = l1torch.apply_updates(params, updates)
+        np.testing.assert_allclose(ours[step], params["w"], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in PENALTIES if takes_metric(n)])
+def test_adam_ends_at_the_objective_as_written(name):
+    trail = train_jax(
+        name, lambda penalty, rate: l1jax.proximal(
+            optax.adam, lambda step: cosine(0.03, step, jnp.cos), STRENGTH,
+            penalty=penalty,
+        ),
+    )  # fmt: skip
+    assert distance(name, trail[-1]) <= 1e-7
+
+    def make(penalty, rate, params):
+        base = torch.optim.Adam(params, lr=0.03)
+        optimizer = l1torch.Proximal(base, STRENGTH, penalty=penalty)
+        return optimizer, lambda step: float(cosine(0.03, step))
+
+    steps = 200
+    theirs = train_torch(name, make, steps)
+    np.testing.assert_allclose(trail[:steps], theirs, rtol=1e-8, atol=1e-10)
+
+
+@every_penalty
+def test_the_subgradient_descends_or_is_refused(name):
+    entry = PENALTIES[name]
+    libs = ((l1jax, entry.make(l1jax)), (l1torch, entry.make(l1torch)))
+    if not libs[0][1].has_subgradient:
+        for lib, penalty in libs:
+            with pytest.raises(ValueError, match="no subgradient"):
+                lib.add_subgradient(STRENGTH, penalty=penalty)
+        w = torch.nn.Parameter(torch.ones(entry.shape))
+        with pytest.raises(ValueError, match="no subgradient"):
+            l1torch.Subgradient(
+                torch.optim.SGD([("w", w)]), STRENGTH, penalty=libs[1][1]
+            )
+        return
+    w, grad = np.ones(entry.shape) * start(entry.shape), np.full(entry.shape, 0.1)
+    slope = np.asarray(libs[0][1].subgradient(w, STRENGTH))
+    for (lib, penalty), array in zip(libs, (jnp.asarray, torch.tensor), strict=True):
+        tx = lib.add_subgradient(STRENGTH, penalty=penalty)
+        params = {"w": array(w)}
+        updates, _ = tx.update({"w": array(grad)}, tx.init(params), params)
+        np.testing.assert_allclose(updates["w"], grad + slope, rtol=1e-13, atol=1e-15)
+    weight = torch.nn.Parameter(torch.tensor(w))
+    weight.grad = torch.tensor(grad)
+    base = torch.optim.SGD([("w", weight)], lr=1.0)
+    l1torch.Subgradient(base, STRENGTH, penalty=libs[1][1]).step()
+    np.testing.assert_allclose(weight.detach(), w - grad - slope, rtol=1e-12)
+
+
+@every_penalty
+def test_a_metric_is_taken_or_refused(name):
+    entry = PENALTIES[name]
+    w = torch.nn.Parameter(torch.ones(entry.shape))
+    base = torch.optim.Adam([("w", w)])
+    if takes_metric(name):
+        l1torch.Proximal(base, STRENGTH, penalty=entry.make(l1torch))
+        l1jax.proximal(optax.adam, 0.1, STRENGTH, penalty=entry.make(l1jax))
+        return
+    with pytest.raises(ValueError, match="metric='tensor'"):
+        l1torch.Proximal(base, STRENGTH, penalty=entry.make(l1torch))
+    with pytest.raises(ValueError, match="metric='tensor'"):
+        l1jax.proximal(optax.adam, 0.1, STRENGTH, penalty=entry.make(l1jax))
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_a_constraint_does_not_know_the_strength(twin, name):
+    entry = PENALTIES[name]
+    found = []
+    for strength in (0.0, 1e-3, 5.0):
+        tx = twin.lib.proximal_step(strength, 0.1, penalty=entry.make(twin.lib))
+        params = {"w": twin.array(start(entry.shape))}
+        updates = {"w": twin.array(np.full(entry.shape, 0.7))}
+        updates, _ = tx.update(updates, tx.init(params), params)
+        found.append(twin.numpy(twin.apply_updates(params, updates)["w"]))
+        assert np.isfinite(entry.value(found[-1]))
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
