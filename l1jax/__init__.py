@@ -21,13 +21,13 @@ from l1jax.penalty import Penalty
 from l1jax.prox import soft_threshold
 from l1jax.sparsity import ArraySparsity, SparsityReport, sparsity_report
 from l1jax.step_sizes import EffectiveStep, register_step_size
-from l1jax.total_variation import fused_lasso, total_variation
 from l1jax.transforms import (
     AddSubgradientState,
     ProximalStepState,
     add_subgradient,
     proximal_step,
 )
+from l1jax.variation import fused_lasso, total_variation
 from l1jax.weighted import adaptive_l1, weighted_l1
 
 __version__ = _version("l1twins")

@@ -352,7 +352,8 @@ def _shrink_in_metric(x: jax.Array, a: jax.Array, grouping: Grouping) -> jax.Arr
     of `f(theta) = |x / (theta + a)| = 1`, or 0 if `f(0) <= 1`. Newton's method on `1/f`
     (More and Sorensen, 1983), which is concave and increasing, climbs to the root from
     any point below it; the exponent of the root is bisected first. These few steps
-    reach rounding errors for `a` that differ by a factor of 1e24 in a group.
+    reach rounding errors for `a` that differ by a factor of 1e24 in a group. Where `f`
+    is all but flat, rounding would carry a step past the bounds.
     """
 
     def sums(y: jax.Array, a: jax.Array, theta: jax.Array) -> Any:
@@ -381,12 +382,14 @@ def _shrink_in_metric(x: jax.Array, a: jax.Array, grouping: Grouping) -> jax.Arr
         return jnp.where(is_below, middle, theta), jnp.where(is_below, above, middle)
 
     def climb(_: int, theta: jax.Array) -> jax.Array:
-        return theta + jnp.maximum(newton(fixed_y, fixed_a, theta), 0)
+        step = jnp.maximum(newton(fixed_y, fixed_a, theta), 0)
+        return jnp.minimum(theta + step, above)
 
-    theta, _ = jax.lax.fori_loop(0, _HALVINGS, halve, (theta, above))
+    theta, above = jax.lax.fori_loop(0, _HALVINGS, halve, (theta, above))
     theta = jax.lax.fori_loop(0, _NEWTON_STEPS[x.dtype.name] - 1, climb, theta)
     # The derivatives of the root are those of the last step.
-    theta = jnp.where(is_zero, 0, theta + newton(y, a, theta))
+    theta = jnp.minimum(theta + newton(y, a, theta), above)
+    theta = jnp.where(is_zero, 0, theta)
     below = grouping.spread(theta) + a
     below = jnp.where(below == 0, 1, below)
     return x * (grouping.spread(theta) / below)

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from l1jax.penalty import Penalty, gradient_operand, operands, sign
 from l1jax.prox import solve
-from l1jax.total_variation import fuse
+from l1jax.variation import fuse
 
 
 class _Ordered(Penalty):

@@ -100,5 +100,6 @@ def solve(
     require_broadcast("threshold", threshold, "x", x.shape)
     dtype = compute_dtype(x.dtype)
     y = formula(x.astype(dtype), nonnegative(threshold, dtype)).astype(x.dtype)
-    # -0.0 comes of a threshold of 0, of underflow, or of the whim of a maximum.
-    return jnp.where(y == 0, jnp.zeros_like(y), y)
+    # -0.0 comes of a threshold of 0, of underflow, or of the whim of a maximum. Unlike
+    # a zero, the absolute value has a derivative: that of y, which may not be 0.
+    return jnp.where(y == 0, jnp.abs(y), y)

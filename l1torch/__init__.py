@@ -22,7 +22,6 @@ from l1torch.prox import soft_threshold
 from l1torch.sparsity import ArraySparsity, SparsityReport, sparsity_report
 from l1torch.step_sizes import EffectiveStep, register_step_size
 from l1torch.subgradients import Subgradient
-from l1torch.total_variation import fused_lasso, total_variation
 from l1torch.transforms import (
     AddSubgradientState,
     GradientTransformation,
@@ -31,6 +30,7 @@ from l1torch.transforms import (
     apply_updates,
     proximal_step,
 )
+from l1torch.variation import fused_lasso, total_variation
 from l1torch.weighted import adaptive_l1, weighted_l1
 
 __version__ = _version("l1twins")

@@ -361,7 +361,8 @@ def _shrink_in_metric(x: Tensor, a: Tensor, grouping: Grouping) -> Tensor:
     of `f(theta) = |x / (theta + a)| = 1`, or 0 if `f(0) <= 1`. Newton's method on `1/f`
     (More and Sorensen, 1983), which is concave and increasing, climbs to the root from
     any point below it; the exponent of the root is bisected first. These few steps
-    reach rounding errors for `a` that differ by a factor of 1e24 in a group.
+    reach rounding errors for `a` that differ by a factor of 1e24 in a group. Where `f`
+    is all but flat, rounding would carry a step past the bounds.
     """
 
     def sums(y: Tensor, a: Tensor, theta: Tensor) -> Any:
@@ -388,9 +389,11 @@ def _shrink_in_metric(x: Tensor, a: Tensor, grouping: Grouping) -> Tensor:
         theta = torch.where(is_below, middle, theta)
         above = torch.where(is_below, above, middle)
     for _ in range(_NEWTON_STEPS[x.dtype] - 1):
-        theta = theta + torch.clamp(newton(fixed_y, fixed_a, theta), min=0)
+        step = torch.clamp(newton(fixed_y, fixed_a, theta), min=0)
+        theta = torch.minimum(theta + step, above)
     # The derivatives of the root are those of the last step.
-    theta = torch.where(is_zero, 0, theta + newton(y, a, theta))
+    theta = torch.minimum(theta + newton(y, a, theta), above)
+    theta = torch.where(is_zero, 0, theta)
     below = grouping.spread(theta) + a
     below = torch.where(below == 0, 1, below)
     return x * (grouping.spread(theta) / below)

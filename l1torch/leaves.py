@@ -119,6 +119,19 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
+def over_shards(value: Tensor, param: Tensor, operation: str) -> Tensor:
+    """Reduces what was computed on the shards of a DTensor."""
+    if not hasattr(param, "to_local"):
+        return value
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    placements = [
+        Partial(operation) if placement.is_shard() else Replicate()
+        for placement in param.placements
+    ]
+    return DTensor.from_local(value, param.device_mesh, placements).full_tensor()
+
+
 def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yields views that cover tensors of one shape, small enough for the CPU's cache.
 

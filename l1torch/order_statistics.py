@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1torch.leaves import compute_dtype
-from l1torch.parts import _over_shards
+from l1torch.leaves import compute_dtype, over_shards
 from l1torch.prox import shrink
 
 _FREE = 2.0**60  # what an infinite threshold is to the largest finite one
@@ -306,7 +305,7 @@ def _reduced(
     return functools.reduce(
         combine,
         [
-            _over_shards(functools.reduce(combine, group), whole, operation)
+            over_shards(functools.reduce(combine, group), whole, operation)
             for whole, group in groups.values()
         ],
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 from l1torch.hyperparameters import Number
 from l1torch.penalty import Penalty, gradient_operand, largest, operands, sign
 from l1torch.prox import solve
-from l1torch.total_variation import fuse
+from l1torch.variation import fuse
 
 
 class _Ordered(Penalty):

@@ -10,7 +10,7 @@ from torch import Tensor
 from l1torch.groups import Group, as_number
 from l1torch.hyperparameters import Number
 from l1torch.kernels import Root
-from l1torch.leaves import blocks_with, compute_dtype, local
+from l1torch.leaves import blocks_with, compute_dtype, local, over_shards
 from l1torch.step_sizes import EffectiveStep, StepSize, has_no_denominator
 
 State = dict[str, Any]
@@ -87,23 +87,10 @@ def tensor_step(
         squares.append(denominator.expand(x.shape).square().sum())
         # A parameter, or this shard of it, may be empty.
         reaches.append(torch.cat([reach.flatten(), reach.new_zeros(1)]).amax())
-    total = _over_shards(torch.stack(squares).sum(), param, "sum")
-    reach = _over_shards(torch.stack(reaches).amax(), param, "max")
+    total = over_shards(torch.stack(squares).sum(), param, "sum")
+    reach = over_shards(torch.stack(reaches).amax(), param, "max")
     rms = (total / max(param.numel(), 1)).sqrt()
     # A float makes the prox one kernel; NaN goes on as a tensor, to be seen.
     number = as_number(rms)
     seen = isinstance(number, float) and math.isfinite(number)
     return EffectiveStep(step.scale, number if seen else rms, as_number(reach))
-
-
-def _over_shards(value: Tensor, param: Tensor, operation: str) -> Tensor:
-    """Reduces what was computed on the shards of a DTensor."""
-    if not hasattr(param, "to_local"):
-        return value
-    from torch.distributed.tensor import DTensor, Partial, Replicate
-
-    placements = [
-        Partial(operation) if placement.is_shard() else Replicate()
-        for placement in param.placements
-    ]
-    return DTensor.from_local(value, param.device_mesh, placements).full_tensor()

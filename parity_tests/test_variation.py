@@ -19,7 +19,7 @@ ratios = pytest.mark.parametrize("ratio", [0.0, 0.4, 1.0])
 
 @functools.cache
 def penalty(twin_name, ratio):
-    module = importlib.import_module(f"l1{twin_name}.total_variation")
+    module = importlib.import_module(f"l1{twin_name}.variation")
     return module.fused_lasso(ratio) if ratio else module.total_variation()
 
 
@@ -240,7 +240,7 @@ def test_special_values(twin, ratio, dtype):
 
 
 def test_bad_input(twin):
-    module = importlib.import_module(f"l1{twin.name}.total_variation")
+    module = importlib.import_module(f"l1{twin.name}.variation")
     for ratio in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=f"l1_ratio must lie .* got {ratio}"):
             module.fused_lasso(ratio)
