@@ -26,7 +26,7 @@ from l1torch.penalty import (
 from l1torch.prox import solve
 
 
-class _Separable(Penalty):
+class Elementwise(Penalty):
     """A penalty of one element, of which its children say, for a magnitude `a`:
 
     `_height(a)`, the value; `_slope(a)`, its derivative, of no matter at 0 but no NaN;
@@ -37,27 +37,31 @@ class _Separable(Penalty):
     separable = True
 
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
+        """Sums `strength * _height(|x_i|)`."""
         x, strength = operands(x, strength)
         return torch.sum(strength * self._height(absolute(x)))
 
     def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
+        """Gives `strength * _slope(|x|) sign(x)`."""
         wide, strength = operands(x, strength)
         slope = strength * self._slope(wide.abs())
         return (slope * sign(wide)).to(x.dtype)
 
     def prox(self, x: Tensor, threshold: Number) -> Tensor:
+        """Applies `_shrunk` to the magnitudes."""
         return solve(lambda x, t: sign(x) * self._shrunk(x.abs(), t), x, threshold)
 
     def optimality_distance(
         self, x: Tensor, grad: Tensor, strength: Number = 1.0
     ) -> Tensor:
+        """Gives the distance to the one slope, or at zero to what there is."""
         x, grad, strength = operands(x, grad, strength)
         slope = strength * self._slope(x.abs())
         distance = (grad + slope * sign(x)).abs()
         return torch.where(x == 0, self._at_zero(grad, strength), distance)
 
 
-class _Folded(_Separable):
+class _Folded(Elementwise):
     """Slope 1 at zero, which falls linearly to 0 between the two ends of `_bend`.
 
     That of MCP starts at 0; that of the capped L1 has no width.
@@ -91,7 +95,7 @@ class _Folded(_Separable):
         curvature = torch.where(jumps, 1, width - t)
         share = ((end - a) * (1 / curvature)).clamp(0, 1)
         # There `a` is better than `a - t`, or than 0.
-        free = torch.where(t < both, a > 0.5 * (t + both), _exceeds_root(a, t, both))
+        free = torch.where(t < both, a > 0.5 * (t + both), exceeds_root(a, t, both))
         whole = torch.where(free, torch.zeros_like(a), torch.ones_like(a))
         return a - torch.minimum(a, t * torch.where(jumps, whole, share))
 
@@ -140,98 +144,6 @@ class _CappedL1(_Folded):
         return torch.where(x.abs() == self.cap, other, distance)
 
 
-@dataclasses.dataclass(frozen=True)
-class _LogSum(_Separable):
-    epsilon: float
-
-    def _height(self, a: Tensor) -> Tensor:
-        return torch.log1p(a * (1 / self.epsilon))
-
-    def _slope(self, a: Tensor) -> Tensor:
-        return 1 / (a + self.epsilon)
-
-    def _shrunk(self, a: Tensor, t: Tensor) -> Tensor:
-        # The larger root u of (a - u) (u + epsilon) = t, by what is taken off: a - u is
-        # a quotient without cancellation, and 0 for a threshold of 0.
-        high = a + self.epsilon
-        real = _exceeds_root(high, t, 4)
-        first = torch.where(real, t, 0) / high
-        room = (1 - 4 * (first / high)).clamp(min=1e-30)
-        off = 2 * first / (1 + room * _inverse_root(room))
-        u = a - torch.minimum(a, off)
-        # Up to epsilon^2 the objective is convex. Above, u must be better than 0, off *
-        # ((1 + 1/r) log(1 + r) - 1) < u / 2 for r = u / epsilon; r must not overflow.
-        r = (torch.where(u > 0, u, 1) * (1 / self.epsilon)).clamp(max=1e38)
-        gain = (1 + 1 / r) * torch.log1p(r) - 1
-        worse = (t > self.epsilon**2) & (off * gain >= 0.5 * u)
-        return torch.where(real & ~worse, u, _nothing(t))
-
-    def _at_zero(self, grad: Tensor, strength: Tensor) -> Tensor:
-        return (grad.abs() - strength * (1 / self.epsilon)).clamp(min=0)
-
-    def lambda_max(self, grad: Tensor) -> Tensor:
-        return self.epsilon * largest(gradient_operand(grad).abs())
-
-
-class _Steep(_Separable):
-    """Infinitely steep at zero: every slope is a subgradient there."""
-
-    def _at_zero(self, grad: Tensor, strength: Tensor) -> Tensor:
-        return (grad.abs() + strength).clamp(max=0)  # 0, or NaN
-
-    def lambda_max(self, grad: Tensor) -> Tensor:
-        return _nothing(largest(gradient_operand(grad).abs()))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Lp(_Steep):
-    p: float
-
-    def _height(self, a: Tensor) -> Tensor:
-        zero = a == 0
-        return torch.where(zero, 0, torch.where(zero, 1, a) ** self.p)
-
-    def _slope(self, a: Tensor) -> Tensor:
-        return self.p * self._root(torch.where(a == 0, 1, a))
-
-    def _shrunk(self, a: Tensor, t: Tensor) -> Tensor:
-        # With u = a v the root depends on one number, v + pull v^(p-1) = 1, and beats 0
-        # where v > 2 (1-p)/(2-p): where the pull is below a constant.
-        p, limit = self.p, _largest_pull(self.p)
-        kept = self._pull(torch.where(a > 0, a, 1), t) < limit
-        inner = kept & (a >= torch.finfo(a.dtype).tiny) & (a < math.inf)
-        of, t_of = torch.where(inner, a, 1), torch.where(inner, t, 0)
-        # The factor is 1. Its derivative is that of a^(p-2), which could overflow.
-        fixed = of.detach()
-        pull = self._pull(fixed, t_of) * (1 + (p - 2) * (of / fixed - 1))
-        v = torch.ones_like(a)
-        for _ in range(_newton_steps(p, torch.finfo(a.dtype).eps)):
-            w = pull * self._root(v)
-            v = v - (v - 1 + w) / (1 - (1 - p) * (w / v))
-        return torch.where(kept, a * v, _nothing(t))
-
-    def _pull(self, a: Tensor, t: Tensor) -> Tensor:
-        return self.p * ((t / a) * self._root(a))
-
-    def _root(self, a: Tensor) -> Tensor:
-        """Gives `a^(p-1)` for `a > 0`; as a root where the twins would not agree."""
-        return _inverse_root(a) if self.p == 0.5 else a ** (self.p - 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class _L0(_Steep):
-    has_subgradient = False  # type: ignore[assignment]
-
-    def _height(self, a: Tensor) -> Tensor:
-        return torch.where(a > 0, torch.ones_like(a), _nothing(a))
-
-    def _slope(self, a: Tensor) -> Tensor:
-        return torch.zeros_like(a)
-
-    def _shrunk(self, a: Tensor, t: Tensor) -> Tensor:
-        return torch.where(_exceeds_root(a, t, 2), a, _nothing(t))
-
-
 def mcp(scale: float, gamma: float = 3.0) -> Penalty:
     """Gives the minimax concave penalty (Zhang, 2010): `|x| - x^2/(2 K)` up to `K`.
 
@@ -253,8 +165,8 @@ def mcp(scale: float, gamma: float = 3.0) -> Penalty:
       >>> mcp(1.0, 3.0).prox(torch.tensor([4.0, 2.0, 0.5]), 1.0)
       tensor([4.0000, 1.5000, 0.0000])
     """
-    _require_above("scale", scale, 0, "1.0")
-    _require_above("gamma", gamma, 1, "3.0")
+    require_above("scale", scale, 0, "1.0")
+    require_above("gamma", gamma, 1, "3.0")
     return _MCP(float(scale), float(gamma))
 
 
@@ -282,8 +194,8 @@ def scad(scale: float, a: float = 3.7) -> Penalty:
       >>> scad(1.0, 4.0).prox(torch.tensor([5.0, 3.0, 1.5]), 1.0)
       tensor([5.0000, 2.5000, 0.5000])
     """
-    _require_above("scale", scale, 0, "1.0")
-    _require_above("a", a, 2, "3.7")
+    require_above("scale", scale, 0, "1.0")
+    require_above("a", a, 2, "3.7")
     return _SCAD(float(scale), float(a))
 
 
@@ -304,82 +216,11 @@ def capped_l1(cap: float) -> Penalty:
       >>> capped_l1(1.0).prox(torch.tensor([2.0, 1.25, 0.5]), 1.0)
       tensor([2.0000, 0.2500, 0.0000])
     """
-    _require_above("cap", cap, 0, "1.0")
+    require_above("cap", cap, 0, "1.0")
     return _CappedL1(float(cap))
 
 
-def log_sum(epsilon: float) -> Penalty:
-    """Gives `sum log(1 + |x_i| / epsilon)` (Candes, Wakin and Boyd, 2008).
-
-    The penalty that iterated reweighting of L1 minimises. Its slope at zero is `1 /
-    epsilon`: `lambda_max` is `epsilon max |grad|`.
-
-    The prox is the larger root of `(|x| - u) (u + epsilon) = t`, or 0. Up to a
-    threshold of `t = epsilon^2` it is continuous, 0 up to `|x| = t / epsilon`. Above,
-    it jumps where root and 0 are equally good, and 0 is taken there. The logarithm that
-    decides this is the framework's own: on the edge, where both are equally good to
-    rounding, the twins may take different solutions.
-
-    Args:
-      epsilon: a Python number above 0, in units of the weights; the smaller, the nearer
-        to counting them.
-
-    Raises: TypeError or ValueError, for what is no such number.
-
-    Example:
-      >>> log_sum(1.0).prox(torch.tensor([3.0, 0.5]), 3.0)
-      tensor([2., 0.])
-    """
-    _require_above("epsilon", epsilon, 0, "0.1")
-    return _LogSum(float(epsilon))
-
-
-def lp(p: float) -> Penalty:
-    """Gives `sum |x_i|^p` for `0 < p < 1`: the bridge (Frank and Friedman, 1993).
-
-    1/2 is the half thresholding of Xu et al. (2012), 2/3 that of Cao et al. (2013); all
-    are computed by one Newton iteration, monotone from the right, in a fixed number of
-    steps: 3 to 7, more for a larger `p` and for double precision. It is accurate to an
-    ulp or two of `x`. The prox is 0 up to `(2 - p) / (2 (1 - p)) (2 t (1 - p))^(1 / (2
-    - p))`, where it jumps; there it has two values, and 0 is taken.
-
-    Every slope is a subgradient at zero, so that zero is stationary for every strength
-    above 0: `optimality_distance` is 0 there, and so is `lambda_max`. Start proximal
-    steps away from zero.
-
-    The powers are the framework's own: for `p = 0.5` the twins are bitwise equal, else
-    to 4 ulps, apart from the edge, where either solution may come out.
-
-    Args:
-      p: a Python number in (0, 1), its ends excluded: `l0` and `l1` are these.
-
-    Raises: TypeError or ValueError, for what is no such number.
-
-    Example:
-      >>> lp(0.5).prox(torch.tensor([1.25, 0.75]), 0.5)
-      tensor([1.0000, 0.0000])
-    """
-    _require_above("p", p, 0, "0.5", below=1)
-    return _Lp(float(p))
-
-
-def l0() -> Penalty:
-    """Gives the number of elements that are not zero.
-
-    Its prox is the hard threshold: `x` if `|x| > sqrt(2 t)`, else 0; at `sqrt(2 t)`
-    both are solutions, and 0 is taken. It has no slope to follow: `subgradient` is 0
-    everywhere, and `add_subgradient` refuses it.
-
-    As with `lp`, zero is stationary for every strength.
-
-    Example:
-      >>> l0().prox(torch.tensor([2.5, -2.0]), 2.0)
-      tensor([2.5000, 0.0000])
-    """
-    return _L0()
-
-
-def _require_above(
+def require_above(
     argument: str, value: Any, low: float, example: str, below: float = math.inf
 ) -> None:
     """Raises unless `value` is a Python number in the open interval."""
@@ -396,33 +237,6 @@ def _require_above(
         )
 
 
-def _nothing(x: Tensor) -> Tensor:
-    """Gives 0 for `x >= 0`, and NaN of NaN."""
-    return x.clamp(max=0)
-
-
-def _exceeds_root(a: Tensor, t: Tensor, factor: float) -> Tensor:
+def exceeds_root(a: Tensor, t: Tensor, factor: float) -> Tensor:
     """Tells where `a > sqrt(factor * t)`, for `a >= 0`, without overflow."""
     return (a > 0) & (t / torch.where(a > 0, a, 1) * factor < a)
-
-
-def _inverse_root(a: Tensor) -> Tensor:
-    """Gives `1 / sqrt(a)` for `a > 0`, bitwise as the twin does."""
-    # As XLA would not by itself; torch.sqrt is not exact on CPU.
-    return torch.rsqrt(a)
-
-
-def _largest_pull(p: float) -> float:
-    """The pull of `v + pull v^(p-1) = 1` at which `v` and 0 are equally good."""
-    return p / (2 - p) * (2 * (1 - p) / (2 - p)) ** (1 - p)
-
-
-def _newton_steps(p: float, eps: float) -> int:
-    """Counts the steps to the farthest root of `_Lp`, which is known exactly."""
-    pull, root = _largest_pull(p), 2 * (1 - p) / (2 - p)
-    v, steps = 1.0, 0
-    # A Newton step squares the error, so that the last one need not be seen.
-    while v > root * (1 + max(eps / 4, 1e-8)):
-        w = pull * v ** (p - 1)
-        v, steps = v - (v - 1 + w) / (1 - (1 - p) * (w / v)), steps + 1
-    return steps + (eps < 1e-8)

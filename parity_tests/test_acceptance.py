@@ -13,7 +13,7 @@ from parity_tests.twins import JAX, TWINS, assert_bitwise
 
 SAMPLES = 6
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-8}
-LIBS = {twin.name: twin for twin in TWINS}
+BY_NAME = {twin.name: twin for twin in TWINS}
 BY_THRESHOLD = [
     (name, kind)
     for name in PENALTIES
@@ -30,7 +30,7 @@ wide = pytest.mark.parametrize(
 
 @functools.cache
 def penalty_of(name, twin_name):
-    return PENALTIES[name].make(LIBS[twin_name].lib)
+    return PENALTIES[name].make(BY_NAME[twin_name].lib)
 
 
 @functools.cache
@@ -49,7 +49,7 @@ def inputs(name, kind, dtype):
 
 @functools.cache
 def jitted(name, twin_name, method):
-    return LIBS[twin_name].jit(getattr(penalty_of(name, twin_name), method))
+    return BY_NAME[twin_name].jit(getattr(penalty_of(name, twin_name), method))
 
 
 def call(name, twin, dtype, method, *arguments):
@@ -62,7 +62,7 @@ def call(name, twin, dtype, method, *arguments):
 def prox(name, kind, dtype, twin_name):
     """Of each sample."""
     rows = zip(*inputs(name, kind, dtype), strict=True)
-    return [call(name, LIBS[twin_name], dtype, "prox", x, t) for x, t in rows]
+    return [call(name, BY_NAME[twin_name], dtype, "prox", x, t) for x, t in rows]
 
 
 def samples(name, kind, dtype, twin):
@@ -142,7 +142,7 @@ def test_the_prox_does_not_raise_the_penalty(twin, name, kind):
 def test_the_twins_are_equal(name, kind, dtype):
     of_powers = name.startswith("lp(") and name != "lp(0.5)"
     exact = penalty_of(name, "jax").separable and not of_powers
-    rows = (prox(name, kind, dtype, twin) for twin in LIBS)
+    rows = (prox(name, kind, dtype, twin) for twin in BY_NAME)
     for x, ours, theirs in zip(inputs(name, kind, dtype)[0], *rows, strict=True):
         if exact:
             assert_bitwise(ours, theirs)

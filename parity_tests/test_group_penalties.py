@@ -31,7 +31,7 @@ def compiled(twin, name, method):
 
 # JAX compiles each function anew, so that most of its cases are slow tests; torch runs
 # them all, and the twins are compared.
-FAST = ("sparse_group_l1(0.3, 0, block=3)",)
+FAST = ("sparse_group_l1(0.3, groups={'a': [0, 3], ...})",)
 slow_in_jax = pytest.mark.parametrize(
     "twin",
     [pytest.param(JAX, marks=pytest.mark.slow), TORCH],

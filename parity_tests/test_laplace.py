@@ -1,5 +1,3 @@
-import importlib
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -7,15 +5,10 @@ from scipy import stats
 from parity_tests.problems import diabetes
 
 
-@pytest.fixture
-def laplace(twin):
-    return importlib.import_module(f"l1{twin.name}.laplace")
-
-
-def test_the_objective_is_the_log_posterior(twin, laplace):
+def test_the_objective_is_the_log_posterior(twin):
     problem = diabetes()
     n, rng = len(problem.y), np.random.default_rng(0)
-    prior = stats.laplace(scale=laplace.laplace_scale(problem.strength, n))
+    prior = stats.laplace(scale=twin.lib.laplace_scale(problem.strength, n))
     offsets = []
     for _ in range(50):
         w = rng.normal(size=10) * rng.integers(0, 2, size=10)
@@ -27,14 +20,14 @@ def test_the_objective_is_the_log_posterior(twin, laplace):
 
 
 @pytest.mark.parametrize("variance", [1.0, 0.3])
-def test_the_most_probable_weight_is_the_prox(twin, laplace, variance):
+def test_the_most_probable_weight_is_the_prox(twin, variance):
     # One weight, n measurements y_i = w + noise: the mean loss is (w - mean)^2 / 2.
     y = np.random.default_rng(1).normal(0.4, variance**0.5, size=20)
     grid = np.linspace(-2, 2, 400_001)
     for strength in (0.1, 0.35, 2.0):
-        scale = variance * laplace.laplace_scale(strength, 20)
+        scale = variance * twin.lib.laplace_scale(strength, 20)
         np.testing.assert_allclose(
-            variance * laplace.laplace_strength(scale, 20), strength, rtol=1e-15
+            variance * twin.lib.laplace_strength(scale, 20), strength, rtol=1e-15
         )
         log_density = stats.laplace(scale=scale).logpdf(grid) + sum(
             stats.norm(grid, variance**0.5).logpdf(value) for value in y
@@ -44,10 +37,10 @@ def test_the_most_probable_weight_is_the_prox(twin, laplace, variance):
     assert w == 0
 
 
-def test_arrays_and_bad_input(twin, laplace):
-    scales = laplace.laplace_scale(twin.array([0.1, 0.2]), 50)
+def test_arrays_and_bad_input(twin):
+    scales = twin.lib.laplace_scale(twin.array([0.1, 0.2]), 50)
     np.testing.assert_allclose(twin.numpy(scales), [0.2, 0.1], rtol=1e-15)
-    for call in (laplace.laplace_scale, laplace.laplace_strength):
+    for call in (twin.lib.laplace_scale, twin.lib.laplace_strength):
         for value in (0.0, -1.0, float("nan"), float("inf")):
             with pytest.raises(ValueError, match=f"finite and > 0, got {value}"):
                 call(value, 10)

@@ -6,7 +6,6 @@ import importlib
 import hypothesis
 import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
-import jax
 import numpy as np
 import pytest
 
@@ -237,17 +236,6 @@ def test_slopes_of_the_ball_with_respect_to_arrays_and_metrics(twin):
             np.testing.assert_allclose(
                 found[i], (ends[0] - ends[1]) / 2e-6, rtol=1e-7, atol=1e-8
             )
-
-
-@pytest.mark.slow
-def test_vmap_and_traced_k():
-    x = np.random.default_rng(0).random((4, SIZE))
-    ks = np.array([1, 5, 9, SIZE], np.int32)
-    found = jax.vmap(lambda k, x: module(JAX).k_largest([x], k)[0])(ks, x)
-    np.testing.assert_array_equal(found.sum(1), ks)
-    equal = np.zeros((4, SIZE)) + 1.0
-    found = jax.vmap(lambda k, x: module(JAX).k_largest([x], k)[0])(ks, equal)
-    np.testing.assert_array_equal(found, np.arange(SIZE) < ks[:, None])
 
 
 @pytest.mark.slow

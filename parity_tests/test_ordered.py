@@ -1,9 +1,7 @@
 import functools
-import importlib
 import itertools
 import pickle
 
-import jax
 import numpy as np
 import pytest
 
@@ -13,7 +11,7 @@ from parity_tests.formulas.structured import (
     owl_vertices,
     slope_weights,
 )
-from parity_tests.twins import DTYPES, TWINS, assert_bitwise
+from parity_tests.twins import DTYPES, LIBS, TWINS, assert_bitwise
 
 WEIGHTS = {
     "oscar": (2.0, 1.5, 1.0, 0.5, 0.0),
@@ -26,7 +24,7 @@ named = pytest.mark.parametrize("name", WEIGHTS)
 
 @functools.cache
 def penalty(twin_name, name):
-    module = importlib.import_module(f"l1{twin_name}.ordered")
+    module = LIBS[twin_name]
     return module.slope(0.3) if name == "slope" else module.owl(WEIGHTS[name])
 
 
@@ -62,7 +60,7 @@ def best_clusters(x, weights, t):
 
 
 def test_prox_is_the_best_of_all_clusters(twin):
-    module, weights = importlib.import_module(f"l1{twin.name}.ordered"), (2.0, 1.0, 0.2)
+    module, weights = twin.lib, (2.0, 1.0, 0.2)
     p = module.owl(weights)
     for x, t in cases(3, 12):
         u = twin.numpy(p.prox(twin.array(x), t))
@@ -100,7 +98,7 @@ def test_prox_and_distances_against_the_polyhedron(twin, name):
 
 
 def test_large_arrays(twin):
-    module = importlib.import_module(f"l1{twin.name}.ordered")
+    module = twin.lib
     n, rng = 400, np.random.default_rng(1)
     for weights in (np.linspace(1, 0, n), np.arange(n) < 200.0, slope_weights(0.3, n)):
         p, value = module.owl(weights), owl_value(weights)
@@ -198,7 +196,7 @@ def test_special_values(twin, name):
 
 
 def test_weights_of_slope_and_empty_arrays(twin):
-    p = importlib.import_module(f"l1{twin.name}.ordered").slope(0.1)
+    p = twin.lib.slope(0.1)
     one = twin.numpy(p.subgradient(twin.array(3.0)))
     np.testing.assert_allclose(one, slope_weights(0.1, 1)[0], rtol=1e-15)
     weights = twin.numpy(p.subgradient(twin.array(np.arange(50.0, 0, -1))))
@@ -209,7 +207,7 @@ def test_weights_of_slope_and_empty_arrays(twin):
 
 
 def test_bad_input(twin):
-    module = importlib.import_module(f"l1{twin.name}.ordered")
+    module = twin.lib
     for weights in ((), (1.0, 2.0), (1.0, -1.0), (0.0, 0.0), (np.inf, 1.0), (np.nan,)):
         with pytest.raises(ValueError, match="weights must be finite numbers >= 0"):
             module.owl(weights)
@@ -231,12 +229,3 @@ def test_bad_input(twin):
     assert hash(p) == hash(module.owl((2.0, 1.0)))
     assert p.convex
     assert not p.takes_metric
-
-
-def test_vmap():
-    p, x = penalty("jax", "oscar"), np.random.default_rng(4).normal(size=(3, 5))
-    ts = np.array([0.1, 1.0, 0.0])
-    with jax.debug_nans(True):
-        rows = jax.vmap(p.prox)(x, ts)
-    for row, z, t in zip(rows, x, ts, strict=True):
-        np.testing.assert_array_equal(row, p.prox(z, t))

@@ -6,9 +6,10 @@ from parity_tests.jax_twin import TWIN as JAX
 from parity_tests.torch_twin import TWIN as TORCH
 from parity_tests.twin import DTYPES, Twin
 
-__all__ = ["DTYPES", "JAX", "TORCH", "TRAIN", "TWINS", "Twin", "assert_bitwise"]
+__all__ = ["DTYPES", "JAX", "LIBS", "TORCH", "TRAIN", "TWINS", "Twin", "assert_bitwise"]
 
 TWINS = (JAX, TORCH)
+LIBS = {twin.name: twin.lib for twin in TWINS}
 TRAIN = {twin.name: twin.train for twin in TWINS}
 
 

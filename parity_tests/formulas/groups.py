@@ -48,9 +48,11 @@ PENALTIES: dict[str, tuple[Callable[..., Any], Callable[..., float], tuple]] = {
         group_value(np.array([[0, 1], [0, 1], [0, 1]])),
         (3, 2),
     ),
-    "sparse_group_l1(0.3, 0, block=3)": (
-        lambda lib: lib.sparse_group_l1(0.3, 0, block=3),
-        group_value(np.array([0, 0, 0, 1, 1, 1]), 0.3),
+    "sparse_group_l1(0.3, groups={'a': [0, 3], ...})": (
+        lambda lib: lib.sparse_group_l1(
+            0.3, groups={"a": [0, 3], "b": [1], "c": [5, 2, 4]}
+        ),
+        group_value(np.array([0, 1, 2, 0, 2, 2]), 0.3),
         (6,),
     ),
     "sparse_group_l1(0.6, 1)": (
