@@ -414,7 +414,7 @@ def test_gradients_at_zeros_are_numbers(case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.parametrize("name", FAST)
 def test_jax_transformations(name):
     # No NaN inside, abstract values, a batch, and no second compilation.
     penalty = penalty_of(JAX, name)

@@ -107,7 +107,9 @@ def test_multi_task_lasso(twin, problem, metric):
     assert kkt_residual(w, gradient, strength, groups, weight=lambda n: 1.0) < 1e-11
 
 
-@pytest.mark.parametrize("metric", [False, True], ids=["scalar", "metric"])
+@pytest.mark.parametrize(
+    "metric", [pytest.param(False, marks=slow), True], ids=["scalar", "metric"]
+)
 @pytest.mark.parametrize("l1_ratio", [pytest.param(0.0, marks=slow), 0.4])
 @pytest.mark.parametrize("loss", ["squared", pytest.param("logistic", marks=slow)])
 def test_groups_of_measurements(twin, loss, l1_ratio, metric):

@@ -23,7 +23,8 @@ README = pathlib.Path(__file__).parent.parent / "README.md"
 def rows_below(heading):
     text = README.read_text().split(f"\n{heading}\n", 1)[1]
     lines = re.findall(r"(?:^\|.*\n)+", text, re.M)[0].splitlines()
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    cells = (re.split(r"(?<!\\)\|", line.strip("|")) for line in lines[2:])
+    return [[cell.strip() for cell in row] for row in cells]
 
 
 CODE = [
@@ -101,3 +102,40 @@ def test_linked_files_exist():
     assert len(links) >= 8
     for link in links:
         assert (README.parent / link).is_file(), link
+
+
+MADE = {
+    "adaptive_l1": lambda lib: lib.adaptive_l1([1.0, 2.0]),
+    "capped_l1": lambda lib: lib.capped_l1(1.0),
+    "elastic_net": lambda lib: lib.elastic_net(0.5),
+    "fused_lasso": lambda lib: lib.fused_lasso(0.5),
+    "l1_ball": lambda lib: lib.l1_ball(1.0),
+    "log_sum": lambda lib: lib.log_sum(1.0),
+    "lp": lambda lib: lib.lp(0.5),
+    "mcp": lambda lib: lib.mcp(1.0),
+    "owl": lambda lib: lib.owl([2.0, 1.0]),
+    "scad": lambda lib: lib.scad(1.0),
+    "slope": lambda lib: lib.slope(0.1),
+    "sparse_group_l1": lambda lib: lib.sparse_group_l1(0.5),
+    "top_k": lambda lib: lib.top_k(1),
+    "weighted_l1": lambda lib: lib.weighted_l1([1.0, 2.0]),
+}
+
+
+def test_the_table_of_penalties_is_true_and_complete():
+    listed = set()
+    for names, formula, _, convex, metric in rows_below("## Penalties"):
+        for name in re.findall(r"(\w+)\(", re.sub("[`,]", "", names)):
+            listed.add(name)
+            for lib in (l1jax, l1torch):
+                penalty = MADE.get(name, lambda lib, n=name: getattr(lib, n)())(lib)
+                assert penalty.convex == (convex == "yes"), name
+                assert penalty.takes_metric == (metric == "yes"), name
+                assert penalty.constraint == formula.startswith("constraint"), name
+    makers = set()
+    for name in l1jax.__all__:
+        returns = getattr(getattr(l1jax, name), "__annotations__", {}).get("return")
+        if returns is l1jax.Penalty:
+            makers.add(name)
+    assert listed == makers
+    assert len(listed) > 20
