@@ -6,7 +6,7 @@ from l1jax.constraints import implied_radius, l1_ball, n_of_m, top_k
 from l1jax.counting import l0, log_sum, lp
 from l1jax.group_penalties import group_l1, sparse_group_l1
 from l1jax.laplace import laplace_scale, laplace_strength
-from l1jax.layouts import layouts
+from l1jax.layout import layouts
 from l1jax.low_rank import nuclear
 from l1jax.masks import by_path, weights_only
 from l1jax.nonconvex import capped_l1, mcp, scad

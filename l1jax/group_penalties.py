@@ -21,7 +21,7 @@ from l1jax.grouping import (
     in_blocks,
     named,
 )
-from l1jax.layouts import Layouts, by_units, check_layouts, layout_of
+from l1jax.layout import Layouts, by_units, check_layouts, layout_of
 from l1jax.penalty import Penalty, absolute, gradient_operand, largest, operands, sign
 from l1jax.prox import shrink, solve
 
@@ -184,7 +184,7 @@ def group_l1(
       its indices along an axis, the first by default.
     - `group_l1(groups="output")`, `"input"`, `"heads"`: each holds all weights of one
       output unit, of one input unit or of one attention head, in whatever order the
-      layers keep their axes (see `l1jax.layouts`). Of a recurrent layer an output
+      layers keep their axes (see `l1jax.layout`). Of a recurrent layer an output
       unit is a row of one gate, of fused attention projections a head is one head of
       one projection.
 

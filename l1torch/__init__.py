@@ -6,7 +6,7 @@ from l1torch.constraints import implied_radius, l1_ball, n_of_m, top_k
 from l1torch.counting import l0, log_sum, lp
 from l1torch.group_penalties import group_l1, sparse_group_l1
 from l1torch.laplace import laplace_scale, laplace_strength
-from l1torch.layouts import layouts
+from l1torch.layout import layouts
 from l1torch.low_rank import nuclear
 from l1torch.masks import by_path, weights_only
 from l1torch.nonconvex import capped_l1, mcp, scad

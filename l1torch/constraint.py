@@ -15,9 +15,10 @@ from l1torch.hyperparameters import (
     nonnegative,
     require_broadcast,
 )
-from l1torch.leaves import compute_dtype, local, require_real_floating
+from l1torch.leaves import compute_dtype, require_real_floating
 from l1torch.order_statistics import any_of, relative, shard_slices
 from l1torch.penalty import Penalty
+from l1torch.sharding import local
 
 Row = tuple[str, Tensor, Number]
 """A dotted path, a tensor, and its strength or threshold."""

@@ -18,14 +18,19 @@ from l1torch.grouping import (
     check_axes,
     check_index,
     check_members,
-    gathering,
     in_blocks,
     named,
 )
 from l1torch.hyperparameters import Number
-from l1torch.layouts import Layouts, by_units, check_layouts, layout_of
+from l1torch.layout import Layouts, by_units, check_layouts, layout_of
 from l1torch.penalty import Penalty, absolute, gradient_operand, largest, operands, sign
 from l1torch.prox import shrink, solve
+from l1torch.sharding import gathering
+
+
+def _needs_whole(penalty: Any, x: Tensor) -> bool:
+    return penalty._grouping(tuple(x.shape)).needs_whole(x)
+
 
 _HALVINGS = 8
 _NEWTON_STEPS = {torch.float32: 5, torch.float64: 7}
@@ -60,7 +65,7 @@ class _GroupL1(Penalty):
         grouping = self._grouping(shape, path)
         grouping.require_constant(strength_shape, "strength", path)
 
-    @gathering
+    @gathering(_needs_whole)
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         x, strength = operands(x, strength)
         grouping = self._grouping(tuple(x.shape))
@@ -71,7 +76,7 @@ class _GroupL1(Penalty):
             return value
         return value + self.l1_ratio * torch.sum(strength * absolute(x))
 
-    @gathering
+    @gathering(_needs_whole)
     def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         wide, strength = operands(x, strength)
         grouping = self._grouping(tuple(x.shape))
@@ -80,7 +85,7 @@ class _GroupL1(Penalty):
         slope = strength * self._slope(x_view, grouping)
         return grouping.back(slope * sign(x_view)).to(x.dtype)
 
-    @gathering
+    @gathering(_needs_whole)
     def prox(self, x: Tensor, threshold: Number) -> Tensor:
         grouping = self._grouping(tuple(x.shape))
 
@@ -102,7 +107,7 @@ class _GroupL1(Penalty):
 
         return solve(formula, x, threshold)
 
-    @gathering
+    @gathering(_needs_whole)
     def optimality_distance(
         self, x: Tensor, grad: Tensor, strength: Number = 1.0
     ) -> Tensor:
@@ -124,7 +129,7 @@ class _GroupL1(Penalty):
         is_zero = grouping.spread(grouping.top(torch.abs(x)) == 0)
         return grouping.back(torch.where(is_zero, in_zero_group, distance))
 
-    @gathering
+    @gathering(_needs_whole)
     def lambda_max(self, grad: Tensor) -> Tensor:
         grad = gradient_operand(grad)
         grouping = self._grouping(tuple(grad.shape))
@@ -191,7 +196,7 @@ def group_l1(
       its indices along an axis, the first by default.
     - `group_l1(groups="output")`, `"input"`, `"heads"`: each holds all weights of one
       output unit, of one input unit or of one attention head, in whatever order the
-      layers keep their axes (see `l1torch.layouts`). Of a recurrent layer an output
+      layers keep their axes (see `l1torch.layout`). Of a recurrent layer an output
       unit is a row of one gate, of fused attention projections a head is one head of
       one projection.
 

@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,8 +72,6 @@ class Grouping:
 
     def needs_whole(self, x: Tensor) -> bool:
         """Tells whether a DTensor must be gathered: if shards cut through the view."""
-        if not hasattr(x, "full_tensor"):
-            return False
         split = [i for i, part in enumerate(self.parts) if len(part) > 1]
         return bool(self.members) or any(
             placement.is_shard(i) for placement in x.placements for i in split
@@ -159,20 +157,6 @@ class Grouping:
         lengths = [1] * len(self.parts)
         lengths[self.axis] = len(values)
         return values.reshape(lengths)
-
-
-def gathering(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Makes a penalty's method gather DTensors whose shards cut through the groups."""
-
-    @functools.wraps(method)
-    def gathered(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if not self._grouping(tuple(x.shape)).needs_whole(x):
-            return method(self, x, *args, **kwargs)
-        others = {name: _whole(value) for name, value in kwargs.items()}
-        y = method(self, _whole(x), *map(_whole, args), **others)
-        return _sharded_like(y, x) if y.shape == x.shape else y
-
-    return gathered
 
 
 def along(shape: tuple[int, ...], axes: tuple[int, ...] | None, path: str) -> Grouping:
@@ -281,21 +265,6 @@ def check_index(argument: str, value: Any) -> int:
             f"{argument} must be of integers, got {value!r} of type "
             f"{type(value).__name__}. Pass Python integers."
         ) from None
-
-
-def _whole(value: Any) -> Any:
-    return value.full_tensor() if hasattr(value, "full_tensor") else value
-
-
-def _sharded_like(x: Tensor, other: Tensor) -> Tensor:
-    """Shards a tensor that all processes hold as the DTensor `other` is."""
-    from torch.distributed.tensor import DTensor, Replicate
-
-    mesh = other.device_mesh
-    copies = [Replicate()] * mesh.ndim
-    return DTensor.from_local(x, mesh, copies, run_check=False).redistribute(
-        placements=other.placements
-    )
 
 
 def _position(axis: int, shape: tuple[int, ...], path: str) -> int:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l1torch.sharding import local
+
 BLOCK = 1 << 18  # elements: two float32 blocks stay inside a core's cache
 
 
@@ -112,24 +114,6 @@ def require_dense(argument: str, tensor: Tensor) -> None:
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Gives the dtype of prox arithmetic: float32 for half precision, else the same."""
     return torch.float32 if dtype.itemsize < 4 else dtype
-
-
-def local(tensor: Tensor) -> Tensor:
-    """Gives this process's shard of a DTensor; any other tensor is its own."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def over_shards(value: Tensor, param: Tensor, operation: str) -> Tensor:
-    """Reduces what was computed on the shards of a DTensor."""
-    if not hasattr(param, "to_local"):
-        return value
-    from torch.distributed.tensor import DTensor, Partial, Replicate
-
-    placements = [
-        Partial(operation) if placement.is_shard() else Replicate()
-        for placement in param.placements
-    ]
-    return DTensor.from_local(value, param.device_mesh, placements).full_tensor()
 
 
 def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

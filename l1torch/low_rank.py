@@ -8,6 +8,7 @@ from torch import Tensor
 from l1torch.hyperparameters import Number
 from l1torch.penalty import Penalty, gradient_operand, largest, operands
 from l1torch.prox import solve
+from l1torch.sharding import gathering
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,18 +21,21 @@ class _Nuclear(Penalty):
         _require_matrices(path, shape)
         _require_one_a_matrix("strength", strength_shape, path, shape)
 
+    @gathering()
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         x, strength = operands(x, strength)
         self.require_fit("x", x.shape, strength.shape)
         # A norm is its subgradient times x.
         return torch.sum(strength * (x * self.subgradient(x.detach())))
 
+    @gathering()
     def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         wide, strength = operands(x, strength)
         self.require_fit("x", wide.shape, strength.shape)
         u, v = _leading(wide, torch.finfo(x.dtype).eps)
         return (strength * (u @ v)).to(x.dtype)
 
+    @gathering()
     def prox(self, x: Tensor, threshold: Number) -> Tensor:
         def formula(x: Tensor, t: Tensor) -> Tensor:
             _require_matrices("x", x.shape)
@@ -40,6 +44,7 @@ class _Nuclear(Penalty):
 
         return solve(formula, x, threshold)
 
+    @gathering()
     def optimality_distance(
         self, x: Tensor, grad: Tensor, strength: Number = 1.0
     ) -> Tensor:
@@ -54,6 +59,7 @@ class _Nuclear(Penalty):
         beyond = _shrink_singular_values(free, strength)
         return (grad - free + strength * (u @ v) + beyond).abs()
 
+    @gathering()
     def lambda_max(self, grad: Tensor) -> Tensor:
         grad = gradient_operand(grad)
         _require_matrices("grad", grad.shape)

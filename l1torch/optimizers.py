@@ -10,7 +10,7 @@ from l1torch.delegation import require_optimizer
 from l1torch.groups import Group, as_number
 from l1torch.hyperparameters import Number, Schedule, product
 from l1torch.kernels import shrink_by_root_
-from l1torch.leaves import compute_dtype, local
+from l1torch.leaves import compute_dtype
 from l1torch.masks import Mask, weights_only
 from l1torch.parts import (
     State,
@@ -23,6 +23,7 @@ from l1torch.parts import (
 from l1torch.penalised import PenalisedOptimizer
 from l1torch.penalties import l1
 from l1torch.penalty import Penalty, require_penalty
+from l1torch.sharding import local
 from l1torch.step_sizes import (
     EffectiveStep,
     check_momentum,

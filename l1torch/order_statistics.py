@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1torch.leaves import compute_dtype, over_shards
+from l1torch.leaves import compute_dtype
 from l1torch.prox import shrink
+from l1torch.sharding import over_shards
 
 _FREE = 2.0**60  # what an infinite threshold is to the largest finite one
 _BITS = {torch.float32: (torch.int32, 31), torch.float64: (torch.int64, 63)}

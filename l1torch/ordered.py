@@ -15,6 +15,7 @@ from torch import Tensor
 from l1torch.hyperparameters import Number
 from l1torch.penalty import Penalty, gradient_operand, largest, operands, sign
 from l1torch.prox import solve
+from l1torch.sharding import gathering
 from l1torch.variation import fuse
 
 
@@ -31,6 +32,7 @@ class _Ordered(Penalty):
         self._weights(math.prod(shape))
         _require_one_number("strength", strength_shape, path)
 
+    @gathering()
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         x, strength = operands(x, strength)
         _require_one_number("strength", strength.shape, "x")
@@ -38,11 +40,13 @@ class _Ordered(Penalty):
         slope = self.subgradient(x.detach())
         return torch.sum(strength * (x * slope))
 
+    @gathering()
     def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         wide, strength = operands(x, strength)
         slope = 0.0 - self._residual(wide, torch.zeros_like(wide), strength)
         return slope.to(x.dtype)
 
+    @gathering()
     def prox(self, x: Tensor, threshold: Number) -> Tensor:
         def formula(x: Tensor, t: Tensor) -> Tensor:
             _require_one_number("threshold", t.shape, "x")
@@ -54,12 +58,14 @@ class _Ordered(Penalty):
 
         return solve(formula, x, threshold)
 
+    @gathering()
     def optimality_distance(
         self, x: Tensor, grad: Tensor, strength: Number = 1.0
     ) -> Tensor:
         x, grad, strength = operands(x, grad, strength)
         return self._residual(x, -grad, strength).abs()
 
+    @gathering()
     def lambda_max(self, grad: Tensor) -> Tensor:
         grad = gradient_operand(grad)
         weights = torch.as_tensor(self._weights(grad.numel())).to(grad)

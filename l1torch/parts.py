@@ -10,7 +10,8 @@ from torch import Tensor
 from l1torch.groups import Group, as_number
 from l1torch.hyperparameters import Number
 from l1torch.kernels import Root
-from l1torch.leaves import blocks_with, compute_dtype, local, over_shards
+from l1torch.leaves import blocks_with, compute_dtype
+from l1torch.sharding import local, over_shards
 from l1torch.step_sizes import EffectiveStep, StepSize, has_no_denominator
 
 State = dict[str, Any]

@@ -18,7 +18,6 @@ from l1torch.hyperparameters import (
 from l1torch.leaves import (
     blocks_with,
     compute_dtype,
-    local,
     named_leaves,
     require_real_floating,
 )
@@ -33,6 +32,7 @@ from l1torch.penalty import (
     sign,
 )
 from l1torch.prox import prox_elastic_net, prox_nonnegative_l1, soft_threshold
+from l1torch.sharding import local
 
 _LARGEST = {dtype: torch.finfo(dtype).max for dtype in (torch.float32, torch.float64)}
 

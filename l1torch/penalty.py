@@ -207,7 +207,7 @@ def gradient_operand(grad: Tensor) -> Tensor:
 
 def largest(x: Tensor) -> Tensor:
     """The largest element, at least 0: of no elements, too."""
-    return torch.cat([x.flatten(), x.new_zeros(1)]).amax()
+    return x.amax().clamp(min=0) if x.numel() else x.new_zeros(())
 
 
 def sign(x: Tensor) -> Tensor:

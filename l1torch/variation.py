@@ -10,6 +10,7 @@ from torch import Tensor
 from l1torch.hyperparameters import Number
 from l1torch.penalty import Penalty, gradient_operand, largest, operands, sign
 from l1torch.prox import shrink, solve
+from l1torch.sharding import gathering
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,7 @@ class _FusedLasso(Penalty):
     ) -> None:
         _require_one_a_row("strength", strength_shape, path, shape)
 
+    @gathering()
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         x, strength = operands(x, strength)
         self.require_fit("x", x.shape, strength.shape)
@@ -33,11 +35,13 @@ class _FusedLasso(Penalty):
         moved = (x - here) * self.subgradient(here)
         return torch.sum(strength * (terms + moved))
 
+    @gathering()
     def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         wide, strength = operands(x, strength)
         slope = 0.0 - self._residual(wide, torch.zeros_like(wide), strength)
         return slope.to(x.dtype)
 
+    @gathering()
     def prox(self, x: Tensor, threshold: Number) -> Tensor:
         def formula(x: Tensor, t: Tensor) -> Tensor:
             _require_one_a_row("threshold", t.shape, "x", x.shape)
@@ -52,12 +56,14 @@ class _FusedLasso(Penalty):
 
         return solve(formula, x, threshold)
 
+    @gathering()
     def optimality_distance(
         self, x: Tensor, grad: Tensor, strength: Number = 1.0
     ) -> Tensor:
         x, grad, strength = operands(x, grad, strength)
         return self._residual(x, -grad, strength).abs()
 
+    @gathering()
     def lambda_max(self, grad: Tensor) -> Tensor:
         grad = gradient_operand(grad)
         if grad.ndim == 0 or grad.numel() == 0 or self.l1_ratio == 1:

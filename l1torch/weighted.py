@@ -14,6 +14,7 @@ from l1torch.hyperparameters import Number
 from l1torch.leaves import compute_dtype, describe, named_leaves
 from l1torch.penalty import Penalty, absolute, gradient_operand, largest, operands, sign
 from l1torch.prox import shrink, solve
+from l1torch.sharding import sharded_like
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -108,7 +109,7 @@ class _WeightedL1(Penalty):
         self.require_fit("x", tuple(x.shape))
         weights = self.weights.to(device=x.device, dtype=x.dtype)
         if hasattr(x, "to_local"):
-            weights = _distributed_like(weights.expand(x.shape), x)
+            weights = sharded_like(weights.expand(x.shape), x)
         forced = weights == math.inf
         return weights.masked_fill(forced, 1), forced
 
@@ -231,12 +232,3 @@ def _penalty(weights: Tensor | dict[str, Tensor]) -> Penalty:
         least_slope=least if least < math.inf else 0.0,
         finite=not any(w.isinf().any() for w in arrays),
     )
-
-
-def _distributed_like(weights: Tensor, x: Tensor) -> Tensor:
-    """Cuts the weights, which every process has, as the DTensor `x` is cut."""
-    from torch.distributed.tensor import DTensor, Replicate
-
-    whole = [Replicate()] * x.device_mesh.ndim
-    weights = DTensor.from_local(weights, x.device_mesh, whole, run_check=False)
-    return weights.redistribute(placements=x.placements)

@@ -1,7 +1,6 @@
 """The prox and the other functions of the group penalties, on formulas and twins."""
 
 import functools
-import importlib
 import itertools
 import pickle
 
@@ -15,13 +14,9 @@ from parity_tests.twins import DTYPES, JAX, TORCH, TWINS
 METHODS = ("value", "subgradient", "prox", "optimality_distance", "lambda_max")
 
 
-def module(twin):
-    return importlib.import_module(f"{twin.lib.__name__}.group_penalties")
-
-
 @functools.cache
 def penalty_of(twin, name):
-    return PENALTIES[name][0](module(twin))
+    return PENALTIES[name][0](twin.lib)
 
 
 @functools.cache
@@ -120,8 +115,8 @@ def test_prox_satisfies_the_three_point_inequality(case):
 def test_prox_against_a_search_over_a_grid(twin):
     # Two elements, so that a grid refined around its best point finds the argmin.
     penalties = [
-        (module(twin).group_l1(), 0.0),
-        (module(twin).sparse_group_l1(0.4, scale_by_size=False), 0.4),
+        (twin.lib.group_l1(), 0.0),
+        (twin.lib.sparse_group_l1(0.4, scale_by_size=False), 0.4),
     ]
     cases = [
         ([1.0, -0.7], [0.3, 0.3]),
@@ -163,7 +158,7 @@ def test_metrics_that_differ_by_24_orders_in_a_group(twin, dtype):
     # The optimality conditions, element by element. The last kinds of metric are the
     # hardest found: all elements count alike, whatever their size.
     rng = np.random.default_rng(3)
-    penalty = module(twin).group_l1(1, scale_by_size=False)
+    penalty = twin.lib.group_l1(1, scale_by_size=False)
     prox = twin.jit(penalty.prox)
     shape, tolerance = (100, 60), 1e-5 if dtype == "float32" else 1e-13
     wide = 10 ** rng.uniform(-8, 16, size=shape)
@@ -279,10 +274,10 @@ def test_distance_of_zero_groups_is_exact(twin):
     # Of a group at zero: the distance of -grad to the ball, or to ball plus box.
     grad = np.array([[3.0, 4.0], [0.3, -0.4]])
     zero = twin.array(np.zeros((2, 2)))
-    group = module(twin).group_l1(1, scale_by_size=False)
+    group = twin.lib.group_l1(1, scale_by_size=False)
     d = twin.numpy(group.optimality_distance(zero, twin.array(grad), 2.0))
     np.testing.assert_allclose(d, [[1.8, 2.4], [0, 0]], rtol=1e-15)
-    sparse = module(twin).sparse_group_l1(0.5, 1, scale_by_size=False)
+    sparse = twin.lib.sparse_group_l1(0.5, 1, scale_by_size=False)
     d = twin.numpy(sparse.optimality_distance(zero, twin.array(grad), 2.0))
     left = np.array(
         [2.0, 3.0]
@@ -355,7 +350,7 @@ def test_twins_agree_on_large_arrays(dtype):
         for t in (np.array(0.02), 0.05 * metric):
             results = []
             for twin in TWINS:
-                prox = twin.jit(module(twin).sparse_group_l1(0.1, **kwargs).prox)
+                prox = twin.jit(twin.lib.sparse_group_l1(0.1, **kwargs).prox)
                 y = prox(twin.array(x, dtype), twin.array(t, dtype))
                 results.append(twin.numpy(y))
             ulp = np.spacing(np.asarray(np.abs(x).max(), dtype))
@@ -436,12 +431,12 @@ def test_jax_transformations(name):
 
 @slow_in_jax
 def test_strengths_of_groups(twin):
-    penalty = module(twin).sparse_group_l1(0.25, 1)
+    penalty = twin.lib.sparse_group_l1(0.25, 1)
     x, grad = np.random.default_rng(13).normal(size=(2, 3, 4))
     x[1] = 0
     strength = np.array([[0.5], [0.0], [2.0]])
     each = [
-        (module(twin).sparse_group_l1(0.25), row, slope, float(s[0]))
+        (twin.lib.sparse_group_l1(0.25), row, slope, float(s[0]))
         for row, slope, s in zip(x, grad, strength, strict=True)
     ]
     x, grad, strength = map(twin.array, (x, grad, strength))
@@ -480,13 +475,13 @@ def test_strengths_of_groups(twin):
 @slow_in_jax
 def test_ends_of_the_sparse_group_lasso(twin):
     x = twin.array(np.random.default_rng(14).normal(size=(4, 3)))
-    make = module(twin).sparse_group_l1
+    make = twin.lib.sparse_group_l1
     for t in (0.4, float("inf"), twin.array(np.full((4, 3), 0.4))):
-        for ratio, same in ((0, module(twin).group_l1(1)), (1, twin.lib.l1())):
+        for ratio, same in ((0, twin.lib.group_l1(1)), (1, twin.lib.l1())):
             np.testing.assert_array_equal(
                 twin.numpy(make(ratio, 1).prox(x, t)), twin.numpy(same.prox(x, t))
             )
-    assert make(0, 1) == module(twin).group_l1(1)
+    assert make(0, 1) == twin.lib.group_l1(1)
     for ratio in (-0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match="l1_ratio must lie in"):
             make(ratio)
@@ -500,7 +495,7 @@ def test_ends_of_the_sparse_group_lasso(twin):
 def test_empty_arrays_and_scalars(twin, shape):
     last = [{"axis": -1}, {"axis": -1, "block": 1}] if shape else []
     for kwargs in ({}, *last):
-        penalty = module(twin).sparse_group_l1(0.5, **kwargs)
+        penalty = twin.lib.sparse_group_l1(0.5, **kwargs)
         x = twin.array(np.full(shape, 3.0))
         full = twin.array(np.full(shape, 1.0))
         for t in (1.0, full):
@@ -515,7 +510,7 @@ def test_empty_arrays_and_scalars(twin, shape):
 
 def test_a_penalty_is_a_hashable_constant(case):
     twin, name = case
-    first, second = (PENALTIES[name][0](module(twin)) for _ in range(2))
+    first, second = (PENALTIES[name][0](twin.lib) for _ in range(2))
     assert hash(first) == hash(second)
     assert first == second == pickle.loads(pickle.dumps(first))
     assert first.convex

@@ -1,7 +1,6 @@
 """Optima of group penalties on real data: scikit-learn's, and certified ones."""
 
 import functools
-import importlib
 import math
 
 import numpy as np
@@ -16,10 +15,6 @@ from parity_tests.formulas.groups import group_value
 slow = pytest.mark.slow
 MEASUREMENTS = {f"m{j}": [j, j + 10, j + 20] for j in range(10)}
 """breast_cancer's groups: mean, error and worst value of ten measurements."""
-
-
-def module(twin):
-    return importlib.import_module(f"{twin.lib.__name__}.group_penalties")
 
 
 @functools.cache
@@ -87,7 +82,7 @@ def test_multi_task_lasso(twin, problem, metric):
     n = len(X)
     largest = np.linalg.norm(X.T @ Y / n, axis=1).max()
     strength, shape = 0.25 * largest, (X.shape[1], Y.shape[1])
-    penalty = module(twin).group_l1(1, scale_by_size=False)
+    penalty = twin.lib.group_l1(1, scale_by_size=False)
     at_zero = penalty.lambda_max(twin.array(-X.T @ Y / n))
     assert float(twin.numpy(at_zero)) == pytest.approx(largest, rel=1e-14)
 
@@ -122,7 +117,7 @@ def test_groups_of_measurements(twin, loss, l1_ratio, metric):
     def gradient(w):
         return by_hand(np, X, y, w)
 
-    penalty = module(twin).sparse_group_l1(l1_ratio, groups=MEASUREMENTS)
+    penalty = twin.lib.sparse_group_l1(l1_ratio, groups=MEASUREMENTS)
     start = gradient(np.zeros(30))
     largest = float(twin.numpy(penalty.lambda_max(twin.array(start))))
     groups = list(MEASUREMENTS.values())

@@ -2,18 +2,12 @@
 
 import dataclasses
 import functools
-import importlib
 
 import numpy as np
 import pytest
 
 from parity_tests.formulas.groups import group_value
 from parity_tests.twins import JAX, TORCH
-
-
-def module(twin):
-    return importlib.import_module(f"{twin.lib.__name__}.group_penalties")
-
 
 slow_in_jax = pytest.mark.parametrize(
     "twin",
@@ -24,7 +18,7 @@ slow_in_jax = pytest.mark.parametrize(
 
 
 def layouts_of(twin):
-    return importlib.import_module(f"{twin.lib.__name__}.layouts").layouts
+    return twin.lib.layouts
 
 
 def labels_of(twin, penalty, shape):
@@ -77,14 +71,12 @@ KINDS = [
 @slow_in_jax
 @pytest.mark.parametrize(("kwargs", "labels"), KINDS, ids=range(len(KINDS)))
 def test_groups_by_axis_block_and_name(twin, kwargs, labels):
-    penalty = module(twin).group_l1(**kwargs)
+    penalty = twin.lib.group_l1(**kwargs)
     penalty.require_fit("x", SHAPE)
     assert same_partition(labels_of(twin, penalty, SHAPE), labels)
     x = np.random.default_rng(0).normal(size=SHAPE)
     for scale in (True, False):
-        value = (
-            module(twin).group_l1(**kwargs, scale_by_size=scale).value(twin.array(x))
-        )
+        value = twin.lib.group_l1(**kwargs, scale_by_size=scale).value(twin.array(x))
         expected = group_value(labels, scale_by_size=scale)(x)
         np.testing.assert_allclose(twin.numpy(value), expected, rtol=1e-14)
 
@@ -105,7 +97,7 @@ LAYOUTS = {
 
 
 def bound(twin, groups, layout, shape):
-    penalty = module(twin).group_l1(groups=groups, layouts={"w": layout})
+    penalty = twin.lib.group_l1(groups=groups, layouts={"w": layout})
     return penalty.at("w", shape)
 
 
@@ -143,8 +135,7 @@ def formed(twin, penalty, shape):
 def test_twins_form_the_same_groups():
     for kwargs, _ in KINDS:
         ours, theirs = (
-            formed(twin, module(twin).group_l1(**kwargs), SHAPE)
-            for twin in (JAX, TORCH)
+            formed(twin, twin.lib.group_l1(**kwargs), SHAPE) for twin in (JAX, TORCH)
         )
         assert ours == theirs
     for layout, (shape, *axes) in LAYOUTS.items():
@@ -199,14 +190,14 @@ def test_flax_and_torch_mean_the_same_by_units():
     for groups in ("output", "input", "heads"):
         keep = "attention" if groups == "heads" else ""
         flax_tree = {k: v for k, v in tree.items() if k.startswith(keep)}
-        penalty = module(JAX).sparse_group_l1(0.25, groups=groups)
+        penalty = JAX.lib.sparse_group_l1(0.25, groups=groups)
         value = functools.partial(JAX.lib.penalty_value, strength=1.0, penalty=penalty)
         ours = jax.jit(value)(flax_tree)
         known = layouts_of(TORCH)(model)
         theirs = TORCH.lib.penalty_value(
             {k: TORCH.array(v) for k, v in weights.items() if k.startswith(keep)},
             1.0,
-            module(TORCH).sparse_group_l1(0.25, groups=groups, layouts=known),
+            TORCH.lib.sparse_group_l1(0.25, groups=groups, layouts=known),
         )
         if groups == "input":
             # torch's fused projections share an input; flax has three kernels.
@@ -290,7 +281,7 @@ def test_layouts_of_flax_trees():
 
 
 def test_layouts_by_pattern(twin):
-    make = module(twin).group_l1
+    make = twin.lib.group_l1
     penalty = make(groups="output", layouts={"*.weight": "oi", "*.table.weight": "io"})
     for path, axis in (
         ("net.fc.weight", 1),
@@ -309,7 +300,7 @@ def test_layouts_by_pattern(twin):
 def test_transforms_bind_by_name(twin):
     # The columns of a flax kernel are the rows of torch's weight.
     kernel = np.array([[3.0, 0.3, 0.0], [4.0, -0.4, 0.1]])
-    penalty = module(twin).group_l1(
+    penalty = twin.lib.group_l1(
         groups="output", layouts={"*.weight": "oi"}, scale_by_size=False
     )
     params = twin.tree({"a.kernel": kernel, "b.weight": kernel.T, "b.bias": [9.0]})
@@ -376,9 +367,9 @@ def test_transforms_bind_by_name(twin):
 )
 def test_bad_arguments(twin, kwargs, error, match):
     with pytest.raises(error, match=match):
-        module(twin).group_l1(**kwargs)
+        twin.lib.group_l1(**kwargs)
     with pytest.raises(error, match=match):
-        module(twin).sparse_group_l1(0.5, **kwargs)
+        twin.lib.sparse_group_l1(0.5, **kwargs)
 
 
 @pytest.mark.parametrize(
@@ -394,7 +385,7 @@ def test_bad_arguments(twin, kwargs, error, match):
     ids=str,
 )
 def test_groups_that_do_not_fit_the_array(twin, kwargs, match):
-    penalty = module(twin).group_l1(**kwargs)
+    penalty = twin.lib.group_l1(**kwargs)
     with pytest.raises(ValueError, match=match):
         penalty.at("net.w", (4, 6)).require_fit("net.w", (4, 6))
     params = {"net.w": twin.array(np.ones((4, 6)))}
@@ -432,12 +423,12 @@ def test_groups_that_do_not_fit_the_array(twin, kwargs, match):
 )
 def test_layouts_that_do_not_fit_the_array(twin, groups, path, shape, layout, match):
     layouts = None if layout is None else {path: layout}
-    penalty = module(twin).group_l1(groups=groups, layouts=layouts)
+    penalty = twin.lib.group_l1(groups=groups, layouts=layouts)
     with pytest.raises(ValueError, match=match):
         penalty.at(path, shape).require_fit(path, shape)
 
 
 def test_units_of_an_unknown_array(twin):
-    penalty = module(twin).group_l1(groups="output")
+    penalty = twin.lib.group_l1(groups="output")
     with pytest.raises(ValueError, match=r"Call penalty.at\(path, shape\) first"):
         penalty.prox(twin.array(np.ones((2, 3))), 0.1)

@@ -44,7 +44,7 @@ _RECURRENT = re.compile(r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?")
 def layouts(params: Any) -> dict[str, str]:
     """Gives the layouts of a model's arrays, for `group_l1("...", layouts=)`.
 
-    They are known by name, see `l1jax.layouts`: those of flax and of haiku, attention
+    They are known by name, see `l1jax.layout`: those of flax and of haiku, attention
     kernels by that of their parent. Others are left out; add them, as `layouts(params)
     | {"*.my_weight": "oi"}`. Two things that a name does not tell must be added too: a
     `kernel` of three axes that is not a convolution's (flax's DenseGeneral), and

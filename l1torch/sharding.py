@@ -1,0 +1,64 @@
+"""DTensors: tensors of which each process has a shard."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Gives this process's shard of a DTensor; any other tensor is its own."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def whole(value: Any) -> Any:
+    """Gathers a DTensor in every process; gives anything else as it is."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
+def sharded_like(x: Tensor, other: Tensor) -> Tensor:
+    """Shards a tensor that all processes hold as the DTensor `other` is."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    copies = [Replicate()] * other.device_mesh.ndim
+    shared = DTensor.from_local(x, other.device_mesh, copies, run_check=False)
+    return shared.redistribute(placements=other.placements)
+
+
+def over_shards(value: Tensor, param: Tensor, operation: str) -> Tensor:
+    """Reduces what was computed on the shards of a DTensor."""
+    if not hasattr(param, "to_local"):
+        return value
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    placements = [
+        Partial(operation) if placement.is_shard() else Replicate()
+        for placement in param.placements
+    ]
+    return DTensor.from_local(value, param.device_mesh, placements).full_tensor()
+
+
+def gathering(
+    needed: Callable[[Any, Tensor], bool] = lambda penalty, x: True,
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Makes a penalty's method gather DTensors, for what shards cut through.
+
+    Every process computes on the whole array, and keeps its own shard of the result.
+
+    Args:
+      needed: tells from the penalty and a DTensor whether to.
+    """
+
+    def wrap(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @functools.wraps(method)
+        def gathered(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            if not hasattr(x, "full_tensor") or not needed(self, x):
+                return method(self, x, *args, **kwargs)
+            others = {name: whole(value) for name, value in kwargs.items()}
+            y = method(self, whole(x), *map(whole, args), **others)
+            return sharded_like(y, x) if y.shape == x.shape else y
+
+        return gathered
+
+    return wrap
