@@ -205,19 +205,26 @@ def test_devices(capsys):
     assert stopped.value.code == 2
 
 
+@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("twin", [JAX, TORCH], ids=["jax", "torch"])
-def test_what_is_stored_is_what_is_computed(twin):
+def test_what_is_stored_is_what_is_computed(twin, stride):
     """Else run `python -m parity_tests.sides`."""
     here, stored = live(twin)[0], Stored(twin.name)
     assert set(stored.versions()) == set(here.versions())
-    for name in operations.OPERATIONS:
+    assert {f"{n}/{d}" for n in operations.OPERATIONS for d in DTYPES} <= set(
+        stored._arrays
+    )
+    for name in list(operations.OPERATIONS)[::stride]:
         for dtype in DTYPES:
             (ours, made), (theirs, other) = (
                 side.operation(name, dtype) for side in (here, stored)
             )
             assert made == other
-            limit = 16 if name in operations.SUMS else 0
-            assert ulps(ours, theirs, made) <= limit
+            if name in operations.INEXACT:
+                assert operations.ulps_of_largest(ours, theirs, made) <= 1
+            else:
+                limit = 16 if name in operations.SUMS else 0
+                assert ulps(ours, theirs, made) <= limit
     for variant in ("sgd", "adam", "rmsprop, window=9"):
         ours = here.trail(variant)[STRIDE - 1 :: STRIDE]
         np.testing.assert_allclose(ours, stored.trail(variant), rtol=0, atol=1e-12)
