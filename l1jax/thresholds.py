@@ -25,8 +25,9 @@ def check_metric(metric: Metric, penalty: Penalty) -> None:
     if metric == "coordinate" and not penalty.takes_metric:
         raise ValueError(
             f"metric must not be 'coordinate' with {penalty!r}, whose prox cannot take "
-            "a threshold for each coordinate. Pass metric='tensor', or set `separable` "
-            "in your penalty if it is a sum over the coordinates."
+            "a threshold for each coordinate. Pass metric='tensor', which is the same "
+            "after SGD, or set `separable` in your penalty if it is a sum over the "
+            "coordinates."
         )
 
 

@@ -21,6 +21,7 @@ ON_CPU = {
     "rmsprop, momentum": (3, 1),
     "rmsprop, nesterov": (1, 0),
     "adadelta": (2, 0),
+    "log sum": (18, 4),
     "add_subgradient": (2, 0),
     "adam, bfloat16": (6, 2),
     "metric tensor": (3, 1),
@@ -100,6 +101,21 @@ def test_the_prox_costs_little_on_cpus(name):
         tpu.cases()[name], arrays=arrays, temporaries=temporaries
     )
     check(tpu.compare(name, "one chip", tuple(jax.devices()[:1]), "cpu"), case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["one chip", "sharded"])
+@pytest.mark.parametrize("name", tpu.structured())
+def test_structured_penalties_compile_for_tpus(name, program):
+    found = compared(QUICK_TOPOLOGY, name, program, quick=False)
+    case = tpu.structured()[name]
+    if case.gathers:
+        return
+    assert found.arrays <= case.arrays + 0.1
+    assert found.temporaries <= case.temporaries + 0.01
+    # Sums and counts alone: no array is gathered.
+    sums = case.all_reduces if program == "sharded" else 0
+    assert found.collectives == ({"all-reduce": sums} if sums else {})
 
 
 def test_a_program_for_cpus_is_not_taken_for_one_for_tpus():

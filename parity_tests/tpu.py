@@ -30,40 +30,22 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-import l1jax
-from parity_tests.matrix import ROWS
+from parity_tests.tpu_cases import (
+    QUICK,
+    TRAINING,
+    Case,
+    cases,
+    structured,
+)
 
 TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
+BATCH = 1024
 REMEDY = 'the compiler for TPUs is not installed; it comes with pip install ".[tpu]"'
-LR, STRENGTH, BATCH = 1e-3, 1e-4, 1024
-# The step count, which plain SGD has not, takes 6 kB with its padding, and a schedule
-# of each argument 24 kB: beside these arrays they weigh less than a thousandth.
-SIDE = 4096
-# Smaller arrays are copied to on-chip memory where a step takes several kernels, and
-# the compiler counts these copies too.
-LARGE = 16384
 SPECS = {2: PartitionSpec("x", "y"), 1: PartitionSpec("y"), 0: PartitionSpec()}
 COLLECTIVE = re.compile(
     r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)"
     r"(?:-start)?\("
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A transformation of ours, the optimizer without it, and what it may cost."""
-
-    ours: optax.GradientTransformation
-    base: optax.GradientTransformation
-    arrays: int = 0
-    """How many arrays of the parameters' size it reads and writes more."""
-    temporaries: int = 0
-    """How many of them are temporaries."""
-    all_reduces: int = 0
-    """How many sums over all chips, where the parameters are sharded."""
-    dtype: str = "float32"
-    side: int = SIDE
-    """Of the square kernel; there is a bias too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,54 +102,9 @@ class Comparison:
         return {name: count for name, count in found.items() if count}
 
 
-@functools.cache
-def cases() -> dict[str, Case]:
-    """Every transformation, penalty and metric, and every optimizer that is known."""
-    adam, prox = optax.adam(LR), functools.partial(l1jax.proximal, strength=STRENGTH)
-    ours = functools.partial(prox, optax.adam, LR)
-    found = {}
-    for name, row in ROWS.items():
-        if row.jax is not None:
-            factory, settings = row.jax
-            found[name] = Case(prox(factory, LR, **settings), factory(LR, **settings))
-
-    def decayed(count: jax.Array) -> jax.Array:
-        return LR / (1 + count)
-
-    scheduled = l1jax.proximal(optax.adam, decayed, lambda count: STRENGTH * count)
-    after, before = l1jax.proximal_step(STRENGTH, LR), l1jax.add_subgradient(STRENGTH)
-    sgd = optax.sgd(LR)
-    return found | {
-        "proximal_step": Case(optax.chain(adam, after), adam),
-        "add_subgradient": Case(optax.chain(before, adam), adam),
-        "elastic net": Case(ours(penalty=l1jax.elastic_net(0.5)), adam),
-        "nonnegative": Case(ours(penalty=l1jax.nonnegative_l1()), adam),
-        "scheduled": Case(scheduled, optax.adam(decayed)),
-        "metric none": Case(ours(metric="none"), adam),
-        "sgd, bfloat16": Case(prox(optax.sgd, LR), sgd, dtype="bfloat16"),
-        "adam, bfloat16": Case(ours(), adam, dtype="bfloat16"),
-        # The mean square of D must be known before the prox: one sum over the chips,
-        # and the step in two parts, of which both read D's second moments and the
-        # gradient.
-        "metric tensor": Case(
-            ours(metric="tensor"), adam, arrays=2, all_reduces=1, side=LARGE
-        ),
-        # Two budgets are read and written. After Adam the compiler cuts the step in two
-        # besides, with two temporaries in between.
-        "sgd, window": Case(prox(optax.sgd, LR, window=10), sgd, arrays=4, side=LARGE),
-        "adam, window": Case(
-            ours(window=10), adam, arrays=11, temporaries=2, side=LARGE
-        ),
-    }
-
-
-# What most people use, each of our transformations, and the two that a whole training
-# step is compiled with.
-QUICK = (
-    *("sgd", "sgd, momentum", "adam", "rmsprop"),
-    *("proximal_step", "add_subgradient", "metric tensor"),
-)
-TRAINING = ("sgd, momentum", "adam")
+def every_case() -> dict[str, Case]:
+    """Those that may cost nothing, and those that take passes of their own."""
+    return cases() | structured()
 
 
 def programs(topology: str, name: str) -> tuple[str, ...]:
@@ -261,7 +198,7 @@ def figures(compiled: jax.stages.Compiled) -> Figures:
 
 def compare(name: str, program: str, devices: Any, topology: str) -> Comparison:
     """Compiles the two programs of a case."""
-    case = cases()[name]
+    case = every_case()[name]
     # Many cases have the same base.
     base, array = _base(case.base, case.dtype, case.side, program, devices)
     ours, _ = compile_step(case.ours, case, program, devices)
@@ -301,7 +238,7 @@ def compare_all(chosen: list[str], quick: bool) -> Iterator[Comparison]:
     """Compares, for the chosen topologies, all cases or the quick ones."""
     for topology in chosen:
         devices = tpu_devices(topology)
-        for name in QUICK if quick else cases():
+        for name in QUICK if quick else every_case():
             for program in programs(topology, name):
                 yield compare(name, program, devices, topology)
 
@@ -318,7 +255,7 @@ def print_table(rows: list[Comparison]) -> None:
     by_line = collections.defaultdict(dict)
     for row in rows:
         by_line[row.case, row.program][row.topology] = row
-    for line in sorted(by_line, key=lambda line: list(cases()).index(line[0])):
+    for line in sorted(by_line, key=lambda line: list(every_case()).index(line[0])):
         found = by_line[line]
         most = max(found.values(), key=lambda row: row.arrays)
         table.add_row(
