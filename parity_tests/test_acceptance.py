@@ -8,21 +8,24 @@ import jax
 import numpy as np
 import pytest
 
-from parity_tests.formulas import PENALTIES
+from parity_tests.formulas import PENALTIES, slow_unless_quick
 from parity_tests.twins import JAX, TWINS, assert_bitwise
 
 SAMPLES = 6
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-8}
 BY_NAME = {twin.name: twin for twin in TWINS}
-BY_THRESHOLD = [
-    (name, kind)
-    for name in PENALTIES
-    for kind in ("scalar", "array")
-    if kind == "scalar" or PENALTIES[name].make(JAX.lib).takes_metric
-]
-
-every_penalty = pytest.mark.parametrize("name", PENALTIES)
-every_threshold = pytest.mark.parametrize(("name", "kind"), BY_THRESHOLD)
+every_penalty = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=slow_unless_quick(n)) for n in PENALTIES]
+)
+every_threshold = pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=slow_unless_quick(name))
+        for name in PENALTIES
+        for kind in ("scalar", "array")
+        if kind == "scalar" or PENALTIES[name].make(JAX.lib).takes_metric
+    ],
+)
 wide = pytest.mark.parametrize(
     "dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)]
 )

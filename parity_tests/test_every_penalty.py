@@ -12,12 +12,14 @@ import torch
 import l1jax
 import l1torch
 from parity_tests import problems
-from parity_tests.formulas import PENALTIES
+from parity_tests.formulas import PENALTIES, slow_unless_quick
 
 STRENGTH, STEPS = 0.05, 3000
 CONSTRAINTS = [n for n, e in PENALTIES.items() if e.make(l1jax).constraint]
 
-every_penalty = pytest.mark.parametrize("name", PENALTIES)
+every_penalty = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=slow_unless_quick(n)) for n in PENALTIES]
+)
 
 
 @functools.cache

@@ -5,10 +5,18 @@ import numpy as np
 import pytest
 
 from parity_tests.formulas.structured import nuclear_value
-from parity_tests.twins import DTYPES, LIBS, TWINS
+from parity_tests.twins import DTYPES, JAX, LIBS, TORCH, TWINS
 
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52, "bfloat16": 2.0**-8, "float16": 2e-3}
 SHAPES = [(2, 3), (4, 4), (2, 5, 3)]
+
+
+@pytest.fixture(
+    params=[pytest.param(JAX, marks=pytest.mark.slow), TORCH], ids=["jax", "torch"]
+)
+def twin(request):
+    """In JAX these compile for long: test_acceptance.py has the quick tests."""
+    return request.param
 
 
 @functools.cache
@@ -103,10 +111,8 @@ def test_gradient_through_the_prox(twin, shape):
     np.testing.assert_allclose(actual, (ahead - back) / (2 * h), atol=1e-8)
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [pytest.param(d, marks=pytest.mark.slow if d != "float32" else ()) for d in DTYPES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_twins_agree(dtype):
     rng = np.random.default_rng(4)
     for shape in SHAPES:

@@ -9,6 +9,7 @@ from parity_tests import oracles
 from parity_tests.matrix import CASES, ROWS, STEPS, case
 from parity_tests.twins import TRAIN
 
+SLOW = pytest.mark.slow
 PAIRS = [
     pytest.param(framework, name, id=f"{framework}-{name}")
     for name, row in ROWS.items()
@@ -20,7 +21,7 @@ PAIRS = [
 @pytest.mark.parametrize(
     "problem",
     [
-        pytest.param(name, marks=[pytest.mark.slow] * (name == "multinomial"))
+        pytest.param(name, marks=[SLOW] * (name in ("multinomial", "logistic")))
         for name in CASES
     ],
 )
@@ -31,6 +32,7 @@ def test_every_optimizer_reaches_the_optimum(framework, name, problem):
     assert abs(case(problem).gap(params)) <= 1e-9
 
 
+@SLOW
 def test_the_oracles_are_optimal_themselves():
     problem = case("multinomial")
     assert oracles.multinomial_kkt_residual(
@@ -47,7 +49,9 @@ def test_the_oracles_are_optimal_themselves():
 
 
 @pytest.mark.parametrize("framework", TRAIN)
-@pytest.mark.parametrize("max_ratio", [1.5, 3.0, 10.0, math.inf])
+@pytest.mark.parametrize(
+    "max_ratio", [1.5, *(pytest.param(r, marks=SLOW) for r in (3.0, 10.0, math.inf))]
+)
 def test_the_cap_moves_no_stationary_point(framework, max_ratio):
     """640 weights, 30 of which never have a gradient."""
     params = TRAIN[framework]("multinomial", ROWS["adam"], 2_000, max_ratio=max_ratio)

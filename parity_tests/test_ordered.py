@@ -11,7 +11,7 @@ from parity_tests.formulas.structured import (
     owl_vertices,
     slope_weights,
 )
-from parity_tests.twins import DTYPES, LIBS, TWINS, assert_bitwise
+from parity_tests.twins import DTYPES, JAX, LIBS, TORCH, TWINS, assert_bitwise
 
 WEIGHTS = {
     "oscar": (2.0, 1.5, 1.0, 0.5, 0.0),
@@ -20,6 +20,14 @@ WEIGHTS = {
     "slope": tuple(slope_weights(0.3, 5)),
 }
 named = pytest.mark.parametrize("name", WEIGHTS)
+
+
+@pytest.fixture(
+    params=[pytest.param(JAX, marks=pytest.mark.slow), TORCH], ids=["jax", "torch"]
+)
+def twin(request):
+    """In JAX these compile for long: test_acceptance.py has the quick tests."""
+    return request.param
 
 
 @functools.cache

@@ -57,7 +57,7 @@ def test_inputs_hold_what_matters():
     assert (x == 0).sum() > 50
     assert (np.abs(grad) == np.abs(x)).sum() > 40
     # Exact, so that every machine has the very same numbers.
-    assert x[1] == (2 * (2654435761 / 2**32) - 1) * 2.0 ** (2654435761 % 13 - 8)
+    assert x.flat[1] == (2 * (2654435761 / 2**32) - 1) * 2.0 ** (2654435761 % 13 - 8)
 
 
 def test_every_check_passes_and_says_what_it_found(few, capsys, tmp_path):
@@ -87,7 +87,7 @@ def test_json_is_the_whole_report(few, capsys):
         "stored": False,
         "versions": TORCH.versions(),
     }
-    assert len(found["operations"]) == len(SOME) * len(DTYPES)
+    assert len(found["operations"]) == len(SOME) * (len(DTYPES) - 1)
     by_name = {check["optimizer"]: check for check in found["optimizers"]}
     assert set(by_name) == {"sgd", "radam", "yogi", "adam, window=9"}
     assert by_name["sgd"]["difference"] <= 1e-12
@@ -205,7 +205,7 @@ def test_devices(capsys):
     assert stopped.value.code == 2
 
 
-@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("twin", [JAX, TORCH], ids=["jax", "torch"])
 def test_what_is_stored_is_what_is_computed(twin, stride):
     """Else run `python -m parity_tests.sides`."""

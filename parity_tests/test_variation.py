@@ -10,9 +10,17 @@ from parity_tests.formulas.structured import (
     fused_lasso_vertices,
     left_of_projection,
 )
-from parity_tests.twins import DTYPES, LIBS, TWINS, assert_bitwise
+from parity_tests.twins import DTYPES, JAX, LIBS, TORCH, TWINS, assert_bitwise
 
 ratios = pytest.mark.parametrize("ratio", [0.0, 0.4, 1.0])
+
+
+@pytest.fixture(
+    params=[pytest.param(JAX, marks=pytest.mark.slow), TORCH], ids=["jax", "torch"]
+)
+def twin(request):
+    """In JAX these compile for long: test_acceptance.py has the quick tests."""
+    return request.param
 
 
 @functools.cache

@@ -122,6 +122,7 @@ def correct_zeros(window):
     return ((w == 0) & (optimum == 0)).sum(1).mean()
 
 
+@pytest.mark.slow
 def test_it_keeps_zeros_under_noise():
     counts = [correct_zeros(window) for window in (1, 10, 100)]
     assert counts[0] < 4

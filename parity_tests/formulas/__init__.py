@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 
 from parity_tests import oracles
 from parity_tests.formulas import constraints, groups, separable, structured
@@ -40,3 +41,16 @@ PENALTIES = {
     for name, row in module.PENALTIES.items()
 }
 """By the name that a user would write."""
+
+QUICK = (
+    *("l1()", "elastic_net(0.3)", "nonnegative_l1()", "weighted_l1", "mcp(0.8, 3.0)"),
+    *("scad(0.8, 3.7)", "capped_l1(0.7)", "log_sum(0.3)", "lp(0.5)", "lp(2/3)", "l0()"),
+    *("group_l1(0, block=2)", "sparse_group_l1(0.6, 1)", "l1_ball(1.5)", "top_k(2)"),
+    *("n_of_m(1, 3)", "nuclear()", "slope(0.3)", "fused_lasso(0.4)"),
+)
+"""One of each kind: the others, which vary it, are for a slow run."""
+
+
+def slow_unless_quick(name: str) -> Any:
+    """The marks of a test of this penalty."""
+    return () if name in QUICK else pytest.mark.slow
