@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from l1jax.group_norms import group_norm, shrink_by_norm, shrink_in_metric
 from l1jax.grouping import (
     UNITS,
     Grouping,
@@ -24,9 +25,6 @@ from l1jax.grouping import (
 from l1jax.layout import Layouts, by_units, check_layouts, layout_of
 from l1jax.penalty import Penalty, absolute, gradient_operand, largest, operands, sign
 from l1jax.prox import shrink, solve
-
-_HALVINGS = 8
-_NEWTON_STEPS = {"float32": 5, "float64": 7}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +44,19 @@ class _GroupL1(Penalty):
         """The share of L1: the group's slope has the sign of the element's."""
         return self.l1_ratio
 
+    def __repr__(self) -> str:
+        groups = self.groups
+        if groups is not None and not isinstance(groups, str):
+            groups = f"{len(groups)} named"
+        return (
+            f"{type(self).__name__}(l1_ratio={self.l1_ratio}, axis={self.axis}, "
+            f"block={self.block}, groups={groups!r}, path={self.path!r})"
+        )
+
     def at(self, path: str, shape: tuple[int, ...]) -> Penalty:
         if not isinstance(self.groups, str):
             return self
-        layout_of(path, shape, self.layouts)
-        return dataclasses.replace(self, path=path)
+        return _bound(self, path, shape)
 
     def require_fit(
         self, path: str, shape: tuple[int, ...], strength_shape: tuple[int, ...] = ()
@@ -63,7 +69,9 @@ class _GroupL1(Penalty):
         grouping = self._grouping(x.shape)
         strength = grouping.per_group(strength, "strength")
         x = grouping.view(x)
-        value = jnp.sum(strength * (self._weight(grouping, x) * _norm(x, grouping)))
+        value = jnp.sum(
+            strength * (self._weight(grouping, x) * group_norm(x, grouping))
+        )
         if self.l1_ratio == 0:
             return value
         return value + self.l1_ratio * jnp.sum(strength * absolute(x))
@@ -93,7 +101,7 @@ class _GroupL1(Penalty):
             x = grouping.view(x)
             weight = grouping.spread(self._weight(grouping, x))
             # The abs keeps XLA from fusing the product into a sum.
-            shrunk = _shrink_by_norm if constant else _shrink_in_metric
+            shrunk = shrink_by_norm if constant else shrink_in_metric
             return grouping.back(shrunk(x, jnp.abs(weight * t), grouping))
 
         return solve(formula, x, threshold)
@@ -109,7 +117,7 @@ class _GroupL1(Penalty):
         at_zero = jnp.maximum(jnp.abs(grad) - l1, 0)
         # A zero group is as far as the norm of these exceeds the group's slope; that
         # norm is spread over the elements.
-        norm = _norm(at_zero, grouping)
+        norm = group_norm(at_zero, grouping)
         weight = self._weight(grouping, x)
         excess = jnp.maximum(norm - jnp.abs(strength * weight), 0)
         share = excess / jnp.where(norm == 0, 1, norm)
@@ -127,18 +135,18 @@ class _GroupL1(Penalty):
         if self.l1_ratio == 1:
             return largest(grad)
         if self.l1_ratio == 0:
-            return largest(_norm(grad, grouping) / weight)
+            return largest(group_norm(grad, grouping) / weight)
 
         # The root of |S(grad, s * l1_ratio)| = s * weight, by bisection.
         def halved(_: int, bounds: tuple[jax.Array, jax.Array]) -> Any:
             low, high = bounds
             middle = low + (high - low) / 2
             left = jnp.maximum(grad - grouping.spread(middle * self.l1_ratio), 0)
-            beyond = _norm(left, grouping) <= middle * weight
+            beyond = group_norm(left, grouping) <= middle * weight
             return jnp.where(beyond, low, middle), jnp.where(beyond, middle, high)
 
         high = jnp.minimum(
-            _norm(grad, grouping) / weight, grouping.top(grad) / self.l1_ratio
+            group_norm(grad, grouping) / weight, grouping.top(grad) / self.l1_ratio
         )
         steps = 2 * jnp.finfo(grad.dtype).nmant
         _, high = jax.lax.fori_loop(0, steps, halved, (jnp.zeros_like(high), high))
@@ -158,7 +166,7 @@ class _GroupL1(Penalty):
         return jnp.asarray((1 - self.l1_ratio) * factor, x.dtype)
 
     def _slope(self, x: jax.Array, grouping: Grouping) -> jax.Array:
-        norm = _norm(x, grouping)
+        norm = group_norm(x, grouping)
         factor = self._weight(grouping, x) / jnp.where(norm == 0, 1, norm)
         return self.l1_ratio + jnp.abs(grouping.spread(factor) * x)
 
@@ -184,9 +192,9 @@ def group_l1(
       its indices along an axis, the first by default.
     - `group_l1(groups="output")`, `"input"`, `"heads"`: each holds all weights of one
       output unit, of one input unit or of one attention head, in whatever order the
-      layers keep their axes (see `l1jax.layout`). Of a recurrent layer an output
-      unit is a row of one gate, of fused attention projections a head is one head of
-      one projection.
+      layers keep their axes (see `l1jax.layout`). Gates and projections share none,
+      whether or not they are kept in one array: an input unit of an LSTM is that of one
+      gate, a head that of one projection.
 
     With `w_g = sqrt(size_g)` the prox is `x_g max(1 - threshold w_g / |x_g|, 0)`: two
     passes over the array. A threshold for each element, a diagonal metric, takes a root
@@ -311,6 +319,13 @@ def _checked(
 
 
 @functools.lru_cache(maxsize=4096)
+def _bound(penalty: _GroupL1, path: str, shape: tuple[int, ...]) -> _GroupL1:
+    """Gives the penalty of one array, which has no need of the others' layouts."""
+    layouts = ((path, layout_of(path, shape, penalty.layouts)),)
+    return dataclasses.replace(penalty, layouts=layouts, path=path)
+
+
+@functools.lru_cache(maxsize=4096)
 def _grouping(penalty: _GroupL1, shape: tuple[int, ...], path: str) -> Grouping:
     if isinstance(penalty.groups, str):
         layout = layout_of(path, shape, penalty.layouts)
@@ -320,77 +335,3 @@ def _grouping(penalty: _GroupL1, shape: tuple[int, ...], path: str) -> Grouping:
     if penalty.block is not None:
         return in_blocks(shape, penalty.axis[0], penalty.block, path)
     return along(shape, penalty.axis, path)
-
-
-def _power(x: jax.Array, grouping: Grouping) -> jax.Array:
-    """A power of 2 for each group, times which its squares stay within range."""
-    largest = jax.lax.stop_gradient(grouping.top(jnp.abs(x)))
-    bits = 256 if x.dtype == jnp.float64 else 32
-    power = jnp.ones_like(largest)
-    power = jnp.where(largest > 2.0**bits, 2.0 ** (-2.5 * bits), power)
-    return jnp.where(largest < 2.0**-bits, 2.0 ** (2.5 * bits), power)
-
-
-def _norm(x: jax.Array, grouping: Grouping) -> jax.Array:
-    """The Euclidean norm of each group, whose derivative at zero is 0."""
-    power = _power(x, grouping)
-    squares = grouping.total(jnp.abs((x * grouping.spread(power)) ** 2))
-    root = jnp.sqrt(jnp.where(squares == 0, 1, squares))
-    return jnp.where(squares == 0, 0, root / power)
-
-
-def _shrink_by_norm(x: jax.Array, a: jax.Array, grouping: Grouping) -> jax.Array:
-    """Shrinks the norm of each group by `a`, which is constant in it."""
-    norm = grouping.spread(_norm(x, grouping))
-    return x * jnp.maximum(1 - a / jnp.where(norm == 0, 1, norm), 0)
-
-
-def _shrink_in_metric(x: jax.Array, a: jax.Array, grouping: Grouping) -> jax.Array:
-    """Solves `argmin_u sum_i (u_i - x_i)^2 / (2 a_i) + |u_g|` for each group.
-
-    `u_i = x_i * theta / (theta + a_i)`, where `theta`, the norm of `u_g`, is the root
-    of `f(theta) = |x / (theta + a)| = 1`, or 0 if `f(0) <= 1`. Newton's method on `1/f`
-    (More and Sorensen, 1983), which is concave and increasing, climbs to the root from
-    any point below it; the exponent of the root is bisected first. These few steps
-    reach rounding errors for `a` that differ by a factor of 1e24 in a group. Where `f`
-    is all but flat, rounding would carry a step past the bounds.
-    """
-
-    def sums(y: jax.Array, a: jax.Array, theta: jax.Array) -> Any:
-        below = grouping.spread(theta) + a
-        below = jnp.where(below == 0, 1, below)
-        squares = jnp.abs((y / below) ** 2)
-        return grouping.total(squares), grouping.total(squares / below)
-
-    def newton(y: jax.Array, a: jax.Array, theta: jax.Array) -> jax.Array:
-        square, slope = sums(y, a, theta)
-        square = jnp.where(slope == 0, 1, square)
-        slope = jnp.where(slope == 0, 1, slope)
-        return square * (jnp.sqrt(square) - 1) / slope
-
-    power = grouping.spread(_power(x, grouping))
-    y, a = x * power, a * power
-    fixed_y, fixed_a = jax.lax.stop_gradient((y, a))
-    theta = grouping.top(jnp.abs(fixed_y) - fixed_a)
-    above = jnp.maximum(_norm(fixed_y, grouping), theta)
-    least = above * 1e-22  # still a normal number in float32
-    is_zero = (theta == 0) & (sums(fixed_y, fixed_a, theta)[0] <= 1)
-
-    def halve(_: int, bounds: Any) -> Any:
-        theta, above = bounds
-        middle = jnp.sqrt(jnp.maximum(theta, least)) * jnp.sqrt(above)
-        is_below = sums(fixed_y, fixed_a, middle)[0] >= 1
-        return jnp.where(is_below, middle, theta), jnp.where(is_below, above, middle)
-
-    def climb(_: int, theta: jax.Array) -> jax.Array:
-        step = jnp.maximum(newton(fixed_y, fixed_a, theta), 0)
-        return jnp.minimum(theta + step, above)
-
-    theta, above = jax.lax.fori_loop(0, _HALVINGS, halve, (theta, above))
-    theta = jax.lax.fori_loop(0, _NEWTON_STEPS[x.dtype.name] - 1, climb, theta)
-    # The derivatives of the root are those of the last step.
-    theta = jnp.minimum(theta + newton(y, a, theta), above)
-    theta = jnp.where(is_zero, 0, theta)
-    below = grouping.spread(theta) + a
-    below = jnp.where(below == 0, 1, below)
-    return x * (grouping.spread(theta) / below)

@@ -125,8 +125,8 @@ def proximal(
     rate that decays to 0 leaves fewer small weights beside them. Averaging the weights
     (`optax.ema`, Polyak, lookahead) loses them.
 
-    A learning rate of 0 moves nothing. A number that turns negative inside a compiled
-    step, as a schedule's may, gives NaN.
+    A learning rate of 0 moves nothing, but into a constraint. A number that turns
+    negative inside a compiled step, as a schedule's may, gives NaN.
 
     Args:
       factory: a function such as `optax.adam` that makes the optimizer, called as
@@ -136,8 +136,8 @@ def proximal(
       strength: lambda, per unit of the mean loss: a number >= 0, an array that
         broadcasts to its parameter, a schedule, or a tree of these that is a prefix of
         the parameters'.
-      penalty: the penalty, of unit strength; `metric="coordinate"` needs a separable
-        one.
+      penalty: the penalty, of unit strength; `metric="coordinate"` needs one whose prox
+        takes a threshold for each weight, see `Penalty.takes_metric`.
       mask: the leaves to penalise, see `weights_only`; `None` for all. The optimizer
         steps all leaves.
       metric: `"coordinate"`, `"tensor"` or `"none"`, see above.
@@ -209,7 +209,7 @@ def proximal(
         updates: Any, state: ProximalState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ProximalState]:
         count = state.count if isinstance(state, ProximalState) else 0
-        rows = penalised_leaves(updates, params, strength, mask, count)
+        rows = penalised_leaves(updates, params, strength, mask, count, penalty.joint)
         leaves, treedef = jax.tree.flatten(params)
         expected = parts_of(treedef, tuple((jnp.shape(x), dtype_of(x)) for x in leaves))
         if _parts(state) != expected:

@@ -164,7 +164,9 @@ def proximal_step(
         del extra_args
         step_size = learning_rate_at(learning_rate, state.count)
         leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_none)
-        rows = penalised_leaves(updates, params, strength, mask, state.count)
+        rows = penalised_leaves(
+            updates, params, strength, mask, state.count, penalty.joint
+        )
         thresholds = {}
         for i, (_, param, leaf_strength) in rows.items():
             dtype = compute_dtype(dtype_of(param))
@@ -194,7 +196,12 @@ def check_params(
 
 
 def penalised_leaves(
-    updates: Any, params: Any, strength: Strength, mask: Mask, count: jax.Array
+    updates: Any,
+    params: Any,
+    strength: Strength,
+    mask: Mask,
+    count: jax.Array,
+    joint: bool = False,
 ) -> dict[int, tuple[str, jax.Array, Any]]:
     """Gives path, parameter and strength of each penalised leaf, by its position.
 
@@ -202,7 +209,8 @@ def penalised_leaves(
     is `None` takes no step and counts as not penalised.
 
     Raises:
-      ValueError: missing parameters, or updates of another tree.
+      ValueError: missing parameters, updates of another tree, or of some leaves only
+        under a joint penalty.
     """
     if params is None:
         raise ValueError(
@@ -216,11 +224,18 @@ def penalised_leaves(
         strengths_at(strength, count, params),
         strict=True,
     )
-    found = {}
+    found, still = {}, []
     for i, (update, (path, param), penalised, leaf_strength) in enumerate(rows):
         if penalised and update is not None:
             require_real_floating(path, param)
             found[i] = path, param, leaf_strength
+        elif penalised and joint:
+            still.append(path)
+    if found and still:
+        raise ValueError(
+            f"updates of {still} are None, but the penalty holds for all penalised "
+            "arrays together. Leave those that do not move out with mask=."
+        )
     return found
 
 

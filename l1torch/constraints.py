@@ -87,12 +87,12 @@ class _TopK(Constraint):
         self, arrays: Sequence[Tensor], slack: float, of: Sequence[Tensor]
     ) -> Tensor:
         del slack
-        return total([count(x != 0) for x in arrays], of) <= self.k
+        return total([count(x != 0) for x in arrays], of) <= self._most(of)
 
     def project(
         self, arrays: Sequence[Tensor], metrics: Sequence[Tensor], of: Sequence[Tensor]
     ) -> list[Tensor]:
-        marks = k_largest(_scores(arrays, metrics), self.k, of)
+        marks = k_largest(_scores(arrays, metrics), self._most(of), of)
         return [_kept(x, mark) for x, mark in zip(arrays, marks, strict=True)]
 
     def distances(
@@ -103,11 +103,15 @@ class _TopK(Constraint):
         of: Sequence[Tensor],
     ) -> list[Tensor]:
         del slack
-        full = total([count(x != 0) for x in arrays], of) >= self.k
+        full = total([count(x != 0) for x in arrays], of) >= self._most(of)
         return [
             torch.where((x == 0) & full, 0, grad.abs())
             for x, grad in zip(arrays, grads, strict=True)
         ]
+
+    def _most(self, of: Sequence[Tensor]) -> int:
+        # A larger k might not fit into 64 bits.
+        return min(self.k, sum(x.numel() for x in of))
 
 
 @dataclasses.dataclass(frozen=True)

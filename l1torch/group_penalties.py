@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from l1torch.group_norms import group_norm, shrink_by_norm, shrink_in_metric
 from l1torch.grouping import (
     UNITS,
     Grouping,
@@ -32,10 +33,6 @@ def _needs_whole(penalty: Any, x: Tensor) -> bool:
     return penalty._grouping(tuple(x.shape)).needs_whole(x)
 
 
-_HALVINGS = 8
-_NEWTON_STEPS = {torch.float32: 5, torch.float64: 7}
-
-
 @dataclasses.dataclass(frozen=True)
 class _GroupL1(Penalty):
     l1_ratio: float
@@ -53,11 +50,19 @@ class _GroupL1(Penalty):
         """The share of L1: the group's slope has the sign of the element's."""
         return self.l1_ratio
 
+    def __repr__(self) -> str:
+        groups = self.groups
+        if groups is not None and not isinstance(groups, str):
+            groups = f"{len(groups)} named"
+        return (
+            f"{type(self).__name__}(l1_ratio={self.l1_ratio}, axis={self.axis}, "
+            f"block={self.block}, groups={groups!r}, path={self.path!r})"
+        )
+
     def at(self, path: str, shape: tuple[int, ...]) -> Penalty:
         if not isinstance(self.groups, str):
             return self
-        layout_of(path, shape, self.layouts)
-        return dataclasses.replace(self, path=path)
+        return _bound(self, path, shape)
 
     def require_fit(
         self, path: str, shape: tuple[int, ...], strength_shape: tuple[int, ...] = ()
@@ -71,7 +76,9 @@ class _GroupL1(Penalty):
         grouping = self._grouping(tuple(x.shape))
         strength = grouping.per_group(strength, "strength")
         x = grouping.view(x)
-        value = torch.sum(strength * (self._weight(grouping, x) * _norm(x, grouping)))
+        value = torch.sum(
+            strength * (self._weight(grouping, x) * group_norm(x, grouping))
+        )
         if self.l1_ratio == 0:
             return value
         return value + self.l1_ratio * torch.sum(strength * absolute(x))
@@ -102,7 +109,7 @@ class _GroupL1(Penalty):
                 t = grouping.view(t.expand(x.shape))
             x = grouping.view(x)
             weight = grouping.spread(self._weight(grouping, x))
-            shrunk = _shrink_by_norm if constant else _shrink_in_metric
+            shrunk = shrink_by_norm if constant else shrink_in_metric
             return grouping.back(shrunk(x, torch.abs(weight * t), grouping))
 
         return solve(formula, x, threshold)
@@ -119,7 +126,7 @@ class _GroupL1(Penalty):
         at_zero = torch.clamp(torch.abs(grad) - l1, min=0)
         # A zero group is as far as the norm of these exceeds the group's slope; that
         # norm is spread over the elements.
-        norm = _norm(at_zero, grouping)
+        norm = group_norm(at_zero, grouping)
         weight = self._weight(grouping, x)
         excess = torch.clamp(norm - torch.abs(strength * weight), min=0)
         share = excess / torch.where(norm == 0, 1, norm)
@@ -138,17 +145,17 @@ class _GroupL1(Penalty):
         if self.l1_ratio == 1:
             return largest(grad)
         if self.l1_ratio == 0:
-            return largest(_norm(grad, grouping) / weight)
+            return largest(group_norm(grad, grouping) / weight)
 
         # The root of |S(grad, s * l1_ratio)| = s * weight, by bisection.
         def halved(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
             middle = low + (high - low) / 2
             left = torch.clamp(grad - grouping.spread(middle * self.l1_ratio), min=0)
-            beyond = _norm(left, grouping) <= middle * weight
+            beyond = group_norm(left, grouping) <= middle * weight
             return torch.where(beyond, low, middle), torch.where(beyond, middle, high)
 
         high = torch.minimum(
-            _norm(grad, grouping) / weight, grouping.top(grad) / self.l1_ratio
+            group_norm(grad, grouping) / weight, grouping.top(grad) / self.l1_ratio
         )
         low = torch.zeros_like(high)
         for _ in range(-2 * int(math.log2(torch.finfo(grad.dtype).eps))):
@@ -170,7 +177,7 @@ class _GroupL1(Penalty):
         return torch.as_tensor(weight, dtype=x.dtype, device=x.device)
 
     def _slope(self, x: Tensor, grouping: Grouping) -> Tensor:
-        norm = _norm(x, grouping)
+        norm = group_norm(x, grouping)
         factor = self._weight(grouping, x) / torch.where(norm == 0, 1, norm)
         return self.l1_ratio + torch.abs(grouping.spread(factor) * x)
 
@@ -196,9 +203,9 @@ def group_l1(
       its indices along an axis, the first by default.
     - `group_l1(groups="output")`, `"input"`, `"heads"`: each holds all weights of one
       output unit, of one input unit or of one attention head, in whatever order the
-      layers keep their axes (see `l1torch.layout`). Of a recurrent layer an output
-      unit is a row of one gate, of fused attention projections a head is one head of
-      one projection.
+      layers keep their axes (see `l1torch.layout`). Gates and projections share none,
+      whether or not they are kept in one array: an input unit of an LSTM is that of one
+      gate, a head that of one projection.
 
     With `w_g = sqrt(size_g)` the prox is `x_g max(1 - threshold w_g / |x_g|, 0)`: two
     passes over the array. A threshold for each element, a diagonal metric, takes a root
@@ -325,6 +332,13 @@ def _checked(
 
 
 @functools.lru_cache(maxsize=4096)
+def _bound(penalty: _GroupL1, path: str, shape: tuple[int, ...]) -> _GroupL1:
+    """Gives the penalty of one array, which has no need of the others' layouts."""
+    layouts = ((path, layout_of(path, shape, penalty.layouts)),)
+    return dataclasses.replace(penalty, layouts=layouts, path=path)
+
+
+@functools.lru_cache(maxsize=4096)
 def _grouping(penalty: _GroupL1, shape: tuple[int, ...], path: str) -> Grouping:
     if isinstance(penalty.groups, str):
         layout = layout_of(path, shape, penalty.layouts)
@@ -334,72 +348,3 @@ def _grouping(penalty: _GroupL1, shape: tuple[int, ...], path: str) -> Grouping:
     if penalty.block is not None:
         return in_blocks(shape, penalty.axis[0], penalty.block, path)
     return along(shape, penalty.axis, path)
-
-
-def _power(x: Tensor, grouping: Grouping) -> Tensor:
-    """A power of 2 for each group, times which its squares stay within range."""
-    largest = grouping.top(torch.abs(x.detach()))
-    bits = 256 if x.dtype == torch.float64 else 32
-    power = torch.ones_like(largest)
-    power = torch.where(largest > 2.0**bits, 2.0 ** (-2.5 * bits), power)
-    return torch.where(largest < 2.0**-bits, 2.0 ** (2.5 * bits), power)
-
-
-def _norm(x: Tensor, grouping: Grouping) -> Tensor:
-    """The Euclidean norm of each group, whose derivative at zero is 0."""
-    power = _power(x, grouping)
-    squares = grouping.total(torch.abs((x * grouping.spread(power)) ** 2))
-    root = torch.sqrt(torch.where(squares == 0, 1, squares))
-    return torch.where(squares == 0, 0, root / power)
-
-
-def _shrink_by_norm(x: Tensor, a: Tensor, grouping: Grouping) -> Tensor:
-    """Shrinks the norm of each group by `a`, which is constant in it."""
-    norm = grouping.spread(_norm(x, grouping))
-    return x * torch.clamp(1 - a / torch.where(norm == 0, 1, norm), min=0)
-
-
-def _shrink_in_metric(x: Tensor, a: Tensor, grouping: Grouping) -> Tensor:
-    """Solves `argmin_u sum_i (u_i - x_i)^2 / (2 a_i) + |u_g|` for each group.
-
-    `u_i = x_i * theta / (theta + a_i)`, where `theta`, the norm of `u_g`, is the root
-    of `f(theta) = |x / (theta + a)| = 1`, or 0 if `f(0) <= 1`. Newton's method on `1/f`
-    (More and Sorensen, 1983), which is concave and increasing, climbs to the root from
-    any point below it; the exponent of the root is bisected first. These few steps
-    reach rounding errors for `a` that differ by a factor of 1e24 in a group. Where `f`
-    is all but flat, rounding would carry a step past the bounds.
-    """
-
-    def sums(y: Tensor, a: Tensor, theta: Tensor) -> Any:
-        below = grouping.spread(theta) + a
-        below = torch.where(below == 0, 1, below)
-        squares = torch.abs((y / below) ** 2)
-        return grouping.total(squares), grouping.total(squares / below)
-
-    def newton(y: Tensor, a: Tensor, theta: Tensor) -> Tensor:
-        square, slope = sums(y, a, theta)
-        square = torch.where(slope == 0, 1, square)
-        slope = torch.where(slope == 0, 1, slope)
-        return square * (torch.sqrt(square) - 1) / slope
-
-    power = grouping.spread(_power(x, grouping))
-    y, a = x * power, a * power
-    fixed_y, fixed_a = y.detach(), a.detach()
-    theta = grouping.top(torch.abs(fixed_y) - fixed_a)
-    above = torch.maximum(_norm(fixed_y, grouping), theta)
-    least = above * 1e-22  # still a normal number in float32
-    is_zero = (theta == 0) & (sums(fixed_y, fixed_a, theta)[0] <= 1)
-    for _ in range(_HALVINGS):
-        middle = torch.sqrt(torch.maximum(theta, least)) * torch.sqrt(above)
-        is_below = sums(fixed_y, fixed_a, middle)[0] >= 1
-        theta = torch.where(is_below, middle, theta)
-        above = torch.where(is_below, above, middle)
-    for _ in range(_NEWTON_STEPS[x.dtype] - 1):
-        step = torch.clamp(newton(fixed_y, fixed_a, theta), min=0)
-        theta = torch.minimum(theta + step, above)
-    # The derivatives of the root are those of the last step.
-    theta = torch.minimum(theta + newton(y, a, theta), above)
-    theta = torch.where(is_zero, 0, theta)
-    below = grouping.spread(theta) + a
-    below = torch.where(below == 0, 1, below)
-    return x * (grouping.spread(theta) / below)

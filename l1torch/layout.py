@@ -7,9 +7,11 @@ A layout is a string with one letter for each axis:
 - `h`: the attention heads among which the units of the next letter are divided.
 - `g`: in a convolution by groups of channels, the units of one group; those of the
   letter that is missing.
+- `l`: layers in a stack, which share no unit.
 
 A number before `i` or `o` says that the units of so many heads follow one another along
-this axis.
+this axis. A number before `l` says that so many layers do: projections or gates, kept
+in one array.
 
 | layout | array |
 |---|---|
@@ -18,7 +20,8 @@ this axis.
 | `iho` | `kernel` of flax's query, key and value, `hio` of its out |
 | `oi`, `oik`, `oikk`, `oikkk` | `weight` of torch's and equinox' Linear and Conv |
 | `iok`, `iokk`, `iokkk` | `weight` of torch's ConvTranspose |
-| `24oi`, `o8i` | `in_proj_weight`, `out_proj.weight` of torch with 8 heads |
+| `3l8oi`, `o8i` | `in_proj_weight`, `out_proj.weight` of torch with 8 heads |
+| `4loi`, `3loi` | `weight_ih`, `weight_hh` of torch's LSTM and GRU |
 """
 
 import fnmatch
@@ -34,7 +37,8 @@ Layouts = tuple[tuple[str, str], ...]
 """Pairs of a glob pattern and a layout; the last that matches holds. An array that none
 matches is known by its name."""
 
-_LAYOUT = re.compile(r"([iokg]|[1-9]\d*[io]|h[io])+")
+_LAYOUT = re.compile(r"([kgl]|([1-9]\d*l)?([1-9]\d*)?[io]|h[io])+")
+_TOKEN = re.compile(r"(?:(\d+)l)?(\d*)(\D)")
 _KERNELS = {2: "io", 3: "kio", 4: "kkio", 5: "kkkio"}
 _ATTENTION = {"query": "iho", "key": "iho", "value": "iho", "out": "hio"}
 _CONVOLUTIONS = (
@@ -45,7 +49,7 @@ _CONVOLUTIONS = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
-_RECURRENT = re.compile(r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?")
+_RECURRENT = re.compile(r"weight_(ih|hh|hr)")
 
 
 def layouts(params: nn.Module) -> dict[str, str]:
@@ -98,8 +102,9 @@ def check_layouts(layouts: Any) -> Layouts | None:
     for layout in layouts.values():
         if not isinstance(layout, str) or not _LAYOUT.fullmatch(layout):
             raise ValueError(
-                "layouts must hold strings of the letters i, o, k, h, g, one for each "
-                f"axis, got {layout!r}. Write 'oi' for a matrix of outputs by inputs, "
+                "layouts must hold strings of the letters i, o, k, h, g, l, one for "
+                f"each axis, got {layout!r}. Write 'oi' for a matrix of outputs by "
+                "inputs, "
                 "'iho' with an axis of heads before the units divided among them, "
                 "'8oi' for 8 heads in one axis."
             )
@@ -133,16 +138,19 @@ def by_units(shape: tuple[int, ...], layout: str, unit: str, path: str) -> Group
       ValueError: the layout has no such unit, or does not fit the shape.
     """
     tokens = _tokens(layout, shape, path)
-    parts, axes, first = [], [], 0
-    for j, (count, letter) in enumerate(tokens):
-        owner = tokens[j + 1][1] if letter == "h" else letter
-        split = unit == "heads" and count > 0
-        part = (count, shape[j] // count) if split else (shape[j],)
-        numbers = letter == "h" or split if unit == "heads" else owner == unit[0]
-        parts.append(part)
-        axes += range(first + numbers, first + len(part))
-        first += len(part)
-    if len(axes) == first:
+    parts, axes, first, found = [], [], 0, False
+    for j, (layers, heads, letter) in enumerate(tokens):
+        owner = tokens[j + 1][-1] if letter == "h" else letter
+        of_heads = unit == "heads" and heads > 0
+        belongs = letter == "h" if unit == "heads" else owner == unit[0]
+        count = (heads if of_heads else 1) * (1 if belongs else max(layers, 1))
+        split = of_heads or count > 1
+        # The first of two parts numbers units or layers, the second is in a group.
+        parts.append((count, shape[j] // count) if split else (shape[j],))
+        axes += range(first + (belongs or split or letter == "l"), first + 1 + split)
+        first += 1 + split
+        found |= belongs or of_heads
+    if not found:
         raise ValueError(_no_such_unit(layout, unit, shape, path))
     return Grouping(tuple(parts), tuple(axes))
 
@@ -159,29 +167,40 @@ def _of_module(module: nn.Module) -> dict[str, str]:
     if isinstance(module, nn.MultiheadAttention):
         heads = module.num_heads
         projections = {f"{x}_proj_weight": f"{heads}oi" for x in "qkv"}
-        fused = {"in_proj_weight": f"{3 * heads}oi", "out_proj.weight": f"o{heads}i"}
+        fused = {"in_proj_weight": f"3l{heads}oi", "out_proj.weight": f"o{heads}i"}
         return projections | fused
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         names = (name for name, _ in module.named_parameters(recurse=False))
-        return {name: "oi" for name in names if _RECURRENT.fullmatch(name)}
+        gates = {"LSTM": "4l", "GRU": "3l"}
+        kind = next((v for k, v in gates.items() if k in type(module).__name__), "")
+        found = (_RECURRENT.match(name) for name in names)
+        return {m.string: ("" if m[1] == "hr" else kind) + "oi" for m in found if m}
     return {}
 
 
-def _tokens(layout: str, shape: tuple[int, ...], path: str) -> list[tuple[int, str]]:
-    tokens = [(int(n or 0), letter) for n, letter in re.findall(r"(\d*)(\D)", layout)]
+def _tokens(
+    layout: str, shape: tuple[int, ...], path: str
+) -> list[tuple[int, int, str]]:
+    """Gives for each axis how many layers and heads are fused in it, and its letter."""
+    tokens = [(int(n or 0), int(m or 0), c) for n, m, c in _TOKEN.findall(layout)]
     if len(tokens) != len(shape):
         raise ValueError(
             f"layouts: '{layout}' has {len(tokens)} axes but '{path}' has shape "
             f"{tuple(shape)}. Write one letter for each axis."
         )
-    for length, (count, letter) in zip(shape, tokens, strict=True):
-        if count and length % count:
+    for length, (layers, heads, letter) in zip(shape, tokens, strict=True):
+        if length % (max(layers, 1) * max(heads, 1)):
             raise ValueError(
-                f"layouts: '{layout}' says {count} heads in axis '{letter}' of "
-                f"'{path}' of shape {tuple(shape)}, and they do not divide its length "
-                f"{length}. Write the number of heads before the axis that holds them."
+                f"layouts: '{layout}' says {_fused(layers, heads)} in axis '{letter}' "
+                f"of '{path}' of shape {tuple(shape)}, which do not divide its length "
+                f"{length}. Write the numbers before the axis that holds them."
             )
     return tokens
+
+
+def _fused(layers: int, heads: int) -> str:
+    of = f"{layers} layers" if layers else ""
+    return f"{of} of {heads} heads" if layers and heads else of or f"{heads} heads"
 
 
 def _no_such_unit(layout: str, unit: str, shape: tuple[int, ...], path: str) -> str:
@@ -202,12 +221,10 @@ def _no_such_unit(layout: str, unit: str, shape: tuple[int, ...], path: str) -> 
 
 def _by_name(path: str, ndim: int) -> str | None:
     *_, parent, name = ["", *re.split(r"[./]", path)]
-    if name == "kernel" and ndim == 3 and parent in _ATTENTION:
-        return _ATTENTION[parent]
+    if name == "kernel" and ndim > 2 and parent in _ATTENTION:
+        return _ATTENTION[parent] if ndim == 3 else None  # a stack of them, perhaps
     if name in ("kernel", "w"):
         return _KERNELS.get(ndim)
     if ndim == 2 and name in ("embedding", "embeddings"):
         return "io"
-    if ndim == 2 and (name == "in_proj_weight" or _RECURRENT.fullmatch(name)):
-        return "oi"
-    return None
+    return "3loi" if ndim == 2 and name == "in_proj_weight" else None

@@ -20,7 +20,7 @@ from l1torch.parts import (
     tensor_step,
     whole,
 )
-from l1torch.penalised import PenalisedOptimizer
+from l1torch.penalised import PenalisedOptimizer, Targets
 from l1torch.penalties import l1
 from l1torch.penalty import Penalty, require_penalty
 from l1torch.sharding import local
@@ -119,9 +119,9 @@ class Proximal(PenalisedOptimizer):
     (`torch.optim.swa_utils`) loses them.
 
     Learning rate and hyperparameters are read at every step, so that schedulers act on
-    both. A learning rate of 0 moves nothing. On CPU the thresholds are worked out in
-    blocks; no tensor of a parameter's size is made, and on accelerators no value is
-    waited for.
+    both. A learning rate of 0 moves nothing, but into a constraint. For penalties of
+    single weights the thresholds are worked out in blocks on CPU, no tensor of a
+    parameter's size is made, and on accelerators no value is waited for.
 
     Args:
       optimizer: the base, built from `model.named_parameters()`; from bare parameters
@@ -132,8 +132,9 @@ class Proximal(PenalisedOptimizer):
         kept in `param_groups[i]["l1"]`, where it may differ between groups and, unless
         it follows a schedule, be changed at any time; the state dict saves it. A group
         that has the key already keeps its own.
-      penalty: the penalty, of unit strength; `metric="coordinate"` needs a separable
-        one. It is one for all groups.
+      penalty: the penalty, of unit strength, one for all groups; `metric="coordinate"`
+        needs one whose prox takes a threshold for each weight, see
+        `Penalty.takes_metric`.
       mask: the parameters to penalise, see `weights_only`; `None` for all.
       metric: `"coordinate"`, `"tensor"` or `"none"`, see above.
       max_ratio: the cap, a number above 1; `math.inf` for none. It does not act on
@@ -267,6 +268,7 @@ class Proximal(PenalisedOptimizer):
         for group, _ in targets:
             self._check_group(group)
         if closure is None:
+            self._require_gradients_of_all(targets)
             loss = self.optimizer.step()
         else:
 
@@ -274,6 +276,7 @@ class Proximal(PenalisedOptimizer):
                 with torch.enable_grad():
                     loss = closure()
                 self._require_dense_gradients()
+                self._require_gradients_of_all(targets)
                 return loss
 
             loss = self.optimizer.step(checked)
@@ -300,6 +303,16 @@ class Proximal(PenalisedOptimizer):
                 param.copy_(new)
         self._count_step()
         return loss
+
+    def _require_gradients_of_all(self, targets: Targets) -> None:
+        rows = [row for _, chosen in targets for row in chosen]
+        still = [name for name, param, _ in rows if param.grad is None]
+        if self.penalty.joint and 0 < len(still) < len(rows):
+            raise ValueError(
+                f"the gradients of {still} are None, but the penalty holds for all "
+                "penalised tensors together. Leave those that do not move out with "
+                "mask=."
+            )
 
     def _step_of(
         self, param: Tensor, state: State, group: Group

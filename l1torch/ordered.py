@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -98,6 +98,9 @@ class _Ordered(Penalty):
 class _Owl(_Ordered):
     weights: tuple[float, ...]
 
+    def __repr__(self) -> str:
+        return f"owl({_shortened(self.weights)})"
+
     def _weights(self, size: int) -> np.ndarray:
         if len(self.weights) != size:
             raise ValueError(
@@ -150,7 +153,7 @@ def owl(weights: Sequence[float]) -> Penalty:
     (isotonic regression), exactly up to rounding. It costs a sort and O(n log n) for
     each round of `total_variation`'s splitting. One NaN or infinity leaves no finite
     number. The threshold, and the strength, is one number: there is no prox in a
-    metric. Shards of an array are coupled.
+    metric. A DTensor is gathered in every process.
 
     The subgradient gives all elements of one size the mean of their weights.
     `optimality_distance` is, element by element, what is left of `-grad` after its
@@ -162,6 +165,7 @@ def owl(weights: Sequence[float]) -> Penalty:
         the one before it, >= 0.
 
     Raises:
+      TypeError: they are no sequence.
       ValueError: they are none, not finite, negative, increasing or all zero. When
         used, the array has another number of elements.
 
@@ -169,6 +173,11 @@ def owl(weights: Sequence[float]) -> Penalty:
       >>> owl([3.0, 1.0, 0.5]).prox(torch.tensor([4.0, -3.5, 0.25]), 1.0)
       tensor([ 1.7500, -1.7500,  0.0000])
     """
+    if isinstance(weights, str | Mapping) or not hasattr(weights, "__iter__"):
+        raise TypeError(
+            f"weights must be a sequence of numbers, got {weights!r} of type "
+            f"{type(weights).__name__}. Pass one for each element, the largest first."
+        )
     weights = tuple(float(weight) for weight in weights)
     finite = all(math.isfinite(weight) and weight >= 0 for weight in weights)
     falling = all(a >= b for a, b in itertools.pairwise(weights))

@@ -191,7 +191,7 @@ def proximal_step(
         step_size = learning_rate_at(learning_rate, state.count)
 
         new_updates, moved = dict(updates), []
-        rows = _penalised(updates, params, strength, mask, state.count)
+        rows = _penalised(updates, params, strength, mask, state.count, penalty.joint)
         for name, param, param_strength in rows:
             dtype = compute_dtype(param.dtype)
             if penalty.constraint:
@@ -257,13 +257,15 @@ def _penalised(
     strength: Strength,
     mask: Mask,
     count: int,
+    joint: bool = False,
 ) -> list[tuple[str, Tensor, Number]]:
     """Gives name, parameter and strength of each penalised parameter.
 
     One whose update is `None` takes no step and counts as not penalised.
 
     Raises:
-      ValueError: missing parameters, or updates of other names.
+      ValueError: missing parameters, updates of other names, or of some only under a
+        joint penalty.
     """
     if params is None:
         raise ValueError(
@@ -276,10 +278,17 @@ def _penalised(
         strengths_at(strength, count, params),
         strict=True,
     )
-    found = []
+    found, still = [], []
     for (name, param), penalised, param_strength in rows:
         if penalised and updates[name] is not None:
             require_real_floating(name, param)
             require_dense(f"updates['{name}']", updates[name])
             found.append((name, param, param_strength))
+        elif penalised and joint and param is not None:
+            still.append(name)
+    if found and still:
+        raise ValueError(
+            f"updates of {still} are None, but the penalty holds for all penalised "
+            "tensors together. Leave those that do not move out with mask=."
+        )
     return found

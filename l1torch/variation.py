@@ -249,7 +249,8 @@ def total_variation() -> Penalty:
     The prox is exact up to rounding. It costs O(n log n) for rows of n elements, times
     the rounds of splitting: as many as it takes to tell the pieces' levels apart, about
     log2 of their number for most data, at most n. In torch each round waits for the
-    device. One NaN or infinity leaves no finite number in its row.
+    device; a DTensor is gathered in every process. One NaN or infinity leaves no finite
+    number in its row.
 
     The subgradient is constant on flat pieces, in units of the loss per unit of `x`.
     `optimality_distance` is, element by element, what is left of `-grad` after its

@@ -219,3 +219,60 @@ def test_a_constraint_does_not_know_the_strength(twin, name):
         assert np.isfinite(entry.value(found[-1]))
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])
+
+
+JOINT = {
+    "ball": lambda lib: lib.l1_ball(1.0, scope="tree"),
+    "counts": lambda lib: lib.top_k(2, scope="tree"),
+}
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_a_joint_constraint_holds_for_all_arrays_or_raises(twin, name):
+    penalty = JOINT[name](twin.lib)
+    params = twin.tree({"u": [3.0, -2.0], "v": [1.0, 0.5]})
+    still = twin.tree({"u": [0.1, 0.1]}) | {"v": None}
+    moving = twin.tree({"u": [0.1, 0.1], "v": [0.0, 0.0]})
+    tx = twin.lib.proximal_step(1.0, 0.1, penalty=penalty)
+    with pytest.raises(ValueError, match=r"\['v'\] are None, but the penalty holds"):
+        tx.update(still, tx.init(params), params)
+    updates, _ = tx.update(moving, tx.init(params), params)
+    new = twin.apply_updates(params, updates)
+    assert float(twin.lib.penalty_value(new, 1.0, penalty)) == 0.0
+    assert float(twin.lib.penalty_value(params, 1.0, penalty)) == np.inf
+    one = twin.lib.proximal_step(1.0, 0.1, penalty=penalty, mask=twin.lib.by_path("u"))
+    updates, _ = one.update(still, one.init(params), params)
+    assert updates["v"] is None
+
+
+@pytest.mark.parametrize("name", JOINT)
+@pytest.mark.parametrize("by_closure", [False, True])
+def test_a_joint_constraint_wants_all_gradients(name, by_closure):
+    params = {k: torch.nn.Parameter(torch.ones(3)) for k in "uv"}
+    base = torch.optim.SGD(params.items(), lr=0.1)
+    optimizer = l1torch.Proximal(base, 1.0, penalty=JOINT[name](l1torch))
+
+    def closure():
+        params["u"].grad = torch.ones(3)
+        return torch.zeros(())
+
+    if not by_closure:
+        closure()
+    with pytest.raises(ValueError, match=r"\['v'\] are None, but the penalty holds"):
+        optimizer.step(closure if by_closure else None)
+    assert all((p == 1).all() for p in params.values())
+    params["v"].grad = torch.zeros(3)
+    optimizer.step(closure if by_closure else None)
+    found = l1torch.penalty_value(params, 1.0, optimizer.penalty)
+    assert float(found) == 0.0
+
+
+def test_large_penalties_have_short_names(twin):
+    lib = twin.lib
+    groups = {f"g{i}": [i] for i in range(2000)}
+    for penalty in (lib.owl([1.0] * 10_000), lib.group_l1(0, groups=groups)):
+        assert len(repr(penalty)) < 300
+    with pytest.raises(TypeError, match="weights must be a sequence of numbers, got"):
+        lib.owl("321")
+    x = twin.array([3.0, -1.0])
+    np.testing.assert_array_equal(twin.numpy(lib.top_k(2**70).prox(x, 1.0)), [3, -1])

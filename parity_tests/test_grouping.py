@@ -199,10 +199,6 @@ def test_flax_and_torch_mean_the_same_by_units():
             1.0,
             TORCH.lib.sparse_group_l1(0.25, groups=groups, layouts=known),
         )
-        if groups == "input":
-            # torch's fused projections share an input; flax has three kernels.
-            assert float(ours) != pytest.approx(float(theirs), rel=1e-3)
-            continue
         np.testing.assert_allclose(float(ours), float(theirs), rtol=1e-14)
 
 
@@ -230,7 +226,7 @@ def test_layouts_of_torch_modules():
     )
     model["tied"] = model["linear"]
     recurrent = {
-        f"lstm.weight_{k}_l0{end}": "oi"
+        f"lstm.weight_{k}_l0{end}": "oi" if k == "hr" else "4loi"
         for k in ("ih", "hh", "hr")
         for end in ("", "_reverse")
     }
@@ -242,13 +238,13 @@ def test_layouts_of_torch_modules():
         "up.weight": "igkk",
         "upsample.weight": "iok",
         "bag.weight": "io",
-        "cell.weight_ih": "oi",
-        "cell.weight_hh": "oi",
+        "cell.weight_ih": "3loi",
+        "cell.weight_hh": "3loi",
         "cross.q_proj_weight": "2oi",
         "cross.k_proj_weight": "2oi",
         "cross.v_proj_weight": "2oi",
         "cross.out_proj.weight": "o2i",
-        "encoder.self_attn.in_proj_weight": "12oi",
+        "encoder.self_attn.in_proj_weight": "3l4oi",
         "encoder.self_attn.out_proj.weight": "o4i",
         "encoder.linear1.weight": "oi",
         "encoder.linear2.weight": "oi",
@@ -287,8 +283,6 @@ def test_layouts_by_pattern(twin):
         ("net.fc.weight", 1),
         ("net.table.weight", 0),  # the last pattern that matches holds
         ("net.fc.kernel", 0),  # known by its name
-        ("net.weight_hh_l1", 1),
-        ("net.in_proj_weight", 1),
     ):
         one = penalty.at(path, (2, 3))
         one.require_fit(path, (2, 3))
@@ -432,3 +426,21 @@ def test_units_of_an_unknown_array(twin):
     penalty = twin.lib.group_l1(groups="output")
     with pytest.raises(ValueError, match=r"Call penalty.at\(path, shape\) first"):
         penalty.prox(twin.array(np.ones((2, 3))), 0.1)
+
+
+def test_layers_share_no_unit(twin):
+    """Stacked in an axis of their own, or fused in one; what is not known raises."""
+    shape = (3, 4, 6)  # three Dense kernels
+    stacked = bound(twin, "input", "lio", shape)
+    wanted = twin.lib.group_l1(2)
+    assert formed(twin, stacked, shape) == formed(twin, wanted, shape)
+    stacked = bound(twin, "output", "lio", shape)
+    wanted = twin.lib.group_l1(1)
+    assert formed(twin, stacked, shape) == formed(twin, wanted, shape)
+    fused = bound(twin, "input", "3loi", (6, 2))
+    wanted = twin.lib.group_l1(0, block=2)
+    assert formed(twin, fused, (6, 2)) == formed(twin, wanted, (6, 2))
+    with pytest.raises(ValueError, match="3 layers of 4 heads in axis 'o'"):
+        bound(twin, "heads", "3l4oi", (6, 2)).require_fit("w", (6, 2))
+    with pytest.raises(ValueError, match="is not known"):
+        twin.lib.group_l1(groups="output").at("query.kernel", (3, 8, 2, 4))
