@@ -215,8 +215,13 @@ def test_value_and_subgradient_are_those_of_the_formula(twin, name):
     np.testing.assert_array_equal(zero, 0 * x)
 
 
-@every_threshold
+@pytest.mark.parametrize(
+    "kind", ["scalar", pytest.param("array", marks=pytest.mark.slow)]
+)
+@every_penalty
 def test_gradients_through_the_prox(twin, name, kind):
+    if kind == "array" and not penalty_of(name, twin.name).takes_metric:
+        return
     xs, ts = inputs(name, kind, "float64")
     weights = np.random.default_rng(2).normal(size=xs[0].shape)
     scales = twin.array(weights)

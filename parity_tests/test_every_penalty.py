@@ -17,6 +17,7 @@ from parity_tests.formulas import PENALTIES, slow_unless_quick
 STRENGTH, STEPS = 0.05, 3000
 CONSTRAINTS = [n for n, e in PENALTIES.items() if e.make(l1jax).constraint]
 
+SOME = ("l1()", "mcp(0.8, 3.0)", "group_l1(0, block=2)", "l1_ball(1.5)")
 every_penalty = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=slow_unless_quick(n)) for n in PENALTIES]
 )
@@ -119,7 +120,10 @@ def test_proximal_sgd_ends_where_it_should(name):
     np.testing.assert_array_equal(trail[:steps] == 0, theirs == 0)
 
 
-@every_penalty
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in SOME else pytest.mark.slow) for n in PENALTIES],
+)
 def test_proximal_step_after_sgd_is_proximal(name):
     """The same in both frameworks; and a chain is the optimizer that knows its step."""
     steps = 20

@@ -60,6 +60,7 @@ def test_inputs_hold_what_matters():
     assert x.flat[1] == (2 * (2654435761 / 2**32) - 1) * 2.0 ** (2654435761 % 13 - 8)
 
 
+@pytest.mark.slow
 def test_every_check_passes_and_says_what_it_found(few, capsys, tmp_path):
     assert main(["--device", "cpu", "--json", str(tmp_path / "report.json")]) == 0
     assert json.loads((tmp_path / "report.json").read_text())["quick"] is False
