@@ -138,7 +138,17 @@ def assert_has_zeros(name, kernel):
     assert (kernel != 0).sum() > 4
 
 
-@pytest.mark.parametrize("name", JAX_CASES)
+# Other optimizers differ in their states' shapes alone.
+USUAL = ("sgd", "sgd, momentum", "adam", "rmsprop, momentum", "adadelta")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in set(ROWS) - {*USUAL} else ())
+        for n in JAX_CASES
+    ],
+)
 def test_orbax_goes_on_bitwise(name, tmp_path):
     make, dtype = JAX_CASES[name], dtype_of(name)
     straight, resumed = JaxTraining(make(), dtype), JaxTraining(make(), dtype)

@@ -20,10 +20,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(
     "problem",
-    [
-        pytest.param(name, marks=[SLOW] * (name in ("multinomial", "logistic")))
-        for name in CASES
-    ],
+    [pytest.param(name, marks=[SLOW] * (name != "lasso")) for name in CASES],
 )
 @pytest.mark.parametrize(("framework", "name"), PAIRS)
 def test_every_optimizer_reaches_the_optimum(framework, name, problem):

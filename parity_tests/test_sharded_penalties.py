@@ -32,7 +32,7 @@ def found_by_two(tmp_path_factory):
 
 
 BY_THRESHOLD = [case for case in sharded_penalties.cases() if case[1] != "adam"]
-QUICK = ("mcp(1.0)", "group_l1(1, block=5)", "l1_ball(9.0)", "top_k(50)")
+QUICK = ("group_l1(1, block=5)", "top_k(50)")
 
 
 @pytest.mark.parametrize(

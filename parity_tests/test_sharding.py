@@ -138,8 +138,12 @@ def assert_sharded(arrays, shardings):
 @pytest.mark.parametrize(
     ("name", "layout"),
     [
-        *((name, layout) for name in ("adam", "momentum") for layout in LAYOUTS),
-        *((name, "fully sharded") for name in ("window", "tensor metric", "chain")),
+        *(
+            pytest.param(name, layout, marks=pytest.mark.slow)
+            for name in ("adam", "momentum")
+            for layout in list(LAYOUTS)[:-1]
+        ),
+        *((name, list(LAYOUTS)[-1]) for name in OPTIMIZERS),
     ],
 )
 def test_the_zeros_are_those_of_one_device(name, layout, axes):

@@ -43,10 +43,9 @@ PENALTIES = {
 """By the name that a user would write."""
 
 QUICK = (
-    *("l1()", "elastic_net(0.3)", "nonnegative_l1()", "weighted_l1", "mcp(0.8, 3.0)"),
-    *("scad(0.8, 3.7)", "capped_l1(0.7)", "log_sum(0.3)", "lp(0.5)", "lp(2/3)", "l0()"),
-    *("group_l1(0, block=2)", "sparse_group_l1(0.6, 1)", "l1_ball(1.5)", "top_k(2)"),
-    *("n_of_m(1, 3)", "nuclear()", "slope(0.3)", "fused_lasso(0.4)"),
+    *("l1()", "weighted_l1", "mcp(0.8, 3.0)", "log_sum(0.3)", "lp(0.5)", "l0()"),
+    *("group_l1(0, block=2)", "l1_ball(1.5)", "top_k(2)", "n_of_m(1, 3)"),
+    *("nuclear()", "fused_lasso(0.4)"),
 )
 """One of each kind: the others, which vary it, are for a slow run."""
 
