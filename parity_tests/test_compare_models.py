@@ -65,6 +65,7 @@ def compare_images(ours=None, bias=False, steps=5, **kwargs):
     )
 
 
+@pytest.mark.slow
 def test_images():
     ours = Conv()
     ours.eval()
@@ -78,6 +79,7 @@ def test_images():
     assert ours.norm.use_running_average
 
 
+@pytest.mark.slow
 def test_images_flattened_in_another_order():
     comparison = compare_images(pairs=None, steps=1)
     assert comparison.first_parting.what == "outputs"
@@ -92,6 +94,7 @@ class Normed(nn.Module):
         return nn.Dense(3, **F64)(x)
 
 
+@pytest.mark.slow
 def test_statistics_of_linen():
     theirs = torch.nn.Sequential(
         torch.nn.Linear(5, 4, bias=False),

@@ -269,6 +269,7 @@ def test_updates_are_told_from_parameters():
     assert max(sizes["parameters"][:3]) < 1e-13
 
 
+@pytest.mark.slow
 def test_dtypes():
     data = batches(3)
 

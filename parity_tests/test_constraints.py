@@ -10,7 +10,16 @@ import pytest
 
 from parity_tests import oracles, problems
 from parity_tests.formulas import constraints as formulas
-from parity_tests.twins import TWINS, assert_bitwise
+from parity_tests.twins import JAX, TORCH, TWINS, assert_bitwise
+
+
+@pytest.fixture(
+    params=[pytest.param(JAX, marks=pytest.mark.slow), TORCH], ids=["jax", "torch"]
+)
+def twin(request):
+    """In JAX these compile for long: test_acceptance.py has the quick tests."""
+    return request.param
+
 
 SETS = formulas.PENALTIES
 METHODS = ("value", "subgradient", "prox", "optimality_distance")

@@ -11,6 +11,15 @@ import pytest
 from parity_tests.formulas.groups import PENALTIES
 from parity_tests.twins import DTYPES, JAX, TORCH, TWINS
 
+
+@pytest.fixture(
+    params=[pytest.param(JAX, marks=pytest.mark.slow), TORCH], ids=["jax", "torch"]
+)
+def twin(request):
+    """In JAX these compile for long: test_acceptance.py has the quick tests."""
+    return request.param
+
+
 METHODS = ("value", "subgradient", "prox", "optimality_distance", "lambda_max")
 
 

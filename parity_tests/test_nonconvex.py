@@ -8,6 +8,15 @@ from parity_tests import oracles
 from parity_tests.formulas.separable import ELEMENTS
 from parity_tests.twins import DTYPES, JAX, TORCH, assert_bitwise
 
+
+@pytest.fixture(
+    params=[pytest.param(JAX, marks=pytest.mark.slow), TORCH], ids=["jax", "torch"]
+)
+def twin(request):
+    """In JAX these compile for long: test_acceptance.py has the quick tests."""
+    return request.param
+
+
 BITWISE = [name for name in ELEMENTS if name not in ("lp(2/3)", "lp(0.9)")]
 SAMPLE = ("scad(0.8, 3.7)", "log_sum(0.3)", "lp(0.5)")  # the rest is for a slow run
 XS = np.array([0.0, 1e-3, 0.2, 0.45, 0.61, 0.8, 1.0, 1.3, 1.7, 2.2, 2.5, 3.1, 4.0, 6.0])

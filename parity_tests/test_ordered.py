@@ -126,6 +126,7 @@ def test_large_arrays(twin):
             assert twin.numpy(distance).max() <= 1e-14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [("slope", "float32")]

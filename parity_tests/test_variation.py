@@ -100,6 +100,7 @@ def test_three_point_inequality_and_firm_nonexpansiveness(twin, ratio):
             assert left <= right + 1e-13 * ((x[i] ** 2).sum() + (u**2).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ratio", "dtype"),
     [(0.4, "float64"), (0.0, "float32")]
