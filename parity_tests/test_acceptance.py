@@ -101,7 +101,8 @@ def test_nothing_is_better(twin, name, kind, dtype):
     rough = 100 * EPS[dtype] if dtype == "float32" else 1e-12
     seen = 0
     for x, t, p in samples(name, kind, dtype, twin):
-        ours = value(p)
+        # A sum may be over a bound by the rounding of its terms.
+        ours = value(p * (1 - 8 * EPS[dtype]))
         assert np.isfinite(ours)
         for u in candidates(x, p):
             theirs = value(u)
