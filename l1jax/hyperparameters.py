@@ -14,6 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from l1jax.leaves import dtype_of, named_leaves, spread
+from l1jax.targets import TargetSparsity
 
 Schedule = Callable[[ArrayLike], ArrayLike]
 """Maps the step count, from 0, to a number."""
@@ -28,6 +29,12 @@ def check_strength(strength: Strength) -> None:
     if not leaves:
         raise TypeError(_message("strength", strength, True))
     for leaf in leaves:
+        if isinstance(leaf, TargetSparsity):
+            raise TypeError(
+                f"strength must be a number or a schedule here, got {leaf!r}. Pass "
+                "target_sparsity(...) as the whole strength of proximal or "
+                "proximal_step, whose steps make zeros."
+            )
         if not callable(leaf):
             check_number("strength", leaf, or_schedule=True)
 

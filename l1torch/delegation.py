@@ -19,7 +19,7 @@ class DelegatingOptimizer(torch.optim.Optimizer):
     _kept: tuple[str, ...] = ("optimizer",)
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        require_optimizer(optimizer)
+        self._check_base(optimizer)
         self.optimizer = optimizer
         # The constructor of Optimizer would make groups of its own. What it sets up
         # besides them, the hook dictionaries, is what unpickling sets up as well.
@@ -56,6 +56,10 @@ class DelegatingOptimizer(torch.optim.Optimizer):
         # Hooks stay behind, as in torch's own optimizers, and so does the `step` that a
         # scheduler lays over the class's.
         return {name: self.__dict__[name] for name in self._kept}
+
+    def _check_base(self, optimizer: Any) -> None:
+        """Raises TypeError for a base that this wrapper does not take."""
+        require_optimizer(optimizer)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Resets the gradients, see `torch.optim.Optimizer.zero_grad`."""

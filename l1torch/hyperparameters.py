@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from l1torch.leaves import named_leaves, spread
+from l1torch.targets import TargetSparsity
 
 Number = float | Tensor
 """A real number or tensor."""
@@ -34,6 +35,12 @@ def check_strength(strength: Strength) -> None:
     if not leaves:
         raise TypeError(_message("strength", strength, True))
     for leaf in leaves:
+        if isinstance(leaf, TargetSparsity):
+            raise TypeError(
+                f"strength must be a number or a schedule here, got {leaf!r}. Pass "
+                "target_sparsity(...) as the whole strength of Proximal or "
+                "proximal_step, whose steps make zeros."
+            )
         if not is_schedule(leaf):
             check_number("strength", leaf, or_schedule=True)
 

@@ -1,0 +1,204 @@
+"""A full-batch solver that stops when its certificate says so."""
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from l1jax.certificates import OptimalityResidual, penalised_rows
+from l1jax.fista import Problem
+from l1jax.hyperparameters import Strength
+from l1jax.leaves import dtype_of
+from l1jax.masks import Mask, weights_only
+from l1jax.penalties import l1
+from l1jax.penalty import Penalty
+
+
+class Solution(NamedTuple):
+    """What `solve` ends at."""
+
+    params: Any
+    """The parameters: a tree as given."""
+    objective: jax.Array
+    """`loss + strength * penalty`, a scalar."""
+    loss: jax.Array
+    """The loss alone, a scalar."""
+    residual: OptimalityResidual
+    """The certificate at `params`, see `optimality_residual`."""
+    iterations: jax.Array
+    """Steps taken, an int32 scalar."""
+    converged: jax.Array
+    """Whether `residual.largest <= tol`, and the loss is finite, a bool scalar."""
+
+
+def solve(
+    loss: Callable[[Any], ArrayLike],
+    params: Any,
+    strength: Strength,
+    *,
+    penalty: Penalty = l1(),
+    mask: Mask = weights_only,
+    tol: float = 1e-6,
+    max_iterations: int = 10_000,
+) -> Solution:
+    """Minimises `loss + strength * penalty` on all data, to an accuracy that you name.
+
+    Accelerated proximal gradient (FISTA: Beck and Teboulle, 2009): a proximal step from
+    a point y ahead of the iterates x, which goes on in the direction of their move::
+
+      x_new = prox(y - gradient(y) / L, strength / L)
+      y     = x_new + (t - 1) / t_new * (x_new - x)
+
+    There is no learning rate to choose. L is found by backtracking: it doubles until
+    the loss lies below the quadratic that L makes of it, and falls by a tenth before
+    each step, so that steps grow where the loss is flat. Where rounding hides a change
+    of the loss, the change of its gradient is looked at instead. The momentum t starts
+    again when it leads uphill (O'Donoghue and Candes, 2015).
+
+    It stops at the first x whose `optimality_residual` is at most `tol`. An iteration
+    takes two evaluations of the loss with its gradient, and one more where it
+    backtracks, every seventh time or so. The loss must be smooth, and the same
+    function each time: the whole data, no dropout. For linear models `solve_linear` is
+    faster; networks on minibatches are for `proximal`.
+
+    If loss and penalty are convex, the result is optimal. Otherwise (a network, or
+    `mcp`) it is stationary, and depends on the start.
+
+    It may be compiled, the data closed over, and vmapped over strengths or starts: all
+    then run until the last has ended, each with the result that it has alone.
+
+    Example:
+      >>> X, y = jnp.eye(3), jnp.array([3.0, -2.0, 0.5])
+      >>> found = solve(lambda w: 0.5 * jnp.sum((X @ w - y) ** 2), jnp.zeros(3), 1.0)
+      >>> print(jnp.round(found.params, 4), found.converged)
+      [ 2. -1.  0.] True
+
+    Args:
+      loss: maps parameters to the mean loss, a scalar, without the penalty.
+      params: where to start, a tree of real floating arrays of any shapes.
+      strength: lambda, per unit of the mean loss: a number >= 0, an array that
+        broadcasts to its parameter, or a tree of these that is a prefix of the
+        parameters'. A constraint takes any: it has no effect.
+      penalty: the penalty, of unit strength, or a constraint.
+      mask: the leaves that are penalised, see `weights_only`; `None` means all. The
+        others are fitted without a penalty.
+      tol: the residual to reach, >= 0, in units of the gradient of the loss: with `1e-3
+        * strength` each condition holds to 0.1 %. In single precision residuals end
+        near 1e-7 times the terms that the gradient adds up.
+      max_iterations: the most steps to take, >= 1.
+
+    Returns:
+      A `Solution`. Where `converged` is False, `residual` tells how far it is: after
+      `max_iterations`; after 1000 steps in which rounding has hidden any progress; or
+      at a NaN, which stays visible. A UserWarning says so outside of
+      compiled functions.
+
+    Raises:
+      TypeError: a loss that gives no real scalar; parameters that are not real
+        floating; a strength that is no number (a schedule, a target).
+      ValueError: a strength, mask or penalty that does not fit the parameters; `tol` or
+        `max_iterations` out of range; a loss, gradient or strength that is not finite
+        at the start.
+    """
+    check_limits(tol, max_iterations)
+    rows = penalised_rows(params, strength, penalty, mask)
+    leaves, treedef = jax.tree.flatten(params)
+    rows = [row for row in rows if row[1] is not None]
+    for path, x, _ in rows:
+        if not jnp.issubdtype(dtype_of(x), jnp.floating):
+            raise TypeError(
+                f"params['{path}'] has dtype {dtype_of(x)}; what is fitted must be "
+                "real floating point. Convert it, or close the loss over it."
+            )
+    require_scalar(loss, params)
+    problem = Problem(
+        lambda leaves: loss(jax.tree.unflatten(treedef, leaves)), rows, penalty
+    )
+
+    @jax.jit
+    def run(leaves: list[jax.Array]) -> Solution:
+        end = problem.run(problem.start(leaves), tol, max_iterations)
+        return Solution(
+            params=jax.tree.unflatten(treedef, end.point.leaves),
+            objective=problem.objective(end.point),
+            loss=end.point.loss,
+            residual=end.residual,
+            iterations=end.iterations,
+            converged=(end.residual.largest <= tol) & jnp.isfinite(end.point.loss),
+        )
+
+    solution = run([jnp.asarray(x, dtype_of(x)) for x in leaves])
+    finite = jnp.isfinite(solution.loss) & ~jnp.isnan(solution.residual.norm)
+    if known(finite | (solution.iterations > 0)) is False:
+        raise ValueError(
+            "loss must be finite at params, and so must its gradient and the strength; "
+            f"got a loss of {solution.loss} and a residual of "
+            f"{solution.residual.norm}. Look for NaN in the data, or start elsewhere."
+        )
+    if known(solution.converged) is False:
+        _warn(solution, tol, max_iterations)
+    return solution
+
+
+def check_limits(tol: float, max_iterations: int) -> None:
+    """Raises for a tolerance or number of iterations that no solver can work with."""
+    if isinstance(tol, bool) or not isinstance(tol, int | float | jax.Array):
+        raise TypeError(
+            f"tol must be a real number >= 0, got {tol!r} of type "
+            f"{type(tol).__name__}. Pass a number such as 1e-6."
+        )
+    if not isinstance(tol, jax.Array) and not 0 <= tol < math.inf:
+        raise ValueError(
+            f"tol must be a finite real number >= 0, got {tol!r}. Pass a number such "
+            "as 1e-6."
+        )
+    if isinstance(max_iterations, bool) or not isinstance(max_iterations, int):
+        raise TypeError(
+            f"max_iterations must be an integer >= 1, got {max_iterations!r} of type "
+            f"{type(max_iterations).__name__}. Pass a number such as 10_000."
+        )
+    if max_iterations < 1:
+        raise ValueError(
+            f"max_iterations must be >= 1, got {max_iterations!r}. Pass a number such "
+            "as 10_000."
+        )
+
+
+def require_scalar(loss: Callable[[Any], ArrayLike], params: Any) -> None:
+    """Raises TypeError for a loss that gives anything but one real number."""
+    found = jax.eval_shape(loss, params)
+    leaf = isinstance(found, jax.ShapeDtypeStruct)
+    if not (leaf and found.shape == () and jnp.issubdtype(found.dtype, jnp.floating)):
+        raise TypeError(
+            f"loss must return a real floating scalar, got {found}. Return the mean "
+            "loss alone: a loss for each sample, or with further results, has no "
+            "gradient."
+        )
+
+
+def known(flag: jax.Array) -> bool | None:
+    """Gives a flag as a Python bool; None inside compiled functions."""
+    try:
+        return bool(flag)
+    except jax.errors.ConcretizationTypeError:
+        return None
+
+
+def _warn(solution: Solution, tol: float, max_iterations: int) -> None:
+    iterations, reached = int(solution.iterations), float(solution.residual.largest)
+    if math.isnan(reached) or not math.isfinite(solution.loss):
+        remedy = "Loss or gradient became NaN: look at the loss, or start elsewhere"
+    elif iterations < max_iterations:
+        remedy = "Rounding hides all progress: raise tol, or use double precision"
+    else:
+        remedy = "Raise max_iterations or tol, or bring the data to one scale"
+    warnings.warn(
+        f"solve has not converged: after {iterations} iterations the residual is "
+        f"{reached:.3g}, above tol={float(tol):.3g}. {remedy}.",
+        UserWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,122 @@
+"""Strengths that follow the step count: the same values in both frameworks."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+
+import l1jax
+import l1torch
+
+PARTS = {"delay": 3, "warm_up": 10, "hold": 4, "cool_down": 5}
+
+
+def values(lib, steps, *args, **kwargs):
+    schedule = lib.strength_schedule(*args, **kwargs)
+    return np.array([float(schedule(t)) for t in range(steps)])
+
+
+@pytest.mark.parametrize("lib", [l1jax, l1torch])
+@pytest.mark.parametrize("power", [1.0, 3.0, 0.5])
+def test_against_interpolation(lib, power):
+    found = values(lib, 30, 2.0, start=0.5, end=0.25, power=power, **PARTS)
+    # The ramps are straight in what is left of the way to the power of 1/power.
+    left = np.interp(np.arange(30), [3, 13], [1, 0]) ** power
+    assert_allclose(found[:18], (2 - 1.5 * left)[:18], rtol=1e-14)
+    left = np.interp(np.arange(30), [17, 22], [1, 0]) ** power
+    assert_allclose(found[17:], (0.25 + 1.75 * left)[17:], rtol=1e-14)
+    assert found[0] == 0.5
+    assert found[13] == 2.0
+    assert found[-1] == 0.25
+
+
+def test_without_parts_it_is_constant(twin):
+    assert_array_equal(values(twin.lib, 4, 0.3), 0.3)
+    assert_array_equal(values(twin.lib, 4, 0.3, delay=2), [0, 0, 0.3, 0.3])
+    stop = values(twin.lib, 4, 0.3, hold=2, cool_down=1, end=0.1)
+    assert_allclose(stop, [0.3, 0.3, 0.3, 0.1], rtol=1e-15)
+
+
+def test_the_twins_agree():
+    for power in (1.0, 3.0):
+        kwargs = PARTS | {"start": 0.1, "end": 0.2, "power": power}
+        ours = values(l1jax, 30, 0.7, **kwargs)
+        assert_allclose(ours, values(l1torch, 30, 0.7, **kwargs), rtol=1e-14)
+
+
+def test_compiled_in_single_precision():
+    schedule = l1jax.strength_schedule(0.7, power=3.0, **PARTS)
+    expected = values(l1torch, 30, 0.7, power=3.0, **PARTS)
+    with jax.enable_x64(False):
+        found = jax.jit(jax.vmap(schedule))(jnp.arange(30))
+        assert found.dtype == jnp.float32
+    assert_allclose(found, expected, atol=1e-6)
+
+
+OPTAX = {
+    "linear": (
+        optax.linear_schedule(0.0, 0.2, 4),
+        lambda t: 0.2 * min(t / 4, 1),
+    ),
+    "cosine": (
+        optax.cosine_decay_schedule(0.2, 6),
+        lambda t: 0.1 * (1 + math.cos(math.pi * min(t, 6) / 6)),
+    ),
+    "joined": (
+        optax.join_schedules(
+            [optax.constant_schedule(0.0), optax.linear_schedule(0.1, 0.3, 2)], [3]
+        ),
+        lambda t: 0.0 if t < 3 else 0.1 + 0.1 * min(t - 3, 2),
+    ),
+    "ours": (
+        l1jax.strength_schedule(0.2, warm_up=3, hold=2, cool_down=2),
+        l1torch.strength_schedule(0.2, warm_up=3, hold=2, cool_down=2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTAX)
+def test_one_schedule_trains_both_alike(name):
+    ours, theirs = OPTAX[name]
+    rtol = 1e-12 if name == "ours" else 1e-6  # optax's are of single precision
+    start = np.linspace(-2, 2, 11)
+    tx = l1jax.proximal(optax.adam, 0.1, ours)
+    params = {"w": jnp.array(start)}
+    state, update = tx.init(params), jax.jit(tx.update)
+    w = torch.nn.Parameter(torch.tensor(start))
+    base = torch.optim.Adam([("w", w)], lr=0.1)
+    optimizer, seen = l1torch.Proximal(base, theirs), False
+    for step in range(12):
+        assert float(ours(step)) == pytest.approx(theirs(step), rel=rtol, abs=1e-17)
+        updates, state = update({"w": params["w"] - 0.05}, state, params)
+        params = optax.apply_updates(params, updates)
+        w.grad = w.detach() - 0.05
+        optimizer.step()
+        assert optimizer.param_groups[0]["l1"] == theirs(step)
+        assert_allclose(w.detach(), params["w"], rtol=rtol, atol=rtol / 100)
+        assert_array_equal(w.detach() == 0, params["w"] == 0)
+        seen |= bool((w == 0).any())
+    assert seen
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"warm_up": -1}, ValueError, "warm_up must be a whole number of steps >= 0"),
+        ({"hold": 1.5}, TypeError, "hold must be a whole number of steps, got 1.5"),
+        ({"delay": True}, TypeError, "delay must be a whole number"),
+        ({"cool_down": 5}, ValueError, "hold must be given with cool_down=5"),
+        ({"start": -1.0}, ValueError, "start must be a finite real number >= 0"),
+        ({"end": math.nan}, ValueError, "end must be a finite real number >= 0"),
+        ({"power": 0.0}, ValueError, "power must be finite and > 0, got 0.0"),
+        ({"power": "3"}, TypeError, "power must be a number > 0, got '3'"),
+    ],
+)
+def test_bad_input(twin, wrong, error, message):
+    with pytest.raises(error, match=message):
+        twin.lib.strength_schedule(0.1, **wrong)
