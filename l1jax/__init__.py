@@ -20,8 +20,10 @@ from l1jax.penalties import (
 )
 from l1jax.penalty import Penalty
 from l1jax.prox import soft_threshold
+from l1jax.schedules import strength_schedule
 from l1jax.sparsity import ArraySparsity, SparsityReport, sparsity_report
 from l1jax.step_sizes import EffectiveStep, register_step_size
+from l1jax.support import freeze_zeros, refit
 from l1jax.transforms import (
     AddSubgradientState,
     ProximalStepState,
@@ -47,6 +49,7 @@ __all__ = [
     "by_path",
     "capped_l1",
     "elastic_net",
+    "freeze_zeros",
     "fused_lasso",
     "group_l1",
     "implied_radius",
@@ -66,12 +69,14 @@ __all__ = [
     "penalty_value",
     "proximal",
     "proximal_step",
+    "refit",
     "register_step_size",
     "scad",
     "slope",
     "soft_threshold",
     "sparse_group_l1",
     "sparsity_report",
+    "strength_schedule",
     "top_k",
     "total_variation",
     "weighted_l1",

@@ -1,25 +1,29 @@
 """Proximal optimizers: an optimizer of optax with the threshold that belongs to it."""
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from l1jax.hyperparameters import (
-    Strength,
-    check_learning_rate,
-    check_strength,
-    learning_rate_at,
-)
+from l1jax.controllers import Control, initial_control
+from l1jax.hyperparameters import Strength, check_learning_rate, learning_rate_at
 from l1jax.leaves import compute_dtype, dtype_of, spread
 from l1jax.masks import Mask, weights_only
 from l1jax.penalties import l1
 from l1jax.penalty import Penalty, require_penalty
 from l1jax.step_sizes import EffectiveStep, Factory, lookup
+from l1jax.targets import TargetSparsity
 from l1jax.thresholds import Metric, check_max_ratio, check_metric, threshold_of
-from l1jax.transforms import check_params, penalised_leaves, shrunk_updates
+from l1jax.transforms import (
+    check_params,
+    followed_updates,
+    penalised_leaves,
+    shrunk_updates,
+    split_target,
+)
 from l1jax.windows import check_window, shrink
 
 
@@ -42,11 +46,16 @@ class ProximalState(NamedTuple):
     minus: Any
     """The same for negative weights."""
 
+    control: Control | None = None
+    """Under a target sparsity, the strength in use, `control.strength`: a scalar, or
+    with `scope="array"` a tree of scalars like the parameters, 0 where nothing is
+    penalised, either of which a run of fixed strength can take; else None."""
+
 
 def proximal(
     factory: Factory,
     learning_rate: optax.ScalarOrSchedule,
-    strength: Strength,
+    strength: Strength | TargetSparsity,
     *,
     penalty: Penalty = l1(),
     mask: Mask = weights_only,
@@ -135,14 +144,14 @@ def proximal(
       learning_rate: a number >= 0 or a schedule (step count, from 0, to number).
       strength: lambda, per unit of the mean loss: a number >= 0, an array that
         broadcasts to its parameter, a schedule, or a tree of these that is a prefix of
-        the parameters'.
+        the parameters'; or a `target_sparsity`, which finds the strength.
       penalty: the penalty, of unit strength; `metric="coordinate"` needs one whose prox
         takes a threshold for each weight, see `Penalty.takes_metric`.
       mask: the leaves to penalise, see `weights_only`; `None` for all. The optimizer
         steps all leaves.
       metric: `"coordinate"`, `"tensor"` or `"none"`, see above.
       max_ratio: the cap, a number above 1; `math.inf` for none. It does not act on
-        optimizers without a denominator, nor under `metric="none"`.
+        optimizers without a denominator, nor under `metric="none"` or a target.
       window: the steps over which the penalty may accumulate, a whole number >= 1, or
         `math.inf`; 1 is the ordinary prox. The windowed cumulative penalty (after
         Tsuruoka, Tsujii and Ananiadou, 2009) keeps more exact zeros under minibatch
@@ -171,11 +180,11 @@ def proximal(
     # optax.inject_hyperparams hands a function's keyword arguments on as one.
     factory_kwargs |= factory_kwargs.pop("factory_kwargs", {})
     check_learning_rate(learning_rate)
-    check_strength(strength)
     require_penalty(penalty)
     check_metric(metric, penalty)
     check_max_ratio(max_ratio)
     check_window(window, penalty)
+    strength, target = split_target(strength, penalty, window)
     known = lookup(factory, factory_kwargs)
     optimizer = optax.with_extra_args_support(
         factory(learning_rate=learning_rate, **factory_kwargs)
@@ -199,6 +208,7 @@ def proximal(
             rate=None if known.rate_momentum is None else jnp.zeros([]),
             plus=budget(),
             minus=budget(),
+            control=target and initial_control(target, params, mask),
         )
 
     def init_fn(params: Any) -> ProximalState:
@@ -235,20 +245,28 @@ def proximal(
         leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_none)
         columns = [spread(x, params, "EffectiveStep") for x in step]
         owed = [_leaves(state.plus, len(leaves)), _leaves(state.minus, len(leaves))]
-        thresholds = {
-            i: threshold_of(
-                EffectiveStep(*(column[i] for column in columns)),
+        steps = {i: EffectiveStep(*(c[i] for c in columns)) for i in rows}
+
+        def threshold(i: int, leaf_strength: Any) -> jax.Array:
+            return threshold_of(
+                steps[i],
                 1.0 if penalty.constraint else leaf_strength,
                 metric,
-                max_ratio,
+                math.inf if target else max_ratio,
                 penalty.least_slope,
-                compute_dtype(dtype_of(param)),
+                compute_dtype(dtype_of(rows[i][1])),
             )
-            for i, (_, param, leaf_strength) in rows.items()
-        }
-        if window == 1:
+
+        new_count, control = optax.safe_increment(state.count), None
+        if target:
+            leaves, control = followed_updates(
+                *(target, penalty, leaves, rows, params),
+                *(threshold, new_count, state.control),
+            )
+        thresholds = {i: threshold(i, row[2]) for i, row in rows.items() if not target}
+        if window == 1 and not target:
             leaves = shrunk_updates(penalty, leaves, rows, thresholds)
-        else:
+        elif window != 1:
             for i, (_, param, _) in rows.items():
                 dtype = compute_dtype(dtype_of(param))
                 param, update = jnp.asarray(param, dtype), jnp.asarray(leaves[i], dtype)
@@ -261,11 +279,12 @@ def proximal(
             for values in owed
         )
         return jax.tree.unflatten(treedef, leaves), ProximalState(
-            count=optax.safe_increment(state.count),
+            count=new_count,
             optimizer_state=optimizer_state,
             rate=summed,
             plus=plus,
             minus=minus,
+            control=control,
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -282,7 +301,8 @@ def _parts(state: Any) -> str:
     """Names the kinds of state that a state consists of."""
     if isinstance(state, ProximalState):
         window = "" if state.plus is None else ", window"
-        return f"proximal({_parts(state.optimizer_state)}{window})"
+        target = "" if state.control is None else ", target"
+        return f"proximal({_parts(state.optimizer_state)}{window}{target})"
     if type(state) is tuple:
         return f"({', '.join(map(_parts, state))})"
     return type(state).__name__

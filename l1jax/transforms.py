@@ -1,12 +1,15 @@
 """Gradient transformations for optax chains: subgradients and proximal steps."""
 
+import functools
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from l1jax.controllers import Control, Row, check_target, follow, initial_control
 from l1jax.hyperparameters import (
     Strength,
     check_learning_rate,
@@ -26,6 +29,7 @@ from l1jax.leaves import (
 from l1jax.masks import Mask, selected, weights_only
 from l1jax.penalties import l1
 from l1jax.penalty import Penalty, require_penalty, require_subgradient
+from l1jax.targets import TargetSparsity
 
 
 class AddSubgradientState(NamedTuple):
@@ -40,6 +44,9 @@ class ProximalStepState(NamedTuple):
 
     count: jax.Array
     """Steps taken, int32 of shape (): the argument of the schedules."""
+
+    control: Control | None = None
+    """Under a target sparsity, the strength in use; else None."""
 
 
 def add_subgradient(
@@ -103,7 +110,7 @@ def add_subgradient(
 
 
 def proximal_step(
-    strength: Strength,
+    strength: Strength | TargetSparsity,
     learning_rate: optax.ScalarOrSchedule,
     *,
     penalty: Penalty = l1(),
@@ -130,7 +137,7 @@ def proximal_step(
     Args:
       strength: lambda, per unit of the mean loss: a number >= 0, an array that
         broadcasts to its parameter, a schedule (step count, from 0, to number), or a
-        tree of these that is a prefix of the parameters'.
+        tree of these that is a prefix of the parameters'; or a `target_sparsity`.
       learning_rate: the step size of the optimizer before it, a number >= 0 or its
         schedule.
       penalty: the penalty, of unit strength.
@@ -146,17 +153,18 @@ def proximal_step(
     Raises:
       TypeError: a strength or learning rate that is not a real number; at `init`, a
         penalised parameter that is not real floating.
-      ValueError: one that is negative, infinite or NaN; at `init`, a strength, schedule
-        or mask that does not fit the parameters; at `update`, missing parameters or
-        updates of another tree.
+      ValueError: one that is negative, infinite or NaN; a penalty that cannot go with a
+        target sparsity; at `init`, a strength, schedule or mask that does not fit the
+        parameters; at `update`, missing parameters or updates of another tree.
     """
-    check_strength(strength)
-    check_learning_rate(learning_rate)
     require_penalty(penalty)
+    strength, target = split_target(strength, penalty)
+    check_learning_rate(learning_rate)
 
     def init_fn(params: Any) -> ProximalStepState:
         check_params(params, mask, strength, learning_rate, penalty)
-        return ProximalStepState(count=jnp.zeros([], jnp.int32))
+        control = target and initial_control(target, params, mask)
+        return ProximalStepState(jnp.zeros([], jnp.int32), control)
 
     def update_fn(
         updates: Any, state: ProximalStepState, params: Any = None, **extra_args: Any
@@ -167,18 +175,38 @@ def proximal_step(
         rows = penalised_leaves(
             updates, params, strength, mask, state.count, penalty.joint
         )
-        thresholds = {}
-        for i, (_, param, leaf_strength) in rows.items():
-            dtype = compute_dtype(dtype_of(param))
+        rates = {
+            i: nonnegative(step_size, compute_dtype(dtype_of(param)))
+            for i, (_, param, _) in rows.items()
+        }
+
+        def threshold(i: int, leaf_strength: Any) -> jax.Array:
             strength_ = 1.0 if penalty.constraint else leaf_strength
-            thresholds[i] = nonnegative(step_size, dtype) * nonnegative(
-                strength_, dtype
+            return rates[i] * nonnegative(strength_, rates[i].dtype)
+
+        if target:
+            step = optax.safe_increment(state.count)
+            leaves, control = followed_updates(
+                target, penalty, leaves, rows, params, threshold, step, state.control
             )
-        leaves = shrunk_updates(penalty, leaves, rows, thresholds)
+        else:
+            thresholds = {i: threshold(i, row[2]) for i, row in rows.items()}
+            leaves, control = shrunk_updates(penalty, leaves, rows, thresholds), None
         updates = jax.tree.unflatten(treedef, leaves)
-        return updates, ProximalStepState(optax.safe_increment(state.count))
+        return updates, ProximalStepState(optax.safe_increment(state.count), control)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def split_target(
+    strength: Strength | TargetSparsity, penalty: Penalty, window: float = 1
+) -> tuple[Strength, TargetSparsity | None]:
+    """Checks a strength, and tells a target from a number, which is 0 then."""
+    if isinstance(strength, TargetSparsity):
+        check_target(strength, penalty, window)
+        return 0.0, strength
+    check_strength(strength)
+    return strength, None
 
 
 def check_params(
@@ -252,13 +280,44 @@ def shrunk_updates(
     """
     updates, moved = list(updates), []
     for i, (path, param, _) in rows.items():
-        dtype = compute_dtype(dtype_of(param))
-        x = jnp.asarray(param, dtype) + jnp.asarray(updates[i], dtype)
-        moved.append((path, x, thresholds[i]))
-    for (i, (_, param, _)), new in zip(
-        rows.items(), penalty.tree_prox(moved), strict=True
-    ):
-        updates[i] = new - jnp.asarray(param, new.dtype)
+        moved.append((path, _moved(param, updates[i]), thresholds[i]))
+    return _differences(updates, rows, penalty.tree_prox(moved))
+
+
+def followed_updates(
+    target: TargetSparsity,
+    penalty: Penalty,
+    updates: list[Any],
+    rows: dict[int, tuple[str, jax.Array, Any]],
+    params: Any,
+    threshold: Callable[[int, Any], jax.Array],
+    step: jax.Array,
+    control: Control,
+) -> tuple[list[Any], Control]:
+    """Gives `shrunk_updates` at the strength of a target, and the strength."""
+    moved = {
+        i: Row(
+            path,
+            jnp.asarray(param),
+            _moved(param, updates[i]),
+            functools.partial(threshold, i),
+        )
+        for i, (path, param, _) in rows.items()
+    }
+    new, control = follow(target, penalty, moved, params, step, control)
+    return _differences(list(updates), rows, new), control
+
+
+def _moved(param: Any, update: Any) -> jax.Array:
+    dtype = compute_dtype(dtype_of(param))
+    return jnp.asarray(param, dtype) + jnp.asarray(update, dtype)
+
+
+def _differences(
+    updates: list[Any], rows: dict[int, tuple[str, jax.Array, Any]], new: list[Any]
+) -> list[Any]:
+    for (i, (_, param, _)), x in zip(rows.items(), new, strict=True):
+        updates[i] = x - jnp.asarray(param, x.dtype)
     return updates
 
 

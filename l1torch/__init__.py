@@ -20,9 +20,11 @@ from l1torch.penalties import (
 )
 from l1torch.penalty import Penalty
 from l1torch.prox import soft_threshold
+from l1torch.schedules import strength_schedule
 from l1torch.sparsity import ArraySparsity, SparsityReport, sparsity_report
 from l1torch.step_sizes import EffectiveStep, register_step_size
 from l1torch.subgradients import Subgradient
+from l1torch.support import FrozenZeros, freeze_zeros, refit
 from l1torch.transforms import (
     AddSubgradientState,
     GradientTransformation,
@@ -40,6 +42,7 @@ __all__ = [
     "AddSubgradientState",
     "ArraySparsity",
     "EffectiveStep",
+    "FrozenZeros",
     "GradientTransformation",
     "Penalty",
     "Proximal",
@@ -53,6 +56,7 @@ __all__ = [
     "by_path",
     "capped_l1",
     "elastic_net",
+    "freeze_zeros",
     "fused_lasso",
     "group_l1",
     "implied_radius",
@@ -71,12 +75,14 @@ __all__ = [
     "owl",
     "penalty_value",
     "proximal_step",
+    "refit",
     "register_step_size",
     "scad",
     "slope",
     "soft_threshold",
     "sparse_group_l1",
     "sparsity_report",
+    "strength_schedule",
     "top_k",
     "total_variation",
     "weighted_l1",

@@ -6,8 +6,9 @@ every weight: it is worth a path of its own.
 
 import dataclasses
 import functools
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -61,18 +62,43 @@ def shrink_by_root_(
     if compiled and x.numel() >= _SMALLEST:
         _shrink_compiled(x, root, pull, floor)
         return True
-    scalars = (pull, floor, root.correction, root.eps)
-    wide = x.dtype == root.second.dtype and x.dtype.itemsize >= 4
-    if (
-        x.device.type != "cpu"
-        or type(x) is not Tensor
-        or not wide
-        or torch.compiler.is_compiling()
-        or any(isinstance(value, Tensor) for value in scalars)
-    ):
+    if not _works_in_blocks(x, root, pull, floor):
         return False
     _shrink_in_blocks(x, root, pull, floor)
     return True
+
+
+def ratios_by_root(x: Tensor, root: Root, scale: Number) -> Iterator[Tensor] | None:
+    """Yields `|x| * max(root, tiny) / scale` in blocks, if it can; else gives None.
+
+    The blocks are memory that is used again for the next. Arguments as for
+    `shrink_by_root_`.
+    """
+    if not _works_in_blocks(x, root, scale) or not 0 < scale < math.inf:
+        return None
+    return _ratios_in_blocks(x, root, scale)
+
+
+def _works_in_blocks(x: Tensor, root: Root, *scalars: Number) -> bool:
+    scalars = (*scalars, root.correction, root.eps)
+    return (
+        x.device.type == "cpu"
+        and type(x) is Tensor
+        and x.dtype == root.second.dtype
+        and x.dtype.itemsize >= 4
+        and not torch.compiler.is_compiling()
+        and not any(isinstance(value, Tensor) for value in scalars)
+    )
+
+
+def _ratios_in_blocks(x: Tensor, root: Root, scale: float) -> Iterator[Tensor]:
+    eps_tensor = x.new_full((), root.eps)
+    factor, tiny = root.correction**-0.5, torch.finfo(x.dtype).tiny
+    for part, second in blocks(x, root.second):
+        ratio = _kept(x.dtype, part.numel())[0][: part.numel()].view(part.shape)
+        torch.sqrt(second, out=ratio)
+        torch.add(eps_tensor, ratio, alpha=factor, out=ratio)
+        yield ratio.clamp_(min=tiny).mul_(1 / scale).mul_(part).abs_()
 
 
 def _shrink_in_blocks(x: Tensor, root: Root, pull: float, floor: float) -> None:

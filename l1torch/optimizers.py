@@ -6,40 +6,21 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from l1torch.controllers import check_target
 from l1torch.delegation import require_optimizer
-from l1torch.groups import Group, as_number
-from l1torch.hyperparameters import Number, Schedule, product
-from l1torch.kernels import shrink_by_root_
+from l1torch.following import Following
+from l1torch.groups import Group
+from l1torch.hyperparameters import Number, Schedule
 from l1torch.leaves import compute_dtype
 from l1torch.masks import Mask, weights_only
-from l1torch.parts import (
-    State,
-    divides_by_root,
-    parts,
-    scalar_step,
-    tensor_step,
-    whole,
-)
 from l1torch.penalised import PenalisedOptimizer, Targets
 from l1torch.penalties import l1
 from l1torch.penalty import Penalty, require_penalty
-from l1torch.sharding import local
-from l1torch.step_sizes import (
-    EffectiveStep,
-    check_momentum,
-    check_rate,
-    check_state_dict,
-    known_class,
-    step_size_of,
-)
-from l1torch.thresholds import (
-    Metric,
-    check_max_ratio,
-    check_metric,
-    floor_of,
-    threshold_of,
-)
-from l1torch.windows import BUDGETS, check_window, shrink_
+from l1torch.shrinking import Shrinking
+from l1torch.step_sizes import check_momentum, check_rate, check_state_dict, known_class
+from l1torch.targets import TargetSparsity
+from l1torch.thresholds import Metric, check_max_ratio, check_metric
+from l1torch.windows import BUDGETS, check_window
 
 Closure = Callable[[], Any]
 
@@ -128,17 +109,18 @@ class Proximal(PenalisedOptimizer):
         the default mask takes those of two or more dimensions. Use the wrapper in its
         place from here on. A parameter whose gradient is `None` is skipped.
       strength: lambda, per unit of the loss: a number or tensor >= 0, a schedule (step
-        count, from 0, to number), or a mapping from parameter names to numbers. It is
-        kept in `param_groups[i]["l1"]`, where it may differ between groups and, unless
-        it follows a schedule, be changed at any time; the state dict saves it. A group
-        that has the key already keeps its own.
+        count, from 0, to number), a mapping from parameter names to numbers, or a
+        `target_sparsity`, which finds the strength. It is kept in
+        `param_groups[i]["l1"]`, where it may differ between groups and, unless it
+        follows a schedule or target, be changed at any time; the state dict saves it. A
+        group that has the key already keeps its own.
       penalty: the penalty, of unit strength, one for all groups; `metric="coordinate"`
         needs one whose prox takes a threshold for each weight, see
         `Penalty.takes_metric`.
       mask: the parameters to penalise, see `weights_only`; `None` for all.
       metric: `"coordinate"`, `"tensor"` or `"none"`, see above.
       max_ratio: the cap, a number above 1; `math.inf` for none. It does not act on
-        optimizers without a denominator, nor under `metric="none"`.
+        optimizers without a denominator, nor under `metric="none"` or a target.
       window: the steps over which the penalty may accumulate, a whole number >= 1, or
         `math.inf`; 1 is the ordinary prox. The windowed cumulative penalty (after
         Tsuruoka, Tsujii and Ananiadou, 2009) keeps more exact zeros under minibatch
@@ -178,7 +160,7 @@ class Proximal(PenalisedOptimizer):
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        strength: Number | Schedule | Mapping[str, Number],
+        strength: Number | Schedule | Mapping[str, Number] | TargetSparsity,
         *,
         penalty: Penalty = l1(),
         mask: Mask = weights_only,
@@ -197,6 +179,8 @@ class Proximal(PenalisedOptimizer):
             )
         check_max_ratio(max_ratio)
         check_window(window, penalty)
+        if isinstance(strength, TargetSparsity):
+            check_target(strength, penalty, window)
         self._known = None
         if step_size == "optimizer":
             check_metric(metric, penalty)
@@ -267,6 +251,9 @@ class Proximal(PenalisedOptimizer):
         targets = self._targets()
         for group, _ in targets:
             self._check_group(group)
+        following = None
+        if isinstance(self._strength, TargetSparsity):
+            following = Following(self._strength, targets)
         if closure is None:
             self._require_gradients_of_all(targets)
             loss = self.optimizer.step()
@@ -280,6 +267,18 @@ class Proximal(PenalisedOptimizer):
                 return loss
 
             loss = self.optimizer.step(checked)
+        shrinking = Shrinking(
+            *(self._known, self.penalty, self.metric),
+            *(self.max_ratio, self.window, self.fused),
+        )
+        if following:
+            self._shrink(*following.take(shrinking, self.state))
+            targets = following.fixed
+        self._shrink(shrinking, targets)
+        self._count_step()
+        return loss
+
+    def _shrink(self, shrinking: Shrinking, targets: Targets) -> None:
         rows = []
         for group, chosen in targets:
             for name, param, strength in chosen:
@@ -288,9 +287,14 @@ class Proximal(PenalisedOptimizer):
                 if self.penalty.constraint:
                     strength = 1.0
                 if self.penalty.separable:
-                    self._shrink(param, strength, group)
+                    # A state to add to, if there is a window.
+                    windowed = self.window != 1
+                    state = self.state[param] if windowed else self._state_of(param)
+                    shrinking.shrink_(param, state, strength, group)
                     continue
-                threshold = self._whole_threshold(param, strength, group)
+                threshold = shrinking.whole_threshold(
+                    param, self._state_of(param), strength, group
+                )
                 if self.penalty.joint:
                     rows.append((name, param, threshold))
                 else:
@@ -301,8 +305,9 @@ class Proximal(PenalisedOptimizer):
                 rows, self.penalty.tree_prox(rows), strict=True
             ):
                 param.copy_(new)
-        self._count_step()
-        return loss
+
+    def _state_of(self, param: Tensor) -> dict[str, Any]:
+        return self.state.get(param, {})
 
     def _require_gradients_of_all(self, targets: Targets) -> None:
         rows = [row for _, chosen in targets for row in chosen]
@@ -313,81 +318,3 @@ class Proximal(PenalisedOptimizer):
                 "penalised tensors together. Leave those that do not move out with "
                 "mask=."
             )
-
-    def _step_of(
-        self, param: Tensor, state: State, group: Group
-    ) -> EffectiveStep | None:
-        """Gives the step that is one for the whole parameter, if there is one."""
-        if self._known is None:
-            return EffectiveStep(as_number(group["lr"]))
-        if self.metric == "coordinate":
-            return None
-        one_step = tensor_step if self.metric == "tensor" else scalar_step
-        return one_step(step_size_of(self._known), param, state, group)
-
-    def _whole_threshold(self, param: Tensor, strength: Number, group: Group) -> Number:
-        state = self.state.get(param, {})
-        step = self._step_of(param, state, group)
-        if step is None:
-            step = step_size_of(self._known)(whole(param, state), group)
-        return self._threshold(step, strength, param.dtype)
-
-    def _shrink(self, param: Tensor, strength: Number, group: Group) -> None:
-        """Applies the prox of a separable penalty, in parts."""
-        state = self.state.get(param, {})
-        if self.window != 1:
-            state = self.state[param]
-            for key in BUDGETS:
-                if key not in state:
-                    state[key] = torch.zeros_like(
-                        param, dtype=compute_dtype(param.dtype)
-                    )
-        step = self._step_of(param, state, group)
-        if step is not None and self.window == 1:
-            threshold = self._threshold(step, strength, param.dtype)
-            self.penalty.prox_(param, threshold)
-            return
-        if self._shrink_by_root(param, state, strength, group):
-            return
-        for x, part, part_strength in parts(param, state, strength):
-            part_step = step or step_size_of(self._known)(part, group)
-            threshold = self._threshold(part_step, part_strength, param.dtype)
-            if self.window == 1:
-                self.penalty.prox_(x, threshold)
-            else:
-                shrink_(x, threshold, *(part[key] for key in BUDGETS), self.window)
-
-    def _shrink_by_root(
-        self, param: Tensor, state: State, strength: Number, group: Group
-    ) -> bool:
-        """Takes the quick way from Adam's second moments to the prox, if it is open."""
-        if self.metric != "coordinate" or self._known is None:
-            return False
-        if self.window != 1 or type(self.penalty) is not type(l1()):
-            return False
-        if isinstance(strength, Tensor) and strength.dim() > 0:
-            return False
-        step_size = step_size_of(self._known)
-        if not divides_by_root(step_size, param, state, group):
-            return False  # other denominators would be worked out whole
-        shards = {k: local(v) if isinstance(v, Tensor) else v for k, v in state.items()}
-        step = step_size(shards, group)
-        dtype = compute_dtype(param.dtype)
-        pull = product(step.scale, strength, dtype)
-        floor = floor_of(
-            strength, step.reach, self.max_ratio, self.penalty.least_slope, dtype
-        )
-        x = local(param.detach())
-        return shrink_by_root_(x, step.denominator, pull, floor, self.fused)
-
-    def _threshold(
-        self, step: EffectiveStep, strength: Number, dtype: torch.dtype
-    ) -> Number:
-        return threshold_of(
-            step,
-            strength,
-            self.metric,
-            self.max_ratio,
-            self.penalty.least_slope,
-            compute_dtype(dtype),
-        )

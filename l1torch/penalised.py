@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l1torch.controllers import initial_control
 from l1torch.delegation import DelegatingOptimizer
 from l1torch.groups import (
     Group,
@@ -31,6 +32,7 @@ from l1torch.leaves import (
 )
 from l1torch.masks import Mask, selected
 from l1torch.penalty import Penalty, require_fit
+from l1torch.targets import TargetSparsity
 
 Targets = list[tuple[Group, list[tuple[str, Tensor, Number]]]]
 """By group, the penalised parameters with their names and strengths."""
@@ -47,12 +49,13 @@ class PenalisedOptimizer(DelegatingOptimizer):
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
-        strength: Number | Schedule | Mapping[str, Number],
+        strength: Number | Schedule | Mapping[str, Number] | TargetSparsity,
         penalty: Penalty,
         mask: Mask,
     ) -> None:
         super().__init__(optimizer)
-        check_strength(strength)
+        if not isinstance(strength, TargetSparsity):
+            check_strength(strength)
         if isinstance(strength, Mapping) and any(map(is_schedule, strength.values())):
             raise TypeError(
                 f"strength must map names to numbers, got a schedule in {strength!r}. "
@@ -76,7 +79,8 @@ class PenalisedOptimizer(DelegatingOptimizer):
         ):
             self._require_fit(group | settings, flags)
         for group, settings in zip(self.param_groups, self._initial, strict=True):
-            group.pop("l1_count", None)  # of an earlier wrapper's schedule
+            for key in ("l1_count", "l1_error"):  # of an earlier wrapper
+                group.pop(key, None)
             group.update(copy.deepcopy(settings))
 
     def __repr__(self) -> str:
@@ -132,6 +136,12 @@ class PenalisedOptimizer(DelegatingOptimizer):
             names = [name for name, _ in named_params(group)]
             own = {n: as_number(v) for n, v in self._strength.items() if n in names}
             settings = {"l1": own, "l1_default": True}
+        elif isinstance(self._strength, TargetSparsity):
+            names = [name for name, _ in named_params(group)]
+            first, error = initial_control(self._strength, names)
+            settings = {"l1": first, "l1_count": 0, "l1_default": True}
+            if error is not None:
+                settings["l1_error"] = error
         elif is_schedule(self._strength):
             first = as_number(self._strength(0))
             settings = {"l1": first, "l1_count": 0, "l1_default": True}

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1torch.hyperparameters import Number, Schedule
+from l1torch.hyperparameters import Number, Schedule, check_strength
 from l1torch.leaves import blocks_with, compute_dtype
 from l1torch.masks import Mask, weights_only
 from l1torch.penalised import PenalisedOptimizer, Targets
@@ -61,6 +61,7 @@ class Subgradient(PenalisedOptimizer):
         penalty: Penalty = l1(),
         mask: Mask = weights_only,
     ) -> None:
+        check_strength(strength)
         require_subgradient(penalty)
         super().__init__(optimizer, strength, penalty, mask)
 

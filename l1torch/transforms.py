@@ -1,12 +1,21 @@
 """Gradient transformations on dicts of tensors: subgradients and proximal steps."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from l1torch.controllers import (
+    Control,
+    Row,
+    check_target,
+    count_zeros,
+    initial_control,
+    largest_kept,
+    next_control,
+)
 from l1torch.hyperparameters import (
     Number,
     Schedule,
@@ -33,6 +42,7 @@ from l1torch.penalty import (
     require_penalty,
     require_subgradient,
 )
+from l1torch.targets import TargetSparsity
 
 
 class GradientTransformation(NamedTuple):
@@ -64,6 +74,10 @@ class ProximalStepState(NamedTuple):
 
     count: int
     """Steps taken: the argument of the schedules."""
+
+    control: Control | None = None
+    """Under a target sparsity, the strength in use, `control.strength`: a number, or
+    with `scope="array"` a mapping from names; else None."""
 
 
 def add_subgradient(
@@ -129,7 +143,7 @@ def add_subgradient(
 
 
 def proximal_step(
-    strength: Strength,
+    strength: Strength | TargetSparsity,
     learning_rate: Number | Schedule,
     *,
     penalty: Penalty = l1(),
@@ -158,7 +172,7 @@ def proximal_step(
     Args:
       strength: lambda, per unit of the mean loss: a number >= 0, a tensor that
         broadcasts to its parameter, a schedule (step count, from 0, to number), or a
-        mapping from parameter names to these.
+        mapping from parameter names to these; or a `target_sparsity`.
       learning_rate: the step size of the updates given, a number >= 0 or its schedule.
       penalty: the penalty, of unit strength.
       mask: as in `add_subgradient`.
@@ -171,17 +185,22 @@ def proximal_step(
     Raises:
       TypeError: a strength or learning rate that is not a real number; at `init`, a
         penalised parameter that is not real floating; at `update`, a sparse update.
-      ValueError: one that is negative, infinite or NaN; at `init`, a strength, schedule
-        or mask that does not fit the parameters; at `update`, missing parameters or
-        updates of other names.
+      ValueError: one that is negative, infinite or NaN; a penalty that cannot go with a
+        target sparsity; at `init`, a strength, schedule or mask that does not fit the
+        parameters; at `update`, missing parameters or updates of other names.
     """
+    require_penalty(penalty)
+    target = None
+    if isinstance(strength, TargetSparsity):
+        check_target(strength, penalty)
+        strength, target = 0.0, strength
     check_strength(strength)
     check_learning_rate(learning_rate)
-    require_penalty(penalty)
 
     def init_fn(params: Mapping[str, Tensor]) -> ProximalStepState:
         _check_params(params, mask, strength, learning_rate, penalty)
-        return ProximalStepState(count=0)
+        names = [name for name, _ in named_leaves(params)]
+        return ProximalStepState(0, target and initial_control(target, names))
 
     def update_fn(
         updates: Mapping[str, Tensor],
@@ -190,19 +209,29 @@ def proximal_step(
     ) -> tuple[dict[str, Tensor], ProximalStepState]:
         step_size = learning_rate_at(learning_rate, state.count)
 
-        new_updates, moved = dict(updates), []
-        rows = _penalised(updates, params, strength, mask, state.count, penalty.joint)
-        for name, param, param_strength in rows:
-            dtype = compute_dtype(param.dtype)
+        def threshold(param: Tensor, param_strength: Number) -> Number:
             if penalty.constraint:
                 param_strength = 1.0
-            threshold = product(step_size, param_strength, dtype)
-            moved.append((name, param.to(dtype) + updates[name].to(dtype), threshold))
+            return product(step_size, param_strength, compute_dtype(param.dtype))
+
+        moved = {}
+        rows = _penalised(updates, params, strength, mask, state.count, penalty.joint)
+        for name, param, _ in rows:
+            dtype = compute_dtype(param.dtype)
+            moved[name] = param.to(dtype) + updates[name].to(dtype)
+        control = None
+        if target:
+            new, control = _follow(target, penalty, rows, moved, threshold, state)
+        else:
+            new = penalty.tree_prox(
+                [(name, moved[name], threshold(p, s)) for name, p, s in rows]
+            )
         # As a difference to the parameter, a zero of the prox is a zero of the sum:
         # w + (0 - w) is exactly 0. Formed from the clipped part it is not.
-        for (name, param, _), new in zip(rows, penalty.tree_prox(moved), strict=True):
-            new_updates[name] = new - param.to(new.dtype)
-        return new_updates, ProximalStepState(state.count + 1)
+        new_updates = dict(updates)
+        for (name, param, _), x in zip(rows, new, strict=True):
+            new_updates[name] = x - param.to(x.dtype)
+        return new_updates, ProximalStepState(state.count + 1, control)
 
     return GradientTransformation(init_fn, update_fn)
 
@@ -232,6 +261,48 @@ def apply_updates(
         else (param + updates[name]).to(param.dtype)
         for name, param in params.items()
     }
+
+
+def _follow(
+    target: TargetSparsity,
+    penalty: Penalty,
+    rows: list[tuple[str, Tensor, Number]],
+    moved: Mapping[str, Tensor],
+    threshold: Callable[[Tensor, Number], Number],
+    state: ProximalStepState,
+) -> tuple[list[Tensor], Control]:
+    """Takes the proximal step that a target asks for."""
+
+    def described(name: str, param: Tensor) -> Row:
+        x = moved[name]
+
+        def ratios() -> Iterator[Tensor]:
+            unit = torch.as_tensor(threshold(param, 1.0), dtype=x.dtype)
+            yield (x / unit).abs_()
+
+        def zeros(strength: Number) -> Tensor:
+            row = name, x, threshold(param, strength)
+            return count_zeros(penalty.tree_prox([row])[0])
+
+        return Row(name, x, ratios, zeros, count_zeros(param))
+
+    step = state.count + 1
+    described_rows = [described(name, param) for name, param, _ in rows]
+    control = next_control(target, penalty, described_rows, step, state.control)
+    if target.snap_step is None or step < target.snap_step:
+        now = control.strength
+        strengths = now if isinstance(now, Mapping) else dict.fromkeys(moved, now)
+        return penalty.tree_prox(
+            [(name, moved[name], threshold(p, strengths[name])) for name, p, _ in rows]
+        ), control
+    if step == target.snap_step:
+        kept = largest_kept(target, [moved[name] for name, _, _ in rows])
+    else:
+        kept = [param != 0 for _, param, _ in rows]
+    return [
+        moved[name].masked_fill(~mark, 0)
+        for (name, _, _), mark in zip(rows, kept, strict=True)
+    ], control
 
 
 def _check_params(

@@ -14,6 +14,7 @@ from parity_tests.alone import run_without
 ALONE = {
     "GradientTransformation": ("l1torch", "optax brings its own"),
     "apply_updates": ("l1torch", "optax brings its own"),
+    "FrozenZeros": ("l1torch", "in optax freeze_zeros gives a transformation"),
     "Proximal": ("l1torch", "torch optimizers own their parameters: a wrapper steps"),
     "Subgradient": ("l1torch", "as Proximal; in optax a chain does it"),
     "ProximalState": ("l1jax", "in torch the base optimizer keeps the state"),

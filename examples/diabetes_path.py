@@ -1,0 +1,147 @@
+"""A regularisation path on real data, and three ways to choose from it.
+
+    python examples/diabetes_path.py
+
+takes diabetes with the products of its features (442 rows, 64 columns), fits the Lasso
+at 100 strengths in JAX and in torch, holds every coefficient against scikit-learn's
+`lasso_path`, and chooses a strength by cross-validation (beside `LassoCV`), by BIC
+(beside `LassoLarsIC`'s formula) and by "keep 10 features". It draws diabetes_path.png
+beside this file, or what --out says.
+"""
+
+import argparse
+import math
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from sklearn.datasets import load_diabetes
+from sklearn.linear_model import LassoCV, lasso_path
+from sklearn.preprocessing import StandardScaler
+
+import l1jax
+import l1torch
+
+EXACT = 1e-12  # of the duality gap, relative: to be held against scikit-learn
+
+
+def load() -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Gives the 10 features, 45 products and 9 squares, scaled, y, and their names."""
+    data = load_diabetes()
+    columns, names = list(data.data.T), list(data.feature_names)
+    for i in range(10):
+        for j in range(i, 10):
+            if i == j == data.feature_names.index("sex"):
+                continue  # it has two values: its square says nothing new
+            columns.append(data.data[:, i] * data.data[:, j])
+            names.append(f"{names[i]}²" if i == j else f"{names[i]}·{names[j]}")
+    X = StandardScaler().fit_transform(np.column_stack(columns))
+    return X, (data.target - data.target.mean()) / data.target.std(), names
+
+
+def choose(lib: ModuleType, X: Any, y: Any) -> dict[str, Any]:
+    """Fits the path, and chooses from it, by one library."""
+    path = lib.linear_path(X, y, tol=EXACT)
+    bic = path.best(-lib.information_criterion(path, n=len(y)))
+    return {
+        "path": path,
+        "folds": lib.cross_validate(X, y, path.strengths, rule="min", tol=1e-9),
+        "bic": (bic.strength, int(path.nnz[bic.index])),
+        "ten": lib.keep_features(X, y, 10, tol=1e-9),
+    }
+
+
+def bic_of_scikit_learn(X: np.ndarray, y: np.ndarray, alphas: np.ndarray) -> float:
+    """Gives the strength of the least BIC on scikit-learn's path."""
+    coef = lasso_path(X, y, alphas=alphas, tol=1e-14, max_iter=1_000_000)[1]
+    squares = ((y[:, None] - X @ coef) ** 2).sum(0)
+    n = len(y)
+    scores = n * np.log(squares / n) + math.log(n) * np.count_nonzero(coef, axis=0)
+    return float(alphas[scores.argmin()])
+
+
+def report(
+    found: dict[str, dict[str, Any]], X: np.ndarray, y: np.ndarray, names: list[str]
+) -> None:
+    """Prints what both found, beside scikit-learn; raises where they differ."""
+    paths = [one["path"] for one in found.values()]
+    alphas = paths[0].strengths
+    theirs = lasso_path(X, y, alphas=alphas, tol=1e-14, max_iter=1_000_000)[1].T
+    cv = LassoCV(alphas=alphas, cv=5, tol=1e-9, max_iter=1_000_000).fit(X, y)
+    print(f"{'':34}{'JAX':>14}{'torch':>14}{'scikit-learn':>14}")
+
+    def row(text: str, ours: list[Any], reference: str = "") -> None:
+        print(f"{text:34}" + "".join(f"{x!s:>14}" for x in (*ours, reference)))
+        if ours[0] != ours[1]:
+            raise AssertionError(f"the twins differ: {text}: {ours}")
+
+    errors = [np.abs(np.asarray(path.params["coef"]) - theirs).max() for path in paths]
+    row("strengths, all converged", [len(p) if p.converged.all() else 0 for p in paths])
+    row("largest strength", [f"{p.strengths[0]:.6f}" for p in paths])
+    within = [error <= 1e-8 for error in errors]
+    row("coefficients within 1e-8", within)
+    zeros = np.count_nonzero(theirs, axis=1)
+    row("same zeros", [bool((path.nnz == zeros).all()) for path in paths])
+    if not all(within):
+        raise AssertionError(f"coefficients differ from lasso_path's by {errors}")
+    folds = [one["folds"] for one in found.values()]
+    row(
+        "5-fold CV, smallest mean loss",
+        [f"{one.strength_min:.6f}" for one in folds],
+        f"{cv.alpha_:.6f}",
+    )
+    kept = [np.count_nonzero(np.asarray(one.solution.coef)) for one in folds]
+    row("  coefficients", kept, str(np.count_nonzero(cv.coef_)))
+    row(
+        "  mean squared error",
+        [f"{2 * one.mean.min():.6f}" for one in folds],
+        f"{cv.mse_path_.mean(1).min():.6f}",
+    )
+    row(
+        "5-fold CV, one standard error", [f"{one.strength_one_se:.6f}" for one in folds]
+    )
+    bic = [one["bic"] for one in found.values()]
+    row(
+        "BIC",
+        [f"{strength:.6f}" for strength, _ in bic],
+        f"{bic_of_scikit_learn(X, y, alphas):.6f}",
+    )
+    row("  coefficients", [count for _, count in bic])
+    ten = [one["ten"] for one in found.values()]
+    row("keep 10 features", [f"{one.strength:.6f}" for one in ten])
+    row("  features", [len(one.features) for one in ten])
+    print("the 10 kept:", ", ".join(names[i] for i in ten[0].features))
+
+
+def main() -> None:
+    """Fits, compares, prints and draws."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).with_suffix(".png"), help="figure"
+    )
+    out = parser.parse_args().out
+    jax.config.update("jax_enable_x64", True)
+    X, y, names = load()
+    found = {
+        "JAX": choose(l1jax, jnp.asarray(X), jnp.asarray(y)),
+        "torch": choose(l1torch, torch.tensor(X), torch.tensor(y)),
+    }
+    report(found, X, y, names)
+    first = found["JAX"]
+    figure = l1jax.plot_path(
+        first["path"], strength=first["folds"].strength_min, params="coef", labels=names
+    )
+    figure.suptitle(
+        "Lasso on diabetes with products: the weights by strength,\n"
+        "and the strength that 5-fold cross-validation chooses"
+    )
+    figure.savefig(out, dpi=110)
+    print(f"drawn: {out}")
+
+
+if __name__ == "__main__":
+    main()

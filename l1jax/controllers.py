@@ -1,0 +1,219 @@
+"""From a target sparsity to the strength of each step, and the step itself."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from l1jax.leaves import compute_dtype, dtype_of, named_leaves
+from l1jax.masks import Mask, selected
+from l1jax.order_statistics import count, k_largest, total
+from l1jax.penalties import l1
+from l1jax.penalty import Penalty
+from l1jax.quantiles import kth_smallest, least_strength
+from l1jax.targets import TargetSparsity
+
+_PROPORTIONAL, _INTEGRAL, _LARGEST_MOVE = 5.0, 0.05, 0.1
+_WEAKEST, _STRONGEST = 1e-12, 1e12  # where the controller's strength stops
+
+Threshold = Callable[[Any], jax.Array]
+"""Gives an array's threshold at a strength."""
+
+
+class Control(NamedTuple):
+    """What a target keeps from step to step: one scalar, or one for each array."""
+
+    strength: Any
+    """The strength of the last step."""
+
+    error: Any
+    """For `method="pi"`, the fraction of zeros that lacked then; else None."""
+
+
+class Row(NamedTuple):
+    """A penalised array that takes a step."""
+
+    path: str
+    param: jax.Array
+    x: jax.Array
+    """The parameter after the optimizer's own step."""
+    threshold: Threshold
+
+
+def check_target(target: TargetSparsity, penalty: Penalty, window: float = 1) -> None:
+    """Raises ValueError for a penalty or window that a target cannot go with."""
+    no_zeros = penalty.separable and getattr(penalty, "l1_ratio", None) == 0
+    if penalty.constraint or no_zeros or not penalty.takes_metric:
+        raise ValueError(
+            f"penalty must set single weights or groups to zero under target_sparsity, "
+            f"and more of them the stronger it is, got {penalty!r}. Pass l1(), or a "
+            "number as the strength."
+        )
+    if penalty.joint and target.scope == "array":
+        raise ValueError(
+            f"scope must be 'global' with {penalty!r}, got 'array': it couples the "
+            "arrays. Pass scope='global' to target_sparsity."
+        )
+    if window != 1:
+        raise ValueError(
+            f"window must be 1 under target_sparsity, got {window!r}: what accumulates "
+            "would come on top of the strength that meets the target. Pass window=1."
+        )
+
+
+def initial_control(target: TargetSparsity, params: Any, mask: Mask) -> Control:
+    """Makes the control before the first step."""
+    rows = zip(named_leaves(params), selected(mask, params), strict=True)
+    kinds = [compute_dtype(dtype_of(leaf)) for (_, leaf), chosen in rows if chosen]
+    dtype = jnp.result_type(*kinds) if kinds else jnp.result_type(float)
+
+    def zeros() -> Any:
+        if target.scope == "global":
+            return jnp.zeros([], dtype)
+        return jax.tree.map(lambda _: jnp.zeros([], dtype), params)
+
+    return Control(zeros(), zeros() if target.method == "pi" else None)
+
+
+def follow(
+    target: TargetSparsity,
+    penalty: Penalty,
+    rows: dict[int, Row],
+    params: Any,
+    step: jax.Array,
+    control: Control,
+) -> tuple[list[jax.Array], Control]:
+    """Takes the proximal step that the target asks for.
+
+    Args:
+      target: the target.
+      penalty: the penalty.
+      rows: the arrays that take the step, by their position among the parameters.
+      params: the parameters, for their tree.
+      step: the number of this step, from 1.
+      control: what was kept from the step before.
+
+    Returns:
+      The new arrays, in the rows' order, and what to keep.
+    """
+    # What is counted must be what is shrunk, to the last bit: computed once.
+    places = list(rows)
+    everything = jax.lax.optimization_barrier([row.x for row in rows.values()])
+    everything = [
+        row._replace(x=x) for row, x in zip(rows.values(), everything, strict=True)
+    ]
+    if not everything:
+        return [], control
+    if target.scope == "global":
+        return _follow(target, penalty, everything, step, control)
+    treedef = jax.tree.structure(params, is_leaf=_is_none)
+    strengths, errors = (
+        [None] * treedef.num_leaves
+        if tree is None
+        else jax.tree.leaves(tree, is_leaf=_is_none)
+        for tree in control
+    )
+    new = []
+    for i, row in zip(places, everything, strict=True):
+        own = Control(strengths[i], errors[i])
+        moved, own = _follow(target, penalty, [row], step, own)
+        new += moved
+        strengths[i], errors[i] = own
+    return new, Control(
+        jax.tree.unflatten(treedef, strengths),
+        None if control.error is None else jax.tree.unflatten(treedef, errors),
+    )
+
+
+def _follow(
+    target: TargetSparsity,
+    penalty: Penalty,
+    rows: Sequence[Row],
+    step: jax.Array,
+    control: Control,
+) -> tuple[list[jax.Array], Control]:
+    size = sum(row.x.size for row in rows)
+
+    def shrink() -> tuple[list[jax.Array], Control]:
+        now = _control(target, penalty, rows, step, control)
+        new = penalty.tree_prox(
+            [(row.path, row.x, row.threshold(now.strength)) for row in rows]
+        )
+        return new, now
+
+    def prune() -> tuple[list[jax.Array], Control]:
+        dtype = control.strength.dtype
+        kept = k_largest(
+            [jnp.abs(row.x).astype(dtype) for row in rows],
+            size - round(target.target * size),
+        )
+        new = [jnp.where(k, row.x, 0) for k, row in zip(kept, rows, strict=True)]
+        return new, jax.tree.map(jnp.zeros_like, control)
+
+    def freeze() -> tuple[list[jax.Array], Control]:
+        new = [jnp.where(row.param == 0, 0, row.x) for row in rows]
+        return new, jax.tree.map(jnp.zeros_like, control)
+
+    if target.snap_step is None:
+        return shrink()
+    phase = (step >= target.snap_step) + (step > target.snap_step).astype(jnp.int32)
+    return jax.lax.switch(phase, (shrink, prune, freeze))
+
+
+def _control(
+    target: TargetSparsity,
+    penalty: Penalty,
+    rows: Sequence[Row],
+    step: jax.Array,
+    control: Control,
+) -> Control:
+    """Gives the strength of this step."""
+    size = sum(row.x.size for row in rows)
+    wanted = target.count(step, size)
+
+    def quantile() -> jax.Array:
+        return _quantile(penalty, rows, wanted, control.strength)
+
+    if target.method == "quantile":
+        return Control(quantile(), None)
+    zeros = total([count(row.param == 0) for row in rows])
+    dtype = control.strength.dtype
+    error = (target.fraction(step) - zeros * (1 / max(size, 1))).astype(dtype)
+    move = _PROPORTIONAL * (error - control.error) + _INTEGRAL * error
+    factor = jnp.exp(jnp.clip(move, -_LARGEST_MOVE, _LARGEST_MOVE))
+    moved = jnp.clip(control.strength * factor, _WEAKEST, _STRONGEST)
+    off = control.strength == 0
+    strength = jax.lax.cond(off, quantile, lambda: moved.astype(dtype))
+    return Control(strength, jnp.where(off, 0, error))
+
+
+def _quantile(
+    penalty: Penalty, rows: Sequence[Row], wanted: jax.Array, guess: jax.Array
+) -> jax.Array:
+    """Gives the least strength at which the prox makes so many zeros."""
+    dtype = guess.dtype
+    if type(penalty) is type(l1()):
+        ratios = [(jnp.abs(row.x) / row.threshold(1.0)).astype(dtype) for row in rows]
+        found = kth_smallest(ratios, jnp.maximum(wanted, 1), guess)
+        # The threshold is a product and a quotient that were rounded: by this much.
+        eps = max(float(jnp.finfo(row.x.dtype).eps) for row in rows)
+        found = found * (1 + 4 * eps)
+    else:
+
+        def zeros(strength: jax.Array) -> jax.Array:
+            new = penalty.tree_prox(
+                [(row.path, row.x, row.threshold(strength)) for row in rows]
+            )
+            return total([count(x == 0) for x in new])
+
+        found = least_strength(zeros, wanted, guess)
+    # Not to be reached with a learning rate of 0, or so much NaN: as it was.
+    found = jnp.where(found < np.array(math.inf, dtype), found, guess)
+    return jnp.where(wanted > 0, found, 0).astype(dtype)
+
+
+def _is_none(x: Any) -> bool:
+    return x is None

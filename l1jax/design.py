@@ -1,0 +1,121 @@
+"""A linear model's data: what is large stays in JAX, what is small is double precision.
+
+JAX without x64 has no double precision, which a duality gap of 1e-6 needs. Products
+with all of X run where X is; columns that are picked out of it, and what must be
+certain, are computed by numpy on the host.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from l1jax.leaves import dtype_of
+
+Array = np.ndarray
+
+_BLOCK = 2**20
+"""How many numbers are converted to double precision at a time."""
+
+
+class Design:
+    """The matrix X of shape (n, p), checked."""
+
+    def __init__(self, X: ArrayLike) -> None:
+        require_concrete("X", X)
+        if jnp.ndim(X) != 2 or 0 in jnp.shape(X):
+            raise ValueError(
+                "X must have the shape (samples, features), one or more of each, got "
+                f"shape {jnp.shape(X)}. Pass X[:, None] for a single feature."
+            )
+        self.n, self.p = jnp.shape(X)
+        self.dtype = result_dtype(X)
+        self._host = np.asarray(X)  # no copy on CPU
+        if not jnp.issubdtype(dtype_of(X), jnp.floating):
+            self._host = self._host.astype(np.float64)
+        # One pass without a copy: a sum is finite only if all its terms are.
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(np.sum(self._host, dtype=np.float64))
+        if not finite and not np.isfinite(self._host).all():
+            row, column = np.argwhere(~np.isfinite(self._host))[0]
+            raise ValueError(
+                f"X must be finite, got {self._host[row, column]} in row {row}, column "
+                f"{column}. Drop or fill in what is missing."
+            )
+        on_device = isinstance(X, jax.Array) and next(iter(X.devices())).platform
+        self._device = X if on_device not in (False, "cpu") else None
+
+    def gradient(self, residual: Array, precise: bool = True) -> Array:
+        """Gives `X' residual / n`, of shape (p, k), for a residual of shape (n, k).
+
+        Args:
+          residual: the derivative of each sample's loss by its scores.
+          precise: whether in double precision; else in the precision of X.
+        """
+        # Rows times X: a matrix that lies in rows is read once, and in order.
+        rows = residual.T / self.n
+        if self._host.dtype == np.float64:
+            return (rows @ self._host).T
+        if not precise and self._host.dtype == np.float32:
+            if self._device is not None:
+                product = _product(jnp.asarray(rows, jnp.float32), self._device)
+            else:
+                product = rows.astype(np.float32) @ self._host
+            return np.asarray(product, np.float64).T
+        total = np.zeros((rows.shape[0], self.p))
+        size = max(1, _BLOCK // self.p)
+        for start in range(0, self.n, size):
+            block = self._host[start : start + size].astype(np.float64)
+            total += rows[:, start : start + size] @ block
+        return total.T
+
+    def columns(self, features: Array) -> Array:
+        """Copies some columns, in double precision."""
+        return self._host[:, features].astype(np.float64)
+
+    def scores(self, coef: Array) -> Array:
+        """Gives `X coef`, of shape (n, k), in double precision."""
+        support = np.flatnonzero(coef.any(1))
+        return self.columns(support) @ coef[support]
+
+
+@jax.jit
+def _product(rows: jax.Array, X: jax.Array) -> jax.Array:
+    return jnp.matmul(rows, X, precision="highest")
+
+
+def require_concrete(argument: str, value: Any) -> None:
+    """Raises for what is traced, and what is no number and no array of numbers."""
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(
+            f"{argument} must be known, got a traced array: the sizes of working sets "
+            "depend on it. Call this function outside of jit and vmap, or use solve."
+        )
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    dtype = dtype_of(value) if number else getattr(value, "dtype", None)
+    if dtype is None or not (
+        jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+    ):
+        raise TypeError(
+            f"{argument} must be an array of real numbers, got {type(value).__name__} "
+            f"of dtype {dtype}. Pass a JAX or numpy array."
+        )
+
+
+def result_dtype(X: ArrayLike) -> Any:
+    """The dtype of the results: that of X, if it is floating, as JAX can hold it."""
+    floating = jnp.issubdtype(dtype_of(X), jnp.floating)
+    return jax.dtypes.canonicalize_dtype(dtype_of(X) if floating else np.float64)
+
+
+def double(argument: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
+    """Gives an array of a shape on the host in double precision, checked."""
+    require_concrete(argument, value)
+    if jnp.shape(value) != shape:
+        raise ValueError(
+            f"{argument} must have the shape {shape}, got {jnp.shape(value)}. Look at "
+            "the shapes of X and y."
+        )
+    return np.asarray(value).astype(np.float64)

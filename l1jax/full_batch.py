@@ -1,0 +1,135 @@
+"""Solutions for many strengths: one after the other, or all at once."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from l1jax.certificates import OptimalityResidual, optimality_residual
+from l1jax.masks import Mask
+from l1jax.penalties import penalty_value
+from l1jax.penalty import Penalty
+from l1jax.solvers import solve
+
+
+class Settings(NamedTuple):
+    """How each strength is solved: see `regularisation_path`."""
+
+    penalty: Penalty
+    mask: Mask
+    tol: float
+    max_iterations: int
+    optimizer: Callable[[Any], optax.GradientTransformation] | None
+    steps: int | None
+    warm_start: bool
+    vectorised: bool
+
+    @property
+    def problem(self) -> dict[str, Any]:
+        """What belongs to the problem, not to its solution."""
+        return {"penalty": self.penalty, "mask": self.mask}
+
+
+class Fits(NamedTuple):
+    """Solutions with a leading axis of strengths."""
+
+    params: Any
+    objective: np.ndarray
+    loss: np.ndarray
+    residual: OptimalityResidual
+
+
+def fit_all(
+    loss: Callable[[Any], jax.Array],
+    start: Any,
+    strengths: np.ndarray,
+    settings: Settings,
+) -> Fits:
+    """Solves for every strength, from the one before or all from `start`."""
+
+    def run(start: Any, strengths: jax.Array) -> Fits:
+        if settings.vectorised:
+            return jax.vmap(lambda s: _fit(loss, start, s, settings))(strengths)
+
+        def body(last: Any, strength: jax.Array) -> tuple[Any, Fits]:
+            first = last if settings.warm_start else start
+            fit = _fit(loss, first, strength, settings)
+            return fit.params, fit
+
+        return jax.lax.scan(body, start, strengths)[1]
+
+    # One program: compiled once for all strengths.
+    return _on_host(jax.jit(run)(start, jnp.asarray(strengths)))
+
+
+def require_vectorisable(settings: Settings) -> None:
+    """Raises where strengths cannot be solved at once; in JAX they always can."""
+
+
+def _fit(
+    loss: Callable[[Any], jax.Array], start: Any, strength: Any, settings: Settings
+) -> Fits:
+    if settings.optimizer is None:
+        limits = {"tol": settings.tol, "max_iterations": settings.max_iterations}
+        found = solve(loss, start, strength, **settings.problem, **limits)
+        return Fits(found.params, found.objective, found.loss, found.residual)
+    params = _trained(loss, start, settings.optimizer(strength), settings.steps)
+    return _measured(loss, params, strength, settings.problem)
+
+
+def measure_all(
+    loss: Callable[..., jax.Array],
+    params: Any,
+    strengths: np.ndarray,
+    problem: dict[str, Any],
+    *data: jax.Array,
+) -> Fits:
+    """Measures solutions that have a leading axis of strengths.
+
+    The loss is a function of the parameters and the data.
+    """
+
+    def run(params: Any, strengths: jax.Array, data: tuple[jax.Array, ...]) -> Fits:
+        def one(row: tuple[Any, jax.Array]) -> Fits:
+            return _measured(lambda params: loss(params, *data), *row, problem)
+
+        return jax.lax.map(one, (params, strengths))
+
+    return _on_host(jax.jit(run)(params, jnp.asarray(strengths), data))
+
+
+def _measured(
+    loss: Callable[[Any], jax.Array], params: Any, strength: Any, problem: Any
+) -> Fits:
+    value, grads = jax.value_and_grad(loss)(params)
+    return Fits(
+        params=params,
+        objective=value + penalty_value(params, strength, **problem),
+        loss=value,
+        residual=optimality_residual(grads, params, strength, **problem),
+    )
+
+
+def _on_host(fits: Fits) -> Fits:
+    """Takes the numbers to the host, in double precision; not the parameters."""
+    numbers = jax.tree.map(lambda x: np.asarray(x, float), fits._replace(params=None))
+    return numbers._replace(params=fits.params)
+
+
+def _trained(
+    loss: Callable[[Any], jax.Array],
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+) -> Any:
+    """Takes full-batch steps."""
+
+    def body(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    return jax.lax.scan(body, (params, optimizer.init(params)), length=steps)[0][0]

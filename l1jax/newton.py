@@ -1,0 +1,187 @@
+"""Newton's method for linear models with an L1 penalty, on a working set."""
+
+import math
+
+import numpy as np
+
+from l1jax.design import Array, Design
+from l1jax.duality import FreeColumns, PenaltyTerms, dual_value, null_objective
+from l1jax.linear_losses import LinearLoss
+from l1jax.quadratic import minimise
+
+_FIRST_SET = 128
+"""How many coefficients to begin with."""
+
+
+class NewtonSolver:
+    """A proximal Newton method (Lee, Sun and Saunders, 2014) with working sets.
+
+    A round computes the gradient by all coefficients and the duality gap, adds to the
+    working set as many of the worst violations as there are coefficients in use,
+    minimises the quadratic model of the objective on the set, and goes there. With the
+    squared loss the model is exact, and the matrix of products of columns is kept.
+
+    Attributes:
+      null: the objective of zero coefficients.
+    """
+
+    def __init__(
+        self,
+        design: Design,
+        loss: LinearLoss,
+        targets: Array,
+        terms: PenaltyTerms,
+        intercept: bool,
+        everything: bool,
+    ) -> None:
+        self._design, self._loss, self._targets = design, loss, targets
+        self._terms, self._intercept = terms, intercept
+        self._everything = everything
+        self._slopes = terms.slopes.reshape(-1)
+        self._ridge = terms.ridge.reshape(-1)
+        self._floor = terms.floor.reshape(-1)
+        self._free = FreeColumns(design, terms, intercept)
+        self._chosen = np.zeros(0, np.int64)
+        self._columns = np.zeros((design.n, 0))
+        self._means = np.zeros(0)
+        self._gram = np.zeros((0, 0))
+        self.null = null_objective(loss, targets, intercept)
+
+    def run(
+        self, coef: Array, intercept: Array, tol: float, max_iterations: int
+    ) -> tuple[float, int]:
+        """Moves coefficients of shape (p, k) and an intercept (k,) in place.
+
+        Returns:
+          The best lower bound found of the objective, and the rounds taken.
+        """
+        loss, targets, terms = self._loss, self._targets, self._terms
+        scores = self._design.scores(coef) + intercept
+        bound, least, stalled, precise = -math.inf, math.inf, 0, False
+        for iteration in range(max_iterations + 1):
+            scores, add, exact = self._free.fit(loss, targets, scores)
+            add(coef, intercept)
+            residual = loss.residual(scores, targets)
+            objective = loss.value(scores, targets) + terms.value(coef)
+            while True:
+                grad = self._design.gradient(residual, precise)
+                dual = -math.inf
+                if exact:
+                    dual = dual_value(loss, targets, residual, grad, coef, terms)
+                rough = objective - dual > max(100 * tol, 1e-3) * self.null
+                if precise or (rough and iteration < max_iterations):
+                    break
+                # Single precision shows where to go, but cannot certify.
+                precise = True
+            if precise:
+                # Any lower bound holds for all coefficients.
+                bound = dual = max(bound, dual)
+            gap = objective - dual
+            stalled = 0 if gap < least else stalled + 1
+            least = min(gap, least)
+            converged = precise and gap <= tol * self.null
+            if converged or iteration == max_iterations or stalled > 10:
+                break
+            violation = terms.violation(coef, grad).reshape(-1)
+            self._choose(violation, np.flatnonzero(coef))
+            # A violation of a coefficient costs its size times the violation.
+            size = float(np.abs(coef).sum()) or math.inf
+            accuracy = float(violation.max()) / (4 if loss.quadratic else 100)
+            if size < math.inf:
+                accuracy = min(accuracy, gap / (10 * size))
+            if self._everything:
+                accuracy = min(accuracy, tol * self.null / (4 * size))
+            scores = self._step(coef, intercept, scores, grad, accuracy)
+        return bound, iteration
+
+    def _choose(self, violation: Array, support: Array) -> None:
+        """Adds the worst violations to the working set."""
+        kept = self._chosen if self._loss.quadratic else support
+        violating = violation > 0
+        room = max(_FIRST_SET, len(support))
+        if self._everything:
+            violating, room = np.isfinite(self._slopes), len(violation)
+        violating[kept] = False
+        new = np.flatnonzero(violating)
+        if len(new) > room:
+            new = new[np.argpartition(-violation[new], room)[:room]]
+        if not self._loss.quadratic:
+            self._chosen = np.concatenate([kept, new])
+            self._columns, self._means = self._centred(self._chosen)
+        elif len(new):
+            columns, means = self._centred(new)
+            self._chosen = np.concatenate([kept, new])
+            corner = self._columns.T @ columns / len(columns)
+            block = columns.T @ columns / len(columns)
+            self._gram = np.block([[self._gram, corner], [corner.T, block]])
+            self._columns = np.concatenate([self._columns, columns], 1)
+            self._means = np.concatenate([self._means, means])
+
+    def _centred(self, flat: Array) -> tuple[Array, Array]:
+        """Gives the columns of some coefficients, and the means taken off them."""
+        columns = self._design.columns(flat // self._targets.shape[1])
+        means = columns.mean(0) if self._intercept else np.zeros(len(flat))
+        columns -= means
+        return columns, means
+
+    def _step(
+        self,
+        coef: Array,
+        intercept: Array,
+        scores: Array,
+        grad: Array,
+        accuracy: float,
+    ) -> Array:
+        """Goes to the minimum of the model, or as far as helps; gives the scores."""
+        chosen, k = self._chosen, coef.shape[1]
+        flat, m = coef.reshape(-1), len(chosen)
+        classes, columns = chosen % k, self._columns
+        w, g = flat[chosen], grad.reshape(-1)[chosen]
+        slopes, ridge = self._slopes[chosen], self._ridge[chosen]
+        floor = self._floor[chosen]
+        # The columns have mean 0: with the squared loss the intercept stays optimal.
+        joint = self._intercept and not self._loss.quadratic
+        if joint:
+            zeros = np.zeros(k)
+            columns = np.concatenate([columns, np.ones((len(columns), k))], 1)
+            classes = np.concatenate([classes, np.arange(k)])
+            w, g = np.concatenate([w, zeros]), np.concatenate([g, zeros])
+            slopes = np.concatenate([slopes, zeros])
+            ridge = np.concatenate([ridge, zeros])
+            floor = np.concatenate([floor, zeros - math.inf])
+        H = self._gram
+        if not self._loss.quadratic:
+            H = self._loss.hessian(columns, classes, scores)
+        if ridge.any():
+            H = H + np.diag(ridge)
+        # g is of the loss alone, H with the ridge: H w - g leaves no ridge in c.
+        c = H @ w - g - ridge * w
+        new = minimise(H, c, slopes, floor, w, accuracy)
+        step = new - w
+        by_class = np.zeros((len(step), k))
+        by_class[np.arange(len(step)), classes] = step
+        moved = columns @ by_class
+
+        def objective(size: float) -> float:
+            at = w + size * step
+            penalty = slopes @ np.abs(at) + ridge @ at**2 / 2
+            return self._loss.value(scores + size * moved, self._targets) + penalty
+
+        size = 1.0
+        if not self._loss.quadratic:
+            before = objective(0.0)
+            change = slopes @ (np.abs(new) - np.abs(w)) + ridge @ (new**2 - w**2) / 2
+            decrease = float(g @ step) + change
+            # Near the end rounding hides the decrease.
+            slack = 1e-15 * abs(before)
+            while objective(size) > before + 1e-4 * size * decrease + slack:
+                size /= 2
+                if size < 1e-10:
+                    return scores
+            new = new if size == 1 else w + size * step
+        flat[chosen] = new[:m]
+        if self._intercept:
+            np.subtract.at(intercept, classes[:m], self._means * (size * step[:m]))
+        if joint:
+            intercept += size * step[m:]
+        return scores + size * moved

@@ -1,0 +1,180 @@
+"""Quantiles from a guess: the k-th smallest number in a few passes that count.
+
+The bits of non-negative floating point numbers, read as integers, have the order of the
+numbers, and are nearly their logarithm. So a quantile that moves little from one step
+to the next is enclosed by counting on both sides of the last one, and the bracket
+shrinks to about the square root of what it holds with every pass. Nothing is sorted,
+gathered or concatenated; of sharded arrays only counts are exchanged.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from l1jax.leaves import compute_dtype
+from l1jax.order_statistics import order_keys
+
+# Where the first pass counts, in sixteenths of an octave from the guess.
+_AROUND = np.array([-8, -2, -0.5, -0.1, 0.1, 0.5, 2, 8])
+# Where the next ones do, in standard deviations from the interpolated place.
+_DEVIATIONS = np.array([-9, -3, -1.2, -0.4, 0.4, 1.2, 3, 9])
+# Every third pass cuts the bracket evenly: 9 times smaller, whatever the numbers.
+_EVENLY = np.arange(1, 9) / 9
+
+
+def kth_smallest(
+    arrays: Sequence[jax.Array], k: jax.Array, guess: jax.Array
+) -> jax.Array:
+    """Gives the k-th smallest of all elements, exactly.
+
+    Args:
+      arrays: real floating, non-negative, of one dtype, which is no half precision.
+        NaN is the largest number.
+      k: from 1 to the number of elements.
+      guess: a scalar; the nearer to the result, the fewer passes.
+
+    Returns:
+      Scalar; infinity where the k-th smallest is NaN.
+    """
+    keys = [order_keys(x) for x in arrays]
+    integer, dtype = keys[0].dtype, compute_dtype(arrays[0].dtype)
+    beyond = _key(jnp.asarray(np.inf, dtype)) + 1
+    sixteenth = 1 << (jnp.finfo(dtype).nmant - 4)
+    around = jnp.asarray(_AROUND * sixteenth, integer)
+
+    def places(state: tuple[jax.Array, ...]) -> jax.Array:
+        low, under, high, upto, turn = state
+        width = (high - low).astype(dtype)
+        held = (upto - under).astype(dtype)
+        deviation = 0.5 * jax.lax.rsqrt(held)
+        wanted = ((k - under).astype(dtype) - 0.5) * (1 / held)
+        near = wanted + jnp.asarray(_DEVIATIONS, dtype) * deviation
+        evenly = jnp.asarray(_EVENLY, dtype)
+        shares = jnp.where(turn % 3 == 2, evenly, jnp.clip(near, 0, 1))
+        found = low + (width * shares).astype(integer)
+        guessed = jnp.clip(_key(guess.astype(dtype)), 0, beyond - 8 * sixteenth)
+        return jnp.clip(
+            jnp.where(turn == 0, guessed + around, found), low + 1, high - 1
+        )
+
+    def advance(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        low, under, high, upto, turn = state
+        candidates = places(state)
+        counts = _add(_counts(x, candidates) for x in keys)
+        below = jnp.sum(counts < k)
+        low, under = (
+            jnp.where(below > 0, new[jnp.maximum(below - 1, 0)], old)
+            for new, old in ((candidates, low), (counts, under))
+        )
+        high, upto = (
+            jnp.where(below < new.size, new[jnp.minimum(below, new.size - 1)], old)
+            for new, old in ((candidates, high), (counts, upto))
+        )
+        return low, under, high, upto, turn + 1
+
+    def open_(state: tuple[jax.Array, ...]) -> jax.Array:
+        low, _, high, upto, _ = state
+        return (high - low > 1) & (upto != k)
+
+    total = jnp.asarray(sum(x.size for x in arrays), jnp.result_type(int))
+    start = (
+        jnp.full([], -1, integer),
+        jnp.zeros_like(total),
+        beyond,
+        total,
+        jnp.zeros([], jnp.int32),
+    )
+    _, _, high, _, _ = jax.lax.while_loop(open_, advance, start)
+    tops, counts = zip(*(_largest_upto(x, high) for x in keys), strict=True)
+    found = jax.lax.bitcast_convert_type(
+        functools.reduce(jnp.maximum, tops).astype(integer), dtype
+    )
+    return jnp.where(_add(counts) >= k, found, np.array(np.inf, dtype))
+
+
+def least_strength(
+    zeros: Callable[[jax.Array], jax.Array], k: jax.Array, guess: jax.Array
+) -> jax.Array:
+    """Gives the least strength at which there are `k` zeros or more.
+
+    Least to a relative precision of a millionth or so, from above. One count a pass:
+    bisection on the bits, from a bracket that grows from the guess.
+
+    Args:
+      zeros: counts the zeros at a strength; it must not fall.
+      k: how many, an integer.
+      guess: scalar, in the precision to be computed in.
+
+    Returns:
+      Scalar; infinity if no finite strength is enough.
+    """
+    dtype = guess.dtype
+    digits = jnp.finfo(dtype).nmant
+    beyond = _key(jnp.asarray(np.inf, dtype))
+    precision = 1 << (digits - 20)
+
+    def advance(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        low, high, gap = state
+        middle = low + (high - low) // 2
+        place = jnp.where(high == beyond, low + jnp.minimum(gap, high - low), middle)
+        place = jnp.where(low < 0, high - jnp.minimum(gap, high), place)
+        unknown = (low < 0) & (high == beyond)
+        place = jnp.where(unknown, jnp.clip(_key(guess), 0, beyond - 1), place)
+        place = jnp.clip(place, low + 1, high - 1)
+        enough = zeros(jax.lax.bitcast_convert_type(place, dtype)) >= k
+        return (
+            jnp.where(enough, low, place),
+            jnp.where(enough, place, high),
+            jnp.where(unknown, gap, jnp.minimum(gap, beyond // 8) * 8),
+        )
+
+    def open_(state: tuple[jax.Array, ...]) -> jax.Array:
+        low, high, _ = state
+        return high - low > jnp.where(low < 0, 1, precision)
+
+    start = (
+        jnp.full_like(beyond, -1),
+        beyond,
+        jnp.full_like(beyond, 1 << (digits - 5)),
+    )
+    _, high, _ = jax.lax.while_loop(open_, advance, start)
+    return jax.lax.bitcast_convert_type(high, dtype)
+
+
+def _key(x: jax.Array) -> jax.Array:
+    """Reads the bits of a number as an integer."""
+    return jax.lax.bitcast_convert_type(x, jnp.dtype(f"int{8 * x.dtype.itemsize}"))
+
+
+def _counts(keys: jax.Array, candidates: jax.Array) -> jax.Array:
+    """Counts the keys up to each candidate, in one pass over the keys."""
+    # One reduction of several operands reads the keys once; several would not.
+    integer = jnp.int32 if keys.size < 2**31 else jnp.result_type(int)
+    marks = tuple((keys <= candidate).astype(integer) for candidate in candidates)
+    zeros = (np.zeros((), integer),) * len(marks)
+    counts = jax.lax.reduce(marks, zeros, _sums, tuple(range(keys.ndim)))
+    return jnp.stack(counts).astype(jnp.result_type(int))
+
+
+def _largest_upto(keys: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Gives the largest key up to a bound, at least 0, and how many there are."""
+    integer = jnp.int32 if keys.size < 2**31 else jnp.result_type(int)
+    inside = keys <= high
+    largest, count = jax.lax.reduce(
+        (jnp.where(inside, keys, 0), inside.astype(integer)),
+        (np.zeros((), keys.dtype), np.zeros((), integer)),
+        lambda a, b: (jnp.maximum(a[0], b[0]), a[1] + b[1]),
+        tuple(range(keys.ndim)),
+    )
+    return largest, count.astype(jnp.result_type(int))
+
+
+def _sums(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    return tuple(x + y for x, y in zip(a, b, strict=True))
+
+
+def _add(parts: Sequence[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.add, parts)

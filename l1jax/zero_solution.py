@@ -1,0 +1,124 @@
+"""The strength above which all penalised weights are zero."""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from l1jax.certificates import penalised_rows
+from l1jax.masks import Mask, weights_only
+from l1jax.penalties import l1
+from l1jax.penalty import Penalty
+from l1jax.solvers import known, require_scalar, solve
+
+
+def lambda_max(
+    loss: Callable[[Any], ArrayLike],
+    params: Any,
+    *,
+    penalty: Penalty = l1(),
+    mask: Mask = weights_only,
+    tol: float = 1e-6,
+    max_iterations: int = 10_000,
+) -> jax.Array:
+    """Finds the smallest strength at which all penalised weights are zero.
+
+    The penalised weights are set to zero, what is not penalised (the intercept) is
+    fitted, and of the gradient g there the penalty takes what it needs to hold all at
+    zero: `max |g|` for `l1()`, `max |g| / l1_ratio` for the elastic net, the largest
+    norm of a group over its weight for `group_l1()`. For a convex loss and penalty a
+    path of strengths begins here (Friedman, Hastie and Tibshirani, 2010).
+
+    For a deep network it means nothing: with all weights at zero no gradient passes to
+    the hidden layers, so that zero is stationary at every strength. A warning says so
+    if an array has no gradient while others are penalised too. Choose a sparsity
+    instead: `target_sparsity`.
+
+    Example:
+      >>> X, y = jnp.eye(2), jnp.array([3.0, -4.0])
+      >>> loss = lambda params: 0.25 * jnp.sum((X @ params["w"] - y) ** 2)
+      >>> print(lambda_max(loss, {"w": jnp.ones(2)}))
+      2.0
+
+    Args:
+      loss: maps parameters to the mean loss, a scalar, without the penalty.
+      params: a tree of real floating arrays. Only what is not penalised is begun from.
+      penalty: the penalty, of unit strength; it must define a `lambda_max`.
+      mask: the leaves that are penalised, see `weights_only`; `None` means all.
+      tol: the largest gradient to leave of what is not penalised, see `solve`.
+      max_iterations: the most steps to take for it.
+
+    Returns:
+      A scalar, in units of the loss per unit of the penalty; infinite if no strength
+      makes all weights zero, as for ridge.
+
+    Raises:
+      TypeError: as `solve`.
+      ValueError: a penalty without one, such as a constraint; else as `solve`.
+    """
+    rows = penalised_rows(params, 0.0, penalty, mask)
+    rows = [row for row in rows if row[1] is not None]
+    leaves, treedef = jax.tree.flatten(params)
+
+    def largest(grads: list[jax.Array]) -> jax.Array:
+        found = [
+            penalty.at(path, jnp.shape(x)).lambda_max(grad)
+            for (path, x, s), grad in zip(rows, grads, strict=True)
+            if s is not None
+        ]
+        return functools.reduce(jnp.maximum, found)
+
+    jax.eval_shape(largest, leaves)  # a penalty without one raises before any work
+
+    def filled(free: list[Any]) -> Any:
+        values = iter(free)
+        return jax.tree.unflatten(
+            treedef,
+            [next(values) if s is None else jnp.zeros_like(x) for _, x, s in rows],
+        )
+
+    free = [x for x, (_, _, s) in zip(leaves, rows, strict=True) if s is None]
+    if free:
+        fitted = solve(
+            lambda free: loss(filled(free)),
+            free,
+            0.0,
+            mask=None,
+            tol=tol,
+            max_iterations=max_iterations,
+        )
+        free = fitted.params
+    at_zero = filled(free)
+    require_scalar(loss, at_zero)
+
+    @jax.jit
+    def measured(params: Any) -> tuple[jax.Array, list[jax.Array]]:
+        grads = jax.tree.leaves(jax.grad(loss)(params))
+        return largest(grads), [jnp.any(grad != 0) for grad in grads]
+
+    found, some = measured(at_zero)
+    _warn_if_some_vanish(
+        [
+            (path, flag)
+            for (path, _, s), flag in zip(rows, some, strict=True)
+            if s is not None
+        ]
+    )
+    return found
+
+
+def _warn_if_some_vanish(rows: list[tuple[str, jax.Array]]) -> None:
+    gone = [path for path, some in rows if known(some) is False]
+    if gone and len(rows) > 1:
+        warnings.warn(
+            f"lambda_max sees no gradient of {gone} where all penalised weights are "
+            "zero: in a network of several layers zero is stationary at every "
+            "strength, and lambda_max means nothing. Choose a sparsity by "
+            "target_sparsity instead.",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,222 @@
+"""From a target sparsity to the strength of each step."""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from l1torch.groups import as_number
+from l1torch.hyperparameters import Number
+from l1torch.leaves import blocks, compute_dtype
+from l1torch.order_statistics import k_largest, kth_largest
+from l1torch.penalties import l1
+from l1torch.penalty import Penalty
+from l1torch.quantiles import kth_smallest, least_strength
+from l1torch.sharding import local, over_shards
+from l1torch.targets import TargetSparsity
+
+_PROPORTIONAL, _INTEGRAL, _LARGEST_MOVE = 5.0, 0.05, 0.1
+_WEAKEST, _STRONGEST = 1e-12, 1e12  # where the controller's strength stops
+
+
+class Control(NamedTuple):
+    """What a target keeps from step to step: one number, or one for each parameter."""
+
+    strength: Any
+    """The strength of the last step."""
+
+    error: Any
+    """For `method="pi"`, the fraction of zeros that lacked then; else None."""
+
+
+class Row(NamedTuple):
+    """A penalised parameter that takes a step."""
+
+    name: str
+    param: Tensor
+    """After the optimizer's own step; a DTensor, if it is one."""
+    ratios: Callable[[], Iterator[Tensor]]
+    """Gives, in parts, the strength that makes each weight zero under L1."""
+    zeros: Callable[[Number], Tensor]
+    """Counts what the prox would make zero at a strength, in this process's shard."""
+    zeros_before: Tensor | None
+    """Counts the zeros before the step, likewise; for `method="pi"`."""
+
+
+def check_target(target: TargetSparsity, penalty: Penalty, window: float = 1) -> None:
+    """Raises ValueError for a penalty or window that a target cannot go with."""
+    no_zeros = penalty.separable and getattr(penalty, "l1_ratio", None) == 0
+    if penalty.constraint or no_zeros or not penalty.takes_metric:
+        raise ValueError(
+            f"penalty must set single weights or groups to zero under target_sparsity, "
+            f"and more of them the stronger it is, got {penalty!r}. Pass l1(), or a "
+            "number as the strength."
+        )
+    if penalty.joint and target.scope == "array":
+        raise ValueError(
+            f"scope must be 'global' with {penalty!r}, got 'array': it couples the "
+            "tensors. Pass scope='global' to target_sparsity."
+        )
+    if window != 1:
+        raise ValueError(
+            f"window must be 1 under target_sparsity, got {window!r}: what accumulates "
+            "would come on top of the strength that meets the target. Pass window=1."
+        )
+
+
+def initial_control(target: TargetSparsity, names: Sequence[str]) -> Control:
+    """Makes the control before the first step."""
+    zeros = 0.0 if target.scope == "global" else dict.fromkeys(names, 0.0)
+    return Control(zeros, zeros if target.method == "pi" else None)
+
+
+def next_control(
+    target: TargetSparsity,
+    penalty: Penalty,
+    rows: Sequence[Row],
+    step: int,
+    control: Control,
+) -> Control:
+    """Gives the strength of this step.
+
+    Args:
+      target: the target.
+      penalty: the penalty.
+      rows: the parameters that take the step.
+      step: the number of this step, from 1.
+      control: what was kept from the step before.
+    """
+    frozen = target.snap_step is not None and step >= target.snap_step
+    if target.scope == "global":
+        if frozen:
+            return Control(0.0, None if control.error is None else 0.0)
+        own = Control(*(_entry(value, "") for value in control))
+        return _next(target, penalty, rows, step, own) if rows else control
+    strengths, errors = (
+        {row.name: _entry(value, row.name) for row in rows} for value in control
+    )
+    for row in rows:
+        own = Control(0.0, 0.0)
+        if not frozen:
+            own = Control(strengths[row.name], errors[row.name])
+            own = _next(target, penalty, [row], step, own)
+        strengths[row.name], errors[row.name] = own
+    strengths, errors = (
+        (value if isinstance(value, Mapping) else {}) | new
+        for value, new in zip(control, (strengths, errors), strict=True)
+    )
+    return Control(strengths, None if control.error is None else errors)
+
+
+def largest_kept(target: TargetSparsity, params: Sequence[Tensor]) -> list[Tensor]:
+    """Marks, in this process's shards, what the pruning step keeps: the largest."""
+
+    def kept(params: Sequence[Tensor]) -> list[Tensor]:
+        size = sum(param.numel() for param in params)
+        dtype = _widest(params)
+        sizes = [local(param.detach()).abs().to(dtype) for param in params]
+        return k_largest(sizes, size - round(target.target * size), params)
+
+    if target.scope == "global":
+        return kept(params) if params else []
+    return [mark for param in params for mark in kept([param])]
+
+
+def count_zeros(x: Tensor) -> Tensor:
+    """Counts the zeros in this process's shard."""
+    return torch.stack([(part == 0).sum() for (part,) in blocks(x)]).sum()
+
+
+def _next(
+    target: TargetSparsity,
+    penalty: Penalty,
+    rows: Sequence[Row],
+    step: int,
+    control: Control,
+) -> Control:
+    size = sum(row.param.numel() for row in rows)
+    wanted = target.count(step, size)
+
+    if target.method == "quantile":
+        return Control(_quantile(penalty, rows, wanted, control.strength), None)
+    if isinstance(control.strength, float) and control.strength == 0:
+        return Control(_quantile(penalty, rows, wanted, 0.0), 0.0)
+    zeros = _total([row.zeros_before for row in rows], rows)
+    dtype = _widest([row.param for row in rows])
+    fraction = target.fraction(step)
+    error = (fraction - zeros.to(torch.float64) * (1 / max(size, 1))).to(dtype)
+    move = _PROPORTIONAL * (error - control.error) + _INTEGRAL * error
+    factor = move.clamp(-_LARGEST_MOVE, _LARGEST_MOVE).exp()
+    strength = (control.strength * factor).clamp(_WEAKEST, _STRONGEST)
+    return Control(as_number(strength), as_number(error))
+
+
+def _quantile(
+    penalty: Penalty, rows: Sequence[Row], wanted: int, guess: Number
+) -> Number:
+    """Gives the least strength at which the prox makes so many zeros."""
+    if wanted == 0:
+        return 0.0
+    dtype = _widest([row.param for row in rows])
+    if type(penalty) is type(l1()):
+        # The threshold is a product and a quotient that were rounded: by this much.
+        wide = [compute_dtype(row.param.dtype) for row in rows]
+        factor = 1 + 4 * max(torch.finfo(each).eps for each in wide)
+        found = _kth_ratio(rows, wanted, guess, dtype) * factor
+    else:
+
+        def zeros(strength: float) -> int:
+            return int(_total([row.zeros(strength) for row in rows], rows))
+
+        start = float(guess)
+        found = torch.tensor(least_strength(zeros, wanted, start, dtype), dtype=dtype)
+    # Not to be reached with a learning rate of 0, or so much NaN: as it was.
+    return as_number(torch.where(found < math.inf, found, guess))
+
+
+def _kth_ratio(
+    rows: Sequence[Row], k: int, guess: Number, dtype: torch.dtype
+) -> Tensor:
+    size = sum(row.param.numel() for row in rows)
+
+    def passes() -> Iterator[Tensor]:
+        for row in rows:
+            yield from row.ratios()
+
+    plain = all(
+        row.param.device.type == "cpu" and not hasattr(row.param, "to_local")
+        for row in rows
+    )
+    if plain:
+        found = kth_smallest(passes, k, float(guess), size, dtype)
+        return torch.tensor(found, dtype=dtype, device="cpu")
+    # By counts alone, of which nothing is waited for, and which processes add up.
+    ratios = [
+        torch.cat([x.reshape(-1).to(dtype) for x in row.ratios()]) for row in rows
+    ]
+    return kth_largest(ratios, size - k + 1, [row.param for row in rows])
+
+
+def _total(counts: Sequence[Tensor], rows: Sequence[Row]) -> Tensor:
+    """Adds up what was counted in the shards."""
+    summed = (
+        over_shards(count, row.param, "sum")
+        for count, row in zip(counts, rows, strict=True)
+    )
+    return functools.reduce(torch.add, summed)
+
+
+def _widest(params: Sequence[Tensor]) -> torch.dtype:
+    dtypes = [compute_dtype(param.dtype) for param in params]
+    return functools.reduce(torch.promote_types, dtypes)
+
+
+def _entry(value: Any, name: str) -> Number:
+    """Reads a number, or what is kept for a name; 0 where there is neither."""
+    if isinstance(value, Mapping):
+        value = value.get(name, 0.0)
+    shaped = isinstance(value, Tensor) and value.dim() > 0
+    return 0.0 if value is None or shaped else value

@@ -1,0 +1,115 @@
+"""A step of `Proximal` towards a target sparsity."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from l1torch.controllers import (
+    Control,
+    Row,
+    count_zeros,
+    largest_kept,
+    next_control,
+)
+from l1torch.groups import Group
+from l1torch.hyperparameters import Number
+from l1torch.penalised import Targets
+from l1torch.sharding import local
+from l1torch.shrinking import Shrinking
+from l1torch.targets import TargetSparsity
+
+
+class Following:
+    """Holds what a step must know of the parameters before it.
+
+    Groups that have a strength of their own have no count, and do not follow.
+    """
+
+    def __init__(self, target: TargetSparsity, targets: Targets) -> None:
+        self.target = target
+        self.fixed = [row for row in targets if "l1_count" not in row[0]]
+        self.led = [row for row in targets if "l1_count" in row[0]]
+        self.step = 1 + max((group["l1_count"] for group, _ in self.led), default=0)
+        self.snap = target.snap_step or math.inf
+        self.before: dict[Tensor, Tensor] = {}
+        for _, chosen in self.led:
+            for _, param, _ in chosen:
+                if self.step > self.snap:
+                    self.before[param] = local(param.detach()) == 0
+                elif target.method == "pi":
+                    self.before[param] = count_zeros(param.detach())
+
+    def take(self, shrinking: Shrinking, states: Any) -> tuple[Shrinking, Targets]:
+        """Finds the strength after the optimizer's own step; prunes and freezes.
+
+        Gives what is left to be shrunk, and how.
+        """
+        shrinking = dataclasses.replace(shrinking, max_ratio=math.inf)
+        moving = [
+            (group, name, param)
+            for group, chosen in self.led
+            for name, param, _ in chosen
+            if param.grad is not None
+        ]
+        rows = [self._row(shrinking, states, *each) for each in moving]
+        kept = _kept([group for group, _ in self.led])
+        control = next_control(self.target, shrinking.penalty, rows, self.step, kept)
+        params = [param for _, _, param in moving]
+        if self.step == self.snap:
+            marks = largest_kept(self.target, params)
+            for param, mark in zip(params, marks, strict=True):
+                local(param.detach()).masked_fill_(~mark, 0)
+        elif self.step > self.snap:
+            for param in params:
+                local(param.detach()).masked_fill_(self.before[param], 0)
+        for group, _ in self.led:
+            group["l1"] = _part(control.strength, group)
+            if control.error is not None:
+                group["l1_error"] = _part(control.error, group)
+        if self.step >= self.snap:
+            return shrinking, []
+        return shrinking, [
+            (group, [(*row[:2], _entry(group["l1"], row[0])) for row in chosen])
+            for group, chosen in self.led
+        ]
+
+    def _row(
+        self, shrinking: Shrinking, states: Any, group: Group, name: str, param: Tensor
+    ) -> Row:
+        state = states.get(param, {})
+        return Row(
+            name=name,
+            param=param.detach(),
+            ratios=functools.partial(shrinking.ratios, param.detach(), state, group),
+            zeros=functools.partial(
+                shrinking.zeros, name, param.detach(), state, group
+            ),
+            zeros_before=self.before.get(param),
+        )
+
+
+def _kept(groups: list[Group]) -> Control:
+    """Gathers the control from the groups."""
+
+    def gathered(key: str) -> Any:
+        values = [group[key] for group in groups if key in group]
+        if values and all(isinstance(value, Mapping) for value in values):
+            return {name: x for value in values for name, x in value.items()}
+        return values[0] if values else None
+
+    return Control(gathered("l1"), gathered("l1_error"))
+
+
+def _part(value: Any, group: Group) -> Any:
+    """Gives a group its part: of a mapping, the entries of its names."""
+    if not isinstance(value, Mapping):
+        return value
+    return {name: value.get(name, 0.0) for name in group["param_names"]}
+
+
+def _entry(value: Any, name: str) -> Number:
+    return value[name] if isinstance(value, Mapping) else value

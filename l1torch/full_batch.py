@@ -1,0 +1,188 @@
+"""Solutions for many strengths: one after the other, or all at once."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from l1torch.certificates import OptimalityResidual, optimality_residual
+from l1torch.leaves import named_leaves
+from l1torch.masks import Mask, selected
+from l1torch.penalties import penalty_value
+from l1torch.penalty import Penalty
+from l1torch.solvers import solve
+
+Params = Tensor | Mapping[str, Tensor]
+"""A tensor, or a mapping from names to tensors."""
+
+
+class Settings(NamedTuple):
+    """How each strength is solved: see `regularisation_path`."""
+
+    penalty: Penalty
+    mask: Mask
+    tol: float
+    max_iterations: int
+    optimizer: Callable[[Any, Any], torch.optim.Optimizer] | None
+    steps: int | None
+    warm_start: bool
+    vectorised: bool
+
+    @property
+    def problem(self) -> dict[str, Any]:
+        """What belongs to the problem, not to its solution."""
+        return {"penalty": self.penalty, "mask": self.mask}
+
+
+class Fits(NamedTuple):
+    """Solutions with a leading axis of strengths."""
+
+    params: Any
+    objective: np.ndarray
+    loss: np.ndarray
+    residual: OptimalityResidual
+
+
+def fit_all(
+    loss: Callable[[Any], Tensor],
+    start: Params,
+    strengths: np.ndarray,
+    settings: Settings,
+) -> Fits:
+    """Solves for every strength, from the one before or all from `start`."""
+    if settings.vectorised:
+        stacked = _trained_at_once(loss, start, strengths, settings)
+    else:
+        parts = []
+        for strength in strengths.tolist():
+            first = parts[-1] if parts and settings.warm_start else start
+            parts.append(_fit(loss, first, strength, settings))
+        stacked = _stack(parts)
+    return measure_all(loss, stacked, strengths, settings.problem)
+
+
+def measure_all(
+    loss: Callable[..., Tensor],
+    params: Params,
+    strengths: np.ndarray,
+    problem: dict[str, Any],
+    *data: Tensor,
+) -> Fits:
+    """Measures solutions that have a leading axis of strengths.
+
+    The loss is a function of the parameters and the data.
+    """
+    rows = []
+    for i, strength in enumerate(strengths.tolist()):
+        part = map_tensors(lambda x, i=i: x[i].clone().requires_grad_(), params)
+        rows.append(_measured(lambda p: loss(p, *data), part, strength, problem))
+    objective, value, *residual = np.array(rows).T
+    return Fits(params, objective, value, OptimalityResidual(*residual))
+
+
+def map_tensors(function: Callable[[Tensor], Any], params: Params) -> Any:
+    """Applies a function to a tensor, or to each of a mapping."""
+    if isinstance(params, Tensor):
+        return function(params)
+    return {name: function(x) for name, x in params.items()}
+
+
+def require_vectorisable(settings: Settings) -> None:
+    """Raises where strengths cannot be solved at once."""
+    if settings.optimizer is None:
+        raise ValueError(
+            "vectorised must be False for solve, got True: solve decides by values, "
+            "which torch.func.vmap does not show. Pass vectorised=False, or optimizer= "
+            "and steps=."
+        )
+    if not settings.penalty.separable:
+        raise ValueError(
+            f"vectorised must be False for the penalty {settings.penalty!r}, got True: "
+            "it would couple or confuse the strengths. Pass vectorised=False."
+        )
+
+
+def _fit(
+    loss: Callable[[Any], Tensor], start: Params, strength: float, settings: Settings
+) -> Params:
+    if settings.optimizer is not None:
+        make, steps = settings.optimizer, settings.steps
+        return _trained(loss, start, lambda named: make(named, strength), steps)
+    limits = {"tol": settings.tol, "max_iterations": settings.max_iterations}
+    with warnings.catch_warnings():
+        # The path warns once, of all strengths.
+        warnings.filterwarnings("ignore", category=UserWarning, module=__name__)
+        return solve(loss, start, strength, **settings.problem, **limits).params
+
+
+def _trained(
+    loss: Callable[[Any], Tensor],
+    params: Params,
+    make: Callable[[Any], torch.optim.Optimizer],
+    steps: int,
+) -> Params:
+    """Takes full-batch steps."""
+    params = map_tensors(lambda x: torch.nn.Parameter(x.clone()), params)
+    optimizer = make(named_leaves(params))
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss(params).backward()
+        optimizer.step()
+    return map_tensors(lambda x: x.detach(), params)
+
+
+def _trained_at_once(
+    loss: Callable[[Any], Tensor],
+    start: Params,
+    strengths: np.ndarray,
+    settings: Settings,
+) -> Params:
+    """Takes full-batch steps of all strengths at once.
+
+    The parameters of all strengths are one tensor to the optimizer, which does to each
+    element what it would do to it alone; the sum of the losses has the gradients of
+    each.
+    """
+    many, spread = len(strengths), {}
+    flags = selected(settings.mask, start)
+    for (name, x), flag in zip(named_leaves(start), flags, strict=True):
+        shape = (many, *([1] * x.dim()))
+        given = torch.tensor(strengths, dtype=x.dtype, device=x.device).view(shape)
+        # With the axis of strengths a bias may look like a weight to a mask.
+        spread[name] = given if flag else torch.zeros_like(given)
+
+    def make(named: Any) -> torch.optim.Optimizer:
+        optimizer = settings.optimizer(named, spread)
+        if getattr(optimizer, "metric", "coordinate") == "tensor":
+            raise ValueError(
+                "vectorised must be False with metric='tensor', got True: it would mix "
+                "the strengths. Pass vectorised=False."
+            )
+        return optimizer
+
+    stacked = map_tensors(lambda x: x.expand(many, *x.shape).contiguous(), start)
+    losses = torch.func.vmap(loss)
+    return _trained(lambda params: losses(params).sum(), stacked, make, settings.steps)
+
+
+def _measured(
+    loss: Callable[[Any], Tensor], params: Params, strength: float, problem: Any
+) -> tuple[float, ...]:
+    """Gives the objective, the loss, and both sizes of the residual."""
+    value = loss(params)
+    leaves = [x for _, x in named_leaves(params)]
+    found = iter(torch.autograd.grad(value, leaves, allow_unused=True))
+    grads = map_tensors(lambda _: next(found), params)
+    with torch.no_grad():
+        residual = optimality_residual(grads, params, strength, **problem)
+        objective = value + penalty_value(params, strength, **problem)
+    return float(objective), float(value.detach()), *map(float, residual)
+
+
+def _stack(parts: Sequence[Params]) -> Params:
+    if isinstance(parts[0], Tensor):
+        return torch.stack(list(parts))
+    return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}

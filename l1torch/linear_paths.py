@@ -1,0 +1,274 @@
+"""Paths of linear models: for many strengths, and to a number of features."""
+
+import math
+import numbers
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from l1torch.full_batch import measure_all
+from l1torch.linear import LinearSolution, solve_linear
+from l1torch.masks import weights_only
+from l1torch.path import RegularisationPath, warn_unless_converged
+from l1torch.penalties import l1
+from l1torch.penalty import Penalty
+from l1torch.strengths import check_spacing, check_strengths, spaced_strengths
+
+_ALL_ZERO = 1e30
+"""A strength at which no penalised weight is left, in single precision, too."""
+
+
+class KeptFeatures(NamedTuple):
+    """What `keep_features` found."""
+
+    features: np.ndarray
+    """The indices of the features kept, rising."""
+    exact: bool
+    """Whether they are as many as asked for; else they are fewer."""
+    strength: float
+    """The strength that keeps them, in units of the loss."""
+    solution: LinearSolution
+    """The solution at this strength."""
+
+
+def linear_path(
+    X: Tensor,
+    y: Tensor,
+    strengths: Sequence[float] | None = None,
+    *,
+    count: int = 100,
+    ratio: float = 1e-3,
+    loss: str = "squared",
+    penalty: Penalty = l1(),
+    fit_intercept: bool = True,
+    method: str = "auto",
+    tol: float = 1e-6,
+    max_iterations: int = 10_000,
+) -> RegularisationPath:
+    """Solves a linear model for many strengths, each from the one before.
+
+    Args:
+      X: of shape (n, p).
+      y: of shape (n,): numbers, labels 0 and 1, or classes, see `solve_linear`.
+      strengths: positive, strictly falling, in units of the loss. By default `count`
+        of them, log-spaced from the smallest at which all weights are zero down to
+        `ratio` times it.
+      count: how many strengths, if none are given.
+      ratio: the smallest strength over the largest, if none are given.
+      loss: "squared", "logistic" or "multinomial", see `solve_linear`.
+      penalty: the penalty, of unit strength.
+      fit_intercept: whether there is an intercept, which is not penalised.
+      method: of `solve_linear`.
+      tol: of `solve_linear`: the duality gap, relative to the objective.
+      max_iterations: of `solve_linear`, for each strength.
+
+    Returns:
+      A `RegularisationPath`, whose parameters are a mapping with `coef` and
+      `intercept`, and which has the gaps.
+
+    Warns:
+      UserWarning: once, naming the strengths that did not converge.
+
+    Raises:
+      TypeError: strengths that are no numbers.
+      ValueError: strengths that are empty, not positive and finite, or not falling;
+        `count` or `ratio` out of range; data that do not fit, see `solve_linear`.
+
+    Example:
+      >>> X, y = torch.eye(4) * 2, torch.tensor([2.0, 1.0, 0.5, 0.0])
+      >>> path = linear_path(X, y, [0.5, 0.125], fit_intercept=False)
+      >>> print(path.strengths, path.nnz)
+      [0.5   0.125] [1 3]
+    """
+    problem = {"loss": loss, "penalty": penalty, "fit_intercept": fit_intercept}
+    strengths = linear_strengths(X, y, strengths, count, ratio, **problem)
+    limits = {"method": method, "tol": tol, "max_iterations": max_iterations}
+    params, found = solve_all(X, y, strengths, **problem, **limits)
+    settings = {"penalty": penalty, "mask": weights_only}
+    fits = measure_all(_mean_loss(loss), params, strengths, settings, X, y)
+    path = RegularisationPath(
+        strengths=strengths,
+        **fits._asdict(),
+        nnz=np.array([torch.count_nonzero(one.coef) for one in found]),
+        size=found[0].coef.numel(),
+        converged=np.array([bool(one.converged) for one in found]),
+        gap=np.array([float(one.relative_gap) for one in found]),
+    )
+    warn_unless_converged(
+        *(path, f"a relative gap of tol={tol:g}", path.gap),
+        "Raise max_iterations, or tol; or scale the columns of X.",
+    )
+    return path
+
+
+def keep_features(
+    X: Tensor,
+    y: Tensor,
+    k: int,
+    *,
+    count: int = 100,
+    ratio: float = 1e-3,
+    loss: str = "squared",
+    penalty: Penalty = l1(),
+    fit_intercept: bool = True,
+    method: str = "auto",
+    tol: float = 1e-6,
+    max_iterations: int = 10_000,
+) -> KeptFeatures:
+    """Finds a linear model that uses k of the features.
+
+    It walks down the path, as `linear_path` does, until more than k features have
+    weights that are not zero, and takes the last strength before, the weakest that
+    keeps k. If that one keeps fewer, the strengths between the two are bisected. Where
+    a path jumps over k, as it does if features are equal, or ends before, fewer than
+    k are kept, and the result says so.
+
+    Args:
+      X: of shape (n, p).
+      y: of shape (n,): numbers, labels 0 and 1, or classes, see `solve_linear`.
+      k: how many features to keep, in 0..p.
+      count: how many strengths to walk down at most.
+      ratio: the smallest strength over the largest.
+      loss: "squared", "logistic" or "multinomial", where a feature counts if the
+        weight of any class is not zero; see `solve_linear`.
+      penalty: the penalty, of unit strength.
+      fit_intercept: whether there is an intercept, which is not penalised.
+      method: of `solve_linear`.
+      tol: of `solve_linear`.
+      max_iterations: of `solve_linear`, for each strength.
+
+    Returns:
+      A `KeptFeatures`.
+
+    Raises:
+      ValueError: k outside 0..p; `count` or `ratio` out of range; data that do not
+        fit, see `solve_linear`.
+
+    Example:
+      >>> X = torch.eye(4) * 2
+      >>> kept = keep_features(X, torch.tensor([4.0, 1.0, 3.0, 2.0]), 2)
+      >>> kept.features, kept.exact
+      (array([0, 2]), True)
+    """
+    require_k(k, tuple(X.shape))
+    problem = {"loss": loss, "penalty": penalty, "fit_intercept": fit_intercept}
+    strengths = linear_strengths(X, y, None, count, ratio, **problem)
+    limits = {"method": method, "tol": tol, "max_iterations": max_iterations}
+
+    def solved(strength: float, init: LinearSolution | None) -> KeptFeatures:
+        found = _solved(X, y, strength, **problem, **limits, init=init)
+        rows = found.coef.numpy(force=True).reshape(X.shape[1], -1)
+        features = np.flatnonzero((rows != 0).any(1))
+        return KeptFeatures(features, len(features) == k, strength, found)
+
+    kept, beyond = None, None
+    for strength in strengths.tolist():
+        found = solved(strength, kept and kept.solution)
+        if len(found.features) > k:
+            beyond = strength
+            break
+        kept = found
+    if kept is None:  # rounding at the largest strength
+        kept = solved(2 * strengths[0].item(), None)
+    while beyond is not None and not kept.exact and kept.strength > beyond * (1 + 1e-9):
+        strength = math.sqrt(kept.strength * beyond)
+        found = solved(strength, kept.solution)
+        if len(found.features) > k:
+            beyond = strength
+        else:
+            kept = found
+    if not kept.solution.converged:
+        warnings.warn(
+            f"the solution at strength {kept.strength:.3g} did not converge to a "
+            f"relative gap of tol={tol:g}, it reached "
+            f"{float(kept.solution.relative_gap):.2g}. Raise max_iterations, or tol; "
+            "or scale the columns of X.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return kept
+
+
+def solve_all(
+    X: Tensor,
+    y: Tensor,
+    strengths: np.ndarray,
+    *,
+    fit_intercept: bool,
+    **kwargs: Any,
+) -> tuple[dict[str, Tensor], list[LinearSolution]]:
+    """Solves for falling strengths; gives the parameters stacked, and the solutions."""
+    found: list[LinearSolution] = []
+    for strength in strengths.tolist():
+        kwargs["init"] = found[-1] if found else None
+        found.append(_solved(X, y, strength, fit_intercept=fit_intercept, **kwargs))
+    params = {"coef": torch.stack([one.coef for one in found])}
+    if fit_intercept:
+        params["intercept"] = torch.stack([one.intercept for one in found])
+    return params, found
+
+
+def linear_strengths(
+    X: Tensor,
+    y: Tensor,
+    strengths: Sequence[float] | None,
+    count: int,
+    ratio: float,
+    *,
+    loss: str,
+    penalty: Penalty,
+    fit_intercept: bool,
+) -> np.ndarray:
+    """Checks the strengths given, or spaces some from the largest that is of use."""
+    if strengths is not None:
+        return check_strengths(strengths)
+    check_spacing(count, ratio)
+    problem = {"loss": loss, "penalty": penalty, "fit_intercept": fit_intercept}
+    params, _ = solve_all(X, y, np.array([_ALL_ZERO]), **problem, tol=1e-12)
+    start = {name: x[0] for name, x in params.items()}
+    start["coef"].requires_grad_()
+    (grad,) = torch.autograd.grad(_mean_loss(loss)(start, X, y), start["coef"])
+    top = penalty.at("coef", tuple(grad.shape)).lambda_max(grad)
+    return spaced_strengths(float(top), count, ratio)
+
+
+def mean_losses(X: Tensor, y: Tensor, params: Any, loss: str) -> np.ndarray:
+    """Gives the mean loss of each of a path's solutions on further data."""
+    losses = torch.func.vmap(_mean_loss(loss), (0, None, None))(params, X, y)
+    return losses.double().numpy(force=True)
+
+
+def require_k(k: int, shape: tuple[int, ...]) -> None:
+    """Raises unless it is a number of features."""
+    whole = isinstance(k, numbers.Integral) and not isinstance(k, bool)
+    if len(shape) == 2 and not (whole and 0 <= k <= shape[1]):
+        raise ValueError(
+            f"k must be an integer in 0..{shape[1]}, the number of features, got "
+            f"{k!r}. Pass how many to keep."
+        )
+
+
+def _mean_loss(loss: str) -> Callable[..., Tensor]:
+    """Gives the mean loss as a function of the parameters, X and y."""
+
+    def mean_loss(params: Any, X: Tensor, y: Tensor) -> Tensor:
+        coef = params["coef"]
+        scores = X.to(coef.dtype) @ coef + params.get("intercept", 0.0)
+        if loss == "squared":
+            return ((scores - y) ** 2).mean() / 2
+        if loss == "logistic":
+            return (torch.nn.functional.softplus(scores) - y * scores).mean()
+        return torch.nn.functional.cross_entropy(scores, y.long())
+
+    return mean_loss
+
+
+def _solved(*args: Any, **settings: Any) -> LinearSolution:
+    with warnings.catch_warnings():
+        # The path warns once, of all strengths.
+        warnings.filterwarnings("ignore", category=UserWarning, module=__name__)
+        return solve_linear(*args, **settings)

@@ -1,0 +1,193 @@
+"""Newton's method for linear models with an L1 penalty, on a working set."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from l1torch.design import Design
+from l1torch.duality import FreeColumns, PenaltyTerms, dual_value, null_objective
+from l1torch.linear_losses import LinearLoss
+from l1torch.quadratic import minimise
+
+_FIRST_SET = 128
+"""How many coefficients to begin with."""
+
+
+class NewtonSolver:
+    """A proximal Newton method (Lee, Sun and Saunders, 2014) with working sets.
+
+    A round computes the gradient by all coefficients and the duality gap, adds to the
+    working set as many of the worst violations as there are coefficients in use,
+    minimises the quadratic model of the objective on the set, and goes there. With the
+    squared loss the model is exact, and the matrix of products of columns is kept.
+
+    Attributes:
+      null: the objective of zero coefficients.
+    """
+
+    def __init__(
+        self,
+        design: Design,
+        loss: LinearLoss,
+        targets: Tensor,
+        terms: PenaltyTerms,
+        intercept: bool,
+        everything: bool,
+    ) -> None:
+        self._design, self._loss, self._targets = design, loss, targets
+        self._terms, self._intercept = terms, intercept
+        self._everything = everything
+        self._slopes = terms.slopes.reshape(-1)
+        self._ridge = terms.ridge.reshape(-1)
+        self._floor = terms.floor.reshape(-1)
+        self._free = FreeColumns(design, terms, intercept)
+        self._chosen = torch.zeros(0, dtype=torch.long)
+        self._columns = torch.zeros((design.n, 0), dtype=torch.float64)
+        self._means = torch.zeros(0, dtype=torch.float64)
+        self._gram = torch.zeros((0, 0), dtype=torch.float64)
+        self.null = null_objective(loss, targets, intercept)
+
+    def run(
+        self, coef: Tensor, intercept: Tensor, tol: float, max_iterations: int
+    ) -> tuple[float, int]:
+        """Moves coefficients of shape (p, k) and an intercept (k,) in place.
+
+        Returns:
+          The best lower bound found of the objective, and the rounds taken.
+        """
+        loss, targets, terms = self._loss, self._targets, self._terms
+        scores = self._design.scores(coef) + intercept
+        bound, least, stalled, precise = -math.inf, math.inf, 0, False
+        for iteration in range(max_iterations + 1):
+            scores, add, exact = self._free.fit(loss, targets, scores)
+            add(coef, intercept)
+            residual = loss.residual(scores, targets)
+            objective = loss.value(scores, targets) + terms.value(coef)
+            while True:
+                grad = self._design.gradient(residual, precise)
+                dual = -math.inf
+                if exact:
+                    dual = dual_value(loss, targets, residual, grad, coef, terms)
+                rough = objective - dual > max(100 * tol, 1e-3) * self.null
+                if precise or (rough and iteration < max_iterations):
+                    break
+                # Single precision shows where to go, but cannot certify.
+                precise = True
+            if precise:
+                # Any lower bound holds for all coefficients.
+                bound = dual = max(bound, dual)
+            gap = objective - dual
+            stalled = 0 if gap < least else stalled + 1
+            least = min(gap, least)
+            converged = precise and gap <= tol * self.null
+            if converged or iteration == max_iterations or stalled > 10:
+                break
+            violation = terms.violation(coef, grad).reshape(-1)
+            self._choose(violation, torch.nonzero(coef.reshape(-1))[:, 0])
+            # A violation of a coefficient costs its size times the violation.
+            size = float(coef.abs().sum()) or math.inf
+            accuracy = float(violation.max()) / (4 if loss.quadratic else 100)
+            if size < math.inf:
+                accuracy = min(accuracy, gap / (10 * size))
+            if self._everything:
+                accuracy = min(accuracy, tol * self.null / (4 * size))
+            scores = self._step(coef, intercept, scores, grad, accuracy)
+        return bound, iteration
+
+    def _choose(self, violation: Tensor, support: Tensor) -> None:
+        """Adds the worst violations to the working set."""
+        kept = self._chosen if self._loss.quadratic else support
+        violating = violation > 0
+        room = max(_FIRST_SET, len(support))
+        if self._everything:
+            violating, room = self._slopes.isfinite(), len(violation)
+        violating[kept] = False
+        new = torch.nonzero(violating)[:, 0]
+        if len(new) > room:
+            new = new[violation[new].topk(room).indices]
+        if not self._loss.quadratic:
+            self._chosen = torch.cat([kept, new])
+            self._columns, self._means = self._centred(self._chosen)
+        elif len(new):
+            columns, means = self._centred(new)
+            self._chosen = torch.cat([kept, new])
+            corner = self._columns.T @ columns / len(columns)
+            block = columns.T @ columns / len(columns)
+            self._gram = torch.cat(
+                [
+                    torch.cat([self._gram, corner], 1),
+                    torch.cat([corner.T, block], 1),
+                ]
+            )
+            self._columns = torch.cat([self._columns, columns], 1)
+            self._means = torch.cat([self._means, means])
+
+    def _centred(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """Gives the columns of some coefficients, and the means taken off them."""
+        columns = self._design.columns(flat // self._targets.shape[1])
+        means = columns.mean(0) if self._intercept else torch.zeros_like(columns[0])
+        columns -= means
+        return columns, means
+
+    def _step(
+        self,
+        coef: Tensor,
+        intercept: Tensor,
+        scores: Tensor,
+        grad: Tensor,
+        accuracy: float,
+    ) -> Tensor:
+        """Goes to the minimum of the model, or as far as helps; gives the scores."""
+        chosen, k = self._chosen, coef.shape[1]
+        flat, m = coef.reshape(-1), len(chosen)
+        classes, columns = chosen % k, self._columns
+        w, g = flat[chosen], grad.reshape(-1)[chosen]
+        slopes, ridge = self._slopes[chosen], self._ridge[chosen]
+        floor = self._floor[chosen]
+        # The columns have mean 0: with the squared loss the intercept stays optimal.
+        joint = self._intercept and not self._loss.quadratic
+        if joint:
+            zeros = torch.zeros(k, dtype=torch.float64)
+            columns = torch.cat([columns, torch.ones((len(columns), k)).double()], 1)
+            classes = torch.cat([classes, torch.arange(k)])
+            w, g = torch.cat([w, zeros]), torch.cat([g, zeros])
+            slopes = torch.cat([slopes, zeros])
+            ridge = torch.cat([ridge, zeros])
+            floor = torch.cat([floor, zeros - math.inf])
+        H = self._gram
+        if not self._loss.quadratic:
+            H = self._loss.hessian(columns, classes, scores)
+        if ridge.any():
+            H = H + torch.diag(ridge)
+        # g is of the loss alone, H with the ridge: H w - g leaves no ridge in c.
+        c = H @ w - g - ridge * w
+        new = minimise(H, c, slopes, floor, w, accuracy)
+        step = new - w
+        by_class = torch.zeros((len(step), k), dtype=torch.float64)
+        by_class[torch.arange(len(step)), classes] = step
+        moved = columns @ by_class
+
+        def objective(size: float) -> float:
+            at = w + size * step
+            penalty = float(slopes @ at.abs() + ridge @ at**2 / 2)
+            return self._loss.value(scores + size * moved, self._targets) + penalty
+
+        size = 1.0
+        if not self._loss.quadratic:
+            before = objective(0.0)
+            change = slopes @ (new.abs() - w.abs()) + ridge @ (new**2 - w**2) / 2
+            decrease = float(g @ step + change)
+            # Near the end rounding hides the decrease.
+            slack = 1e-15 * abs(before)
+            while objective(size) > before + 1e-4 * size * decrease + slack:
+                size /= 2
+                if size < 1e-10:
+                    return scores
+            new = new if size == 1 else w + size * step
+        flat[chosen] = new[:m]
+        if self._intercept:
+            intercept.index_add_(0, classes[:m], -self._means * (size * step[:m]))
+        if joint:
+            intercept += size * step[m:]
+        return scores + size * moved

@@ -1,0 +1,190 @@
+"""Drawing a regularisation path."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from l1torch.leaves import describe, named_leaves
+from l1torch.path import RegularisationPath
+
+_STYLES = ("-", "--", "-.", ":")
+
+
+def plot_path(
+    path: RegularisationPath,
+    *,
+    strength: float | None = None,
+    labels: Sequence[str] | None = None,
+    params: str | None = None,
+    named: int = 8,
+    axes: Sequence[Any] | None = None,
+) -> Any:
+    """Draws a path: how many weights are not zero, and below it every weight.
+
+    Both are drawn against the strength, which falls to the right on a logarithmic
+    axis. The `named` largest weights at the end are labelled beside their lines. The
+    colours differ in lightness, too, so that the figure may be printed in grey.
+
+    Args:
+      path: of `regularisation_path` or `linear_path`.
+      strength: one that has been chosen, in units of the loss, marked by a vertical
+        line; it need not be one of the path's.
+      labels: a name for each element of the weights drawn, in their flat order; by
+        default their indices.
+      params: the key of the array to draw, where the parameters are a mapping; by
+        default the arrays of more than one element, one after the other.
+      named: how many weights to label.
+      axes: two matplotlib axes to draw into, for the number and for the weights; by
+        default those of a new figure.
+
+    Returns:
+      The matplotlib `Figure`; write it with `savefig`.
+
+    Raises:
+      ImportError: matplotlib is not installed.
+      ValueError: labels, params or axes that do not fit the path; a strength that is
+        not positive.
+
+    Example:
+      >>> import torch
+      >>> from l1torch.path import regularisation_path
+      >>> loss = lambda w: ((w - torch.tensor([1.0, 0.4])) ** 2).sum() / 2
+      >>> path = regularisation_path(loss, torch.zeros(2), [0.9, 0.5, 0.1])
+      >>> figure = plot_path(path, strength=0.5, labels=["age", "size"])
+      >>> figure.savefig("path.png")  # doctest: +SKIP
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "plot_path needs matplotlib, which is not installed. Install it, or "
+            "l1twins with its extra [examples]."
+        ) from error
+    weights = _weights(path, params)
+    if labels is None:
+        labels = [str(i) for i in range(weights.shape[1])]
+    if len(labels) != weights.shape[1]:
+        raise ValueError(
+            f"labels must be {weights.shape[1]} names, one for each weight, got "
+            f"{len(labels)}. Pass one for each, or None."
+        )
+    if strength is not None and not 0 < strength < np.inf:
+        raise ValueError(
+            f"strength must be positive and finite, got {strength!r}. Pass the one "
+            "that was chosen, or None."
+        )
+    if axes is None:
+        figure = Figure(figsize=(7, 5.5), layout="constrained")
+        axes = figure.subplots(
+            2, 1, sharex=True, gridspec_kw={"height_ratios": [1, 3]}
+        ).tolist()
+    if len(axes) != 2:
+        raise ValueError(
+            f"axes must be two, for the number and for the weights, got {len(axes)}. "
+            "Pass two, or None."
+        )
+    above, below = axes
+    _draw_counts(above, path)
+    _draw_weights(below, path, weights, labels, named)
+    for one in axes:
+        one.set_xscale("log")
+        one.set_xlim(*_limits(path.strengths, strength))
+        if strength is not None:
+            one.axvline(strength, color="0", linewidth=1, linestyle=(0, (6, 3)))
+    if strength is not None:
+        above.annotate(
+            f"chosen: {strength:.3g}",
+            *((strength, 1.0), (0, 2)),
+            xycoords=above.get_xaxis_transform(),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8,
+        )
+    return below.figure
+
+
+def _weights(path: RegularisationPath, key: str | None) -> np.ndarray:
+    """Gives the weights as an array of shape (strengths, weights)."""
+    if key is None:
+        arrays = [x.double().numpy(force=True) for _, x in named_leaves(path.params)]
+        chosen = [x for x in arrays if x.size > len(path)] or arrays
+    elif isinstance(path.params, Mapping) and key in path.params:
+        chosen = [path.params[key].double().numpy(force=True)]
+    else:
+        raise ValueError(
+            f"params must be a key of the path's parameters, got {key!r}. Pass one of "
+            f"{describe(named_leaves(path.params))}, or None."
+        )
+    return np.concatenate([x.reshape(len(path), -1) for x in chosen], axis=1)
+
+
+def _draw_counts(axes: Any, path: RegularisationPath) -> None:
+    axes.step(path.strengths, path.nnz, color="0", where="mid", linewidth=1.2)
+    axes.set_ylabel(f"not zero,\nof {path.size}")
+    axes.set_ylim(0, None)
+    missed = ~path.converged
+    if missed.any():
+        axes.plot(
+            *(path.strengths[missed], path.nnz[missed], "x"),
+            **{"color": "0", "markersize": 5, "label": "not converged"},
+        )
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _draw_weights(
+    axes: Any,
+    path: RegularisationPath,
+    weights: np.ndarray,
+    labels: Sequence[str],
+    named: int,
+) -> None:
+    from matplotlib import colormaps
+
+    axes.axhline(0, color="0.6", linewidth=0.8)
+    # Dark is what comes in first.
+    first = np.where((weights != 0).any(0), (weights != 0).argmax(0), len(path))
+    drawn = [i for i in np.argsort(first, kind="stable") if first[i] < len(path)]
+    shades = colormaps["viridis"](np.linspace(0, 0.85, max(len(drawn), 1)))
+    for place, i in enumerate(drawn):
+        since = slice(max(first[i] - 1, 0), None)
+        axes.plot(
+            *(path.strengths[since], weights[since, i], _STYLES[place % len(_STYLES)]),
+            **{"color": shades[place], "linewidth": 1.2},
+        )
+    axes.set_xlabel("strength (units of the loss)")
+    axes.set_ylabel("weight (per unit of its input)")
+    largest = np.argsort(-np.abs(weights[-1]), kind="stable")[: max(named, 0)]
+    for i, height in _spread(weights[-1], largest, axes.get_ylim()):
+        axes.annotate(
+            labels[i],
+            (path.strengths[-1], weights[-1, i]),
+            (1.01, height),
+            textcoords=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=8,
+            annotation_clip=False,
+        )
+
+
+def _spread(
+    ends: np.ndarray, chosen: np.ndarray, limits: tuple[float, float]
+) -> list[tuple[int, float]]:
+    """Moves labels up until none covers another."""
+    room = (limits[1] - limits[0]) * 0.04
+    placed, floor = [], -np.inf
+    for i in sorted(chosen[ends[chosen] != 0], key=lambda i: ends[i]):
+        height = max(ends[i], floor)
+        placed.append((int(i), float(height)))
+        floor = height + room
+    return placed
+
+
+def _limits(strengths: np.ndarray, strength: float | None) -> tuple[float, float]:
+    """The largest strength on the left; a single one in the middle."""
+    shown = strengths if strength is None else np.append(strengths, strength)
+    largest, smallest = shown.max(), shown.min()
+    if largest == smallest:
+        return largest * 2, smallest / 2
+    return largest, smallest

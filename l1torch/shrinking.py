@@ -1,0 +1,156 @@
+"""The prox behind an optimizer's step: thresholds by its state, applied in place."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from l1torch.groups import Group, as_number
+from l1torch.hyperparameters import Number, product
+from l1torch.kernels import ratios_by_root, shrink_by_root_
+from l1torch.leaves import blocks, compute_dtype
+from l1torch.parts import (
+    State,
+    divides_by_root,
+    parts,
+    scalar_step,
+    tensor_step,
+    whole,
+)
+from l1torch.penalties import l1
+from l1torch.penalty import Penalty
+from l1torch.sharding import local
+from l1torch.step_sizes import EffectiveStep, step_size_of
+from l1torch.thresholds import Metric, floor_of, threshold_of
+from l1torch.windows import BUDGETS, shrink_
+
+
+@dataclasses.dataclass(frozen=True)
+class Shrinking:
+    """How an optimizer's parameters are shrunk, one by one."""
+
+    known: type[torch.optim.Optimizer] | None
+    """The class that tells of its step; None for the learning rate alone."""
+    penalty: Penalty
+    metric: Metric
+    max_ratio: float
+    window: float
+    fused: bool
+
+    def shrink_(
+        self, param: Tensor, state: State, strength: Number, group: Group
+    ) -> None:
+        """Applies the prox of a separable penalty, in parts."""
+        if self.window != 1:
+            for key in BUDGETS:
+                if key not in state:
+                    state[key] = torch.zeros_like(
+                        param, dtype=compute_dtype(param.dtype)
+                    )
+        step = self._step_of(param, state, group)
+        if step is not None and self.window == 1:
+            threshold = self._threshold(step, strength, param.dtype)
+            self.penalty.prox_(param, threshold)
+            return
+        if self._shrink_by_root(param, state, strength, group):
+            return
+        for x, part, part_strength in parts(param, state, strength):
+            part_step = step or step_size_of(self.known)(part, group)
+            threshold = self._threshold(part_step, part_strength, param.dtype)
+            if self.window == 1:
+                self.penalty.prox_(x, threshold)
+            else:
+                shrink_(x, threshold, *(part[key] for key in BUDGETS), self.window)
+
+    def whole_threshold(
+        self, param: Tensor, state: State, strength: Number, group: Group
+    ) -> Number:
+        """Gives the threshold for a penalty that needs all of a parameter at once."""
+        step = self._step_of(param, state, group)
+        if step is None:
+            step = step_size_of(self.known)(whole(param, state), group)
+        return self._threshold(step, strength, param.dtype)
+
+    def ratios(self, param: Tensor, state: State, group: Group) -> Iterator[Tensor]:
+        """Yields, in parts, the strength that makes each weight zero under L1."""
+        dtype = compute_dtype(param.dtype)
+        step = self._step_of(param, state, group)
+        if step is not None:
+            unit = self._threshold(step, 1.0, param.dtype)
+            if not isinstance(unit, Tensor):
+                unit = torch.full((), unit, dtype=dtype, device=param.device)
+            for (x,) in blocks(param):
+                yield (x.to(dtype) / unit).abs_()
+            return
+        if divides_by_root(step_size_of(self.known), param, state, group):
+            root_step = step_size_of(self.known)(state, group)
+            quick = ratios_by_root(param, root_step.denominator, root_step.scale)
+            if quick is not None:
+                yield from quick
+                return
+        for x, part, _ in parts(param, state, 0.0):
+            unit = self._threshold(step_size_of(self.known)(part, group), 1.0, x.dtype)
+            yield (x.to(dtype) / unit).abs_()
+
+    def zeros(
+        self, name: str, param: Tensor, state: State, group: Group, strength: Number
+    ) -> Tensor:
+        """Counts, in this process's shard, what the prox would make zero."""
+        if not self.penalty.separable:
+            threshold = self.whole_threshold(param, state, strength, group)
+            penalty = self.penalty.at(name, tuple(param.shape))
+            return (local(penalty.prox(param, threshold)) == 0).sum()
+        step = self._step_of(param, state, group)
+        counts = []
+        for x, part, _ in parts(param, state, 0.0):
+            part_step = step or step_size_of(self.known)(part, group)
+            threshold = self._threshold(part_step, strength, param.dtype)
+            counts.append((self.penalty.prox(x, threshold) == 0).sum())
+        return torch.stack(counts).sum()
+
+    def _step_of(
+        self, param: Tensor, state: State, group: Group
+    ) -> EffectiveStep | None:
+        """Gives the step that is one for the whole parameter, if there is one."""
+        if self.known is None:
+            return EffectiveStep(as_number(group["lr"]))
+        if self.metric == "coordinate":
+            return None
+        one_step = tensor_step if self.metric == "tensor" else scalar_step
+        return one_step(step_size_of(self.known), param, state, group)
+
+    def _shrink_by_root(
+        self, param: Tensor, state: State, strength: Number, group: Group
+    ) -> bool:
+        """Takes the quick way from Adam's second moments to the prox, if it is open."""
+        if self.metric != "coordinate" or self.known is None:
+            return False
+        if self.window != 1 or type(self.penalty) is not type(l1()):
+            return False
+        if isinstance(strength, Tensor) and strength.dim() > 0:
+            return False
+        step_size = step_size_of(self.known)
+        if not divides_by_root(step_size, param, state, group):
+            return False  # other denominators would be worked out whole
+        shards = {k: local(v) if isinstance(v, Tensor) else v for k, v in state.items()}
+        step = step_size(shards, group)
+        dtype = compute_dtype(param.dtype)
+        pull = product(step.scale, strength, dtype)
+        floor = floor_of(
+            strength, step.reach, self.max_ratio, self.penalty.least_slope, dtype
+        )
+        x = local(param.detach())
+        return shrink_by_root_(x, step.denominator, pull, floor, self.fused)
+
+    def _threshold(
+        self, step: EffectiveStep, strength: Number, dtype: torch.dtype
+    ) -> Number:
+        return threshold_of(
+            step,
+            strength,
+            self.metric,
+            self.max_ratio,
+            self.penalty.least_slope,
+            compute_dtype(dtype),
+        )

@@ -1,0 +1,110 @@
+"""The strengths of a path, and the arguments that go with them: checked, spaced."""
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from l1torch.hyperparameters import shape_of
+from l1torch.solvers import check_limits
+
+
+def spaced_strengths(largest: float, count: int, ratio: float) -> np.ndarray:
+    """Gives `count` log-spaced strengths from `largest` to `ratio * largest`."""
+    if not (math.isfinite(largest) and largest > 0):
+        raise ValueError(
+            f"strengths must be given, as lambda_max is {largest}: no strength is "
+            "needed to keep the penalised weights at zero, or none suffices. Pass "
+            "strengths=, or look at the data and at the loss."
+        )
+    exponents = [i / (count - 1) if i else 0.0 for i in range(count)]
+    return np.array([largest * ratio**exponent for exponent in exponents])
+
+
+def check_spacing(count: int, ratio: float) -> None:
+    """Raises unless strengths can be spaced so."""
+    require_count("count", count)
+    if not 0 < ratio < 1:
+        raise ValueError(
+            f"ratio must be in (0, 1), got {ratio!r}. Pass the smallest strength over "
+            "the largest, such as 1e-3."
+        )
+
+
+def check_strengths(strengths: Sequence[float]) -> np.ndarray:
+    """Raises unless they are positive, finite and strictly falling."""
+    try:
+        values = np.asarray(strengths, float)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"strengths must be a sequence of numbers, got {strengths!r}. Pass one "
+            "such as [0.1, 0.01], or None."
+        ) from error
+    if values.ndim != 1 or not values.size:
+        raise ValueError(
+            f"strengths must be a sequence of at least one number, got shape "
+            f"{values.shape}. Pass one such as [0.1, 0.01], or None."
+        )
+    if not (np.isfinite(values).all() and (values > 0).all()):
+        bad = values[~(np.isfinite(values) & (values > 0))]
+        raise ValueError(
+            f"strengths must be positive and finite, got {shorten(bad)}. Leave these "
+            "out; a strength of 0 is the loss alone."
+        )
+    if not (np.diff(values) < 0).all():
+        raise ValueError(
+            f"strengths must be strictly decreasing, got {shorten(values)}. Sort them, "
+            "the largest first, and drop what is there twice."
+        )
+    return values
+
+
+def check_settings(
+    optimizer: Any, steps: int | None, max_iterations: int, tol: float
+) -> None:
+    """Raises unless optimizer, steps, iterations and tolerance are as they must be."""
+    if optimizer is not None and not callable(optimizer):
+        raise TypeError(
+            f"optimizer must be a function of named parameters and the strength, got "
+            f"{optimizer!r}. Pass "
+            "one such as lambda named, s: Proximal(Adam(named, 1e-2), s)."
+        )
+    if (optimizer is None) != (steps is None):
+        raise ValueError(
+            f"steps must be given if and only if optimizer is, got steps={steps!r} and "
+            f"optimizer={optimizer!r}. Pass both, or leave both to solve."
+        )
+    if steps is not None:
+        require_count("steps", steps)
+    check_limits(tol, max_iterations)
+
+
+def require_count(argument: str, value: int) -> None:
+    """Raises unless it is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+        raise ValueError(
+            f"{argument} must be an integer >= 1, got {value!r}. Pass one such as 100."
+        )
+
+
+def require_finite_loss(value: Any) -> None:
+    """Raises unless it is a finite scalar."""
+    if shape_of(value) != ():
+        raise TypeError(
+            f"loss must return a scalar, got shape {shape_of(value)}. Return the mean "
+            "over the data."
+        )
+    if not math.isfinite(value):
+        raise ValueError(
+            f"loss must be finite at the start of the path, got {float(value)}. Look "
+            "for NaN in the data."
+        )
+
+
+def shorten(values: np.ndarray, shown: int = 5) -> str:
+    """Writes the first few numbers for a message."""
+    texts = [f"{value:.3g}" for value in values[:shown]]
+    rest = len(values) - len(texts)
+    return ", ".join(texts) + (f" and {rest} more" if rest else "")

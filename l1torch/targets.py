@@ -1,0 +1,177 @@
+"""Target sparsity: say which fraction of the weights is to be zero, not how strongly.
+
+Few know a strength; many know that they want 90 % zeros. A `TargetSparsity` stands in
+the place of the strength of a proximal optimizer, which then finds the strength itself,
+anew at every step.
+"""
+
+import dataclasses
+import math
+import numbers
+from typing import Literal, get_args
+
+Scope = Literal["global", "array"]
+Method = Literal["quantile", "pi"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetSparsity:
+    """What `target_sparsity` gives; its fields are the arguments of this function."""
+
+    target: float
+    steps: int
+    begin: float
+    end: float
+    scope: Scope
+    method: Method
+    snap: float | None
+
+    def fraction(self, step: int) -> float:
+        """Gives the fraction of zeros wanted after so many steps: the cubic ramp.
+
+        Args:
+          step: how many steps have been taken, this one included.
+        """
+        first, last = self.begin * self.steps, self.end * self.steps
+        left = 1 - min(max((step - first) * (1 / (last - first)), 0.0), 1.0)
+        return self.target * (1 - left * left * left)
+
+    def count(self, step: int, size: int) -> int:
+        """Gives the number of zeros wanted among `size` weights."""
+        full = round(self.target * size)
+        if step >= self.end * self.steps:
+            return full
+        return min(round(self.fraction(step) * size), full)
+
+    @property
+    def snap_step(self) -> int | None:
+        """The step, counted from 1, that prunes to the target; None for never."""
+        return None if self.snap is None else max(1, round(self.snap * self.steps))
+
+
+def target_sparsity(
+    target: float,
+    steps: int,
+    *,
+    begin: float = 0.05,
+    end: float = 0.6,
+    scope: Scope = "global",
+    method: Method = "quantile",
+    snap: float | None = None,
+) -> TargetSparsity:
+    """Asks for a fraction of zeros in place of a strength.
+
+    `Proximal` and `proximal_step` take it wherever they take a strength. Of the
+    penalised weights the fraction `s(t)` is zero after step t, counted from 1::
+
+      s(t) = target * (1 - (1 - u)^3)
+      u = (t / steps - begin) / (end - begin), clipped to [0, 1]
+
+    (Zhu and Gupta, 2017). From `end * steps` on, also after `steps`, it is the target.
+
+    With `method="quantile"` the strength is, at each step, the least at which the prox
+    makes so many zeros: for L1 the s(t)-quantile of `|z| / E` over the penalised
+    weights, `z` being the weights after the optimizer's own step and `E` its effective
+    step, so that `E * strength` is the threshold. Nothing needs tuning. The number of
+    zeros is `round(s(t) * N)`, exactly, apart from ties: zeros that are there already,
+    and weights whose `|z| / E` agree to some units in the last place, of which a large
+    float32 model has a few. The quantile is found by counting, in about five passes
+    that start from the strength before; nothing is sorted. For penalties other than
+    `l1()` the zeros of the prox are counted, which takes one prox a pass, some twenty
+    of them; of groups a whole number is zero, so that there may be up to one more than
+    asked for. `max_ratio` does not act: the ramp does its work.
+
+    With `method="pi"` a proportional-integral controller moves the logarithm of the
+    strength by what the fraction of zeros lacks, at most 0.1 a step: one count a step,
+    but the zeros follow only to about a point, in runs of a thousand steps or more. It
+    starts from the quantile, at the first step that asks for a zero.
+
+    With `snap`, the step `snap * steps` keeps the largest `|z|` and sets the others to
+    zero, so that exactly `round(target * N)` are. From then on the strength is 0 and a
+    weight that is zero stays so, through momentum and Adam: the others are refitted
+    without their bias.
+
+    The strength in use stands in `param_groups[i]["l1"]`, the steps taken in
+    `l1_count`; the state dict saves them, and a run goes on from it as if it had not
+    stopped. A group that has a key `l1` of its own keeps this strength and is not
+    counted, nor is a parameter whose gradient is `None`, which keeps its zeros. A deep
+    network has no largest useful strength to start a search from, since its gradients
+    vanish at zero; a target needs none.
+
+    Args:
+      target: the fraction of the penalised weights to be zero, in [0, 1).
+      steps: the steps of the training, >= 1.
+      begin: when the zeros begin, as a fraction of `steps`.
+      end: when the target is reached, likewise; `0 <= begin < end <= 1`.
+      scope: `"global"` counts all penalised weights together, by one strength;
+        `"array"` counts in each array, with a strength of its own.
+      method: `"quantile"` or `"pi"`, see above.
+      snap: when to prune and freeze, as a fraction of `steps`, in [end, 1]; 0.75 is a
+        good choice. `None`: never.
+
+    Returns:
+      A `TargetSparsity`, to be passed as a strength; it can be hashed and pickled.
+
+    Raises:
+      TypeError: `steps` is no whole number.
+      ValueError: any argument out of its range.
+
+    Example:
+      >>> import torch
+      >>> from l1torch import Proximal
+      >>> w = torch.nn.Parameter(torch.tensor([3.0, -0.1, 2.0, 0.3]))
+      >>> base = torch.optim.SGD([("w", w)], lr=0.1)
+      >>> optimizer = Proximal(base, target_sparsity(0.5, steps=10))
+      >>> w.grad = torch.zeros(4)
+      >>> for _ in range(10):
+      ...     optimizer.step()
+      >>> (w == 0).float().mean().item()
+      0.5
+    """
+    if not _is_number(target) or not 0 <= target < 1:
+        raise ValueError(
+            f"target must be a number in [0, 1), got {target!r}. Pass the fraction of "
+            "zeros, such as 0.9 for 90 %."
+        )
+    if isinstance(steps, bool) or not isinstance(steps, numbers.Integral):
+        raise TypeError(
+            f"steps must be a whole number, got {steps!r} of type "
+            f"{type(steps).__name__}. Pass the number of optimizer steps."
+        )
+    if steps < 1:
+        raise ValueError(
+            f"steps must be >= 1, got {steps!r}. Pass the number of optimizer steps."
+        )
+    if not (_is_number(begin) and _is_number(end) and 0 <= begin < end <= 1):
+        raise ValueError(
+            f"begin and end must be numbers with 0 <= begin < end <= 1, got {begin!r} "
+            f"and {end!r}. Pass fractions of steps, such as 0.05 and 0.6."
+        )
+    for argument, value, choices in (
+        ("scope", scope, get_args(Scope)),
+        ("method", method, get_args(Method)),
+    ):
+        if value not in choices:
+            raise ValueError(
+                f"{argument} must be one of {choices}, got {value!r}. Pass "
+                f"{choices[0]!r} if in doubt."
+            )
+    if snap is not None and not (_is_number(snap) and end <= snap <= 1):
+        raise ValueError(
+            f"snap must be None or a number in [end, 1], got {snap!r} with end={end!r}."
+            " Pass 0.75, or a smaller end."
+        )
+    return TargetSparsity(
+        float(target),
+        int(steps),
+        float(begin),
+        float(end),
+        scope,
+        method,
+        None if snap is None else float(snap),
+    )
+
+
+def _is_number(value: object) -> bool:
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and math.isfinite(value)

@@ -1,0 +1,114 @@
+"""The strength above which all penalised weights are zero."""
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l1torch.certificates import penalised_rows
+from l1torch.fista import Problem
+from l1torch.masks import Mask, weights_only
+from l1torch.penalties import l1
+from l1torch.penalty import Penalty
+from l1torch.solvers import require_tensors, solve
+
+
+def lambda_max(
+    loss: Callable[[Any], Tensor],
+    params: Mapping[str, Tensor],
+    *,
+    penalty: Penalty = l1(),
+    mask: Mask = weights_only,
+    tol: float = 1e-6,
+    max_iterations: int = 10_000,
+) -> Tensor:
+    """Finds the smallest strength at which all penalised weights are zero.
+
+    The penalised weights are set to zero, what is not penalised (the intercept) is
+    fitted, and of the gradient g there the penalty takes what it needs to hold all at
+    zero: `max |g|` for `l1()`, `max |g| / l1_ratio` for the elastic net, the largest
+    norm of a group over its weight for `group_l1()`. For a convex loss and penalty a
+    path of strengths begins here (Friedman, Hastie and Tibshirani, 2010).
+
+    For a deep network it means nothing: with all weights at zero no gradient passes to
+    the hidden layers, so that zero is stationary at every strength. A warning says so
+    if a tensor has no gradient while others are penalised too. Choose a sparsity
+    instead: `target_sparsity`.
+
+    Example:
+      >>> X, y = torch.eye(2), torch.tensor([3.0, -4.0])
+      >>> loss = lambda params: 0.25 * ((X @ params["w"] - y) ** 2).sum()
+      >>> lambda_max(loss, {"w": torch.ones(2)})
+      tensor(2.)
+
+    Args:
+      loss: maps parameters to the mean loss, a scalar, without the penalty.
+      params: a mapping from names to real floating tensors, or one tensor. Only what is
+        not penalised is begun from.
+      penalty: the penalty, of unit strength; it must define a `lambda_max`.
+      mask: the parameters that are penalised, see `weights_only`; `None` means all.
+      tol: the largest gradient to leave of what is not penalised, see `solve`.
+      max_iterations: the most steps to take for it.
+
+    Returns:
+      A scalar, in units of the loss per unit of the penalty; infinite if no strength
+      makes all weights zero, as for ridge.
+
+    Raises:
+      TypeError: as `solve`.
+      ValueError: a penalty without one, such as a constraint; else as `solve`.
+    """
+    require_tensors(params)
+    rows = penalised_rows(params, 0.0, penalty, mask)
+    rows = [row for row in rows if row[1] is not None]
+    for name, x, strength in rows:
+        if strength is not None:  # what has none is to raise before any work
+            penalty.at(name, tuple(x.shape)).lambda_max(torch.zeros_like(x))
+    zeros = {name: torch.zeros_like(x) for name, x, s in rows if s is not None}
+
+    def filled(free: Mapping[str, Tensor]) -> Any:
+        if isinstance(params, Tensor):
+            return zeros[""]
+        return {**params, **zeros, **free}
+
+    free = {name: x for name, x, s in rows if s is None}
+    if free:
+        fitted = solve(
+            lambda free: loss(filled(free)),
+            free,
+            0.0,
+            mask=None,
+            tol=tol,
+            max_iterations=max_iterations,
+        )
+        free = fitted.params
+    values = zeros | free
+    at_zero = [(name, values[name], s) for name, _, s in rows]
+    problem = Problem(loss, filled(free), at_zero, penalty)
+    grads = problem.at(problem.leaves).grads
+    penalised = [
+        (name, x, grad)
+        for (name, x, s), grad in zip(rows, grads, strict=True)
+        if s is not None
+    ]
+    _warn_if_some_vanish(penalised)
+    return functools.reduce(
+        torch.maximum,
+        [penalty.at(name, tuple(x.shape)).lambda_max(g) for name, x, g in penalised],
+    )
+
+
+def _warn_if_some_vanish(rows: list[tuple[str, Tensor, Tensor]]) -> None:
+    gone = [name for name, _, grad in rows if not grad.any()]
+    if gone and len(rows) > 1:
+        warnings.warn(
+            f"lambda_max sees no gradient of {gone} where all penalised weights are "
+            "zero: in a network of several layers zero is stationary at every "
+            "strength, and lambda_max means nothing. Choose a sparsity by "
+            "target_sparsity instead.",
+            UserWarning,
+            stacklevel=3,
+        )
