@@ -35,6 +35,7 @@ from sklearn.model_selection import train_test_split
 
 import l1jax
 import l1torch
+from l1jax.order_statistics import kth_largest
 from l1jax.targets import target_sparsity as jax_target
 from l1torch.targets import target_sparsity as torch_target
 
@@ -122,11 +123,16 @@ def train_jax(
         scores = forward(params, X[batch])
         return optax.softmax_cross_entropy_with_integer_labels(scores, y[batch]).mean()
 
-    def prune(params: Any, zeros: jax.Array) -> Any:
-        kernels = {k: v for k, v in params.items() if k.startswith("kernel")}
-        sizes = jnp.sort(jnp.concatenate([abs(v).ravel() for v in kernels.values()]))
-        cut = jnp.where(zeros > 0, sizes[zeros - 1], -1)
-        return params | {k: jnp.where(abs(v) > cut, v, 0) for k, v in kernels.items()}
+    def prune(new: Any, old: Any, zeros: jax.Array) -> Any:
+        kernels = {
+            k: jnp.where(old[k] == 0, 0, v)  # what is pruned stays so
+            for k, v in new.items()
+            if k.startswith("kernel")
+        }
+        arrays = [abs(v) for v in kernels.values()]
+        cut = kth_largest(arrays, sum(v.size for v in arrays) - zeros + 1)
+        cut = jnp.where(zeros > 0, cut, -1)
+        return new | {k: jnp.where(abs(v) > cut, v, 0) for k, v in kernels.items()}
 
     @jax.jit
     def run(params: Any, batches: jax.Array, sizes: jax.Array) -> Any:
@@ -134,8 +140,10 @@ def train_jax(
             params, state = carry
             grads = jax.grad(loss)(params, x[0])
             updates, state = tx.update(grads, state, params)
-            params = optax.apply_updates(params, updates)
-            return (prune(params, x[1]) if options is None else params, state), None
+            new = optax.apply_updates(params, updates)
+            if options is None:
+                new = prune(new, params, x[1])
+            return (new, state), None
 
         return jax.lax.scan(body, (params, tx.init(params)), (batches, sizes))[0][0]
 
@@ -168,6 +176,7 @@ def train_torch(
             optimizer = l1torch.Proximal(optimizer, goal, **kept)
         kernels = [p for k, p in params.items() if k.startswith("kernel")]
         for batch, zeros in zip(minibatches(len(y), steps, seed), sizes, strict=True):
+            pruned = [p.detach() == 0 for p in kernels]
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(
                 forward(params, X[batch]), y[batch]
@@ -177,6 +186,8 @@ def train_torch(
             scheduled.step()
             if options is None and zeros:
                 with torch.no_grad():
+                    for p, gone in zip(kernels, pruned, strict=True):
+                        p.masked_fill_(gone, 0)
                     each = torch.cat([p.abs().ravel() for p in kernels])
                     cut = each.kthvalue(zeros).values
                     for p in kernels:
@@ -200,6 +211,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
+    # Tensors as small as these gain nothing from threads.
+    torch.set_num_threads(1)
     data, console = load(), Console()
     trainers = {"jax": train_jax, "torch": train_torch}
     if arguments.framework != "both":

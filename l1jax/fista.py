@@ -129,8 +129,7 @@ class Problem:
         moved = _difference(new.leaves, old.leaves)
         # Gradient restart: the extrapolation has led away from where the step goes.
         uphill = self._dot(_difference(ahead.leaves, new.leaves), moved) > 0
-        restart = uphill | ~jnp.isfinite(ahead.loss)
-        inertia = jnp.where(restart, 1, state.inertia)
+        inertia = jnp.where(uphill, 1, state.inertia)
         following = (1 + jnp.sqrt(1 + 4 * inertia**2)) / 2
         weight = (inertia - 1) / following
         residual = self.residual(new)
@@ -178,6 +177,7 @@ class Problem:
         def open_(trial: _Trial) -> jax.Array:
             return ~trial.accepted & (trial.tries < _TRIES) & jnp.isfinite(ahead.loss)
 
+        # Where the loss is not defined ahead, the old point is the next one ahead.
         false = jnp.zeros([], bool)
         first = _Trial(old, curvature, false, false, jnp.zeros([], jnp.int32))
         return jax.lax.while_loop(open_, attempt, first)

@@ -71,7 +71,7 @@ def solve_linear(
     - `"fista"`: `solve`, in the precision of X (in single precision relative gaps end
       near 1e-6); for groups, or where the others take too much memory;
     - `"auto"`: "fista" for groups, "gram" for the squared loss and at most 1000
-      features, otherwise "working_set".
+      features, no more than samples, otherwise "working_set".
 
     Newton's methods compute products with all of X where X is, and what is small on the
     host in double precision, so that float32 data give small gaps, too. The sizes of
@@ -116,7 +116,7 @@ def solve_linear(
     targets = checked_targets(y, design.n, model, fit_intercept)
     shape = coef_shape(design, model, targets)
     terms = penalty_terms(penalty, strength, shape)
-    method = _checked_method(method, model, terms, design.p)
+    method = _checked_method(method, model, terms, design.n, design.p)
     coef, intercept = _start(init, shape, fit_intercept)
     gram = method == "gram"
     solver = NewtonSolver(design, model, targets, terms, fit_intercept, gram)
@@ -164,7 +164,7 @@ def solve_linear(
 
 
 def _checked_method(
-    method: Any, loss: LinearLoss, terms: PenaltyTerms, features: int
+    method: Any, loss: LinearLoss, terms: PenaltyTerms, samples: int, features: int
 ) -> str:
     """Checks the method, and chooses one for "auto"."""
     if not isinstance(method, str) or method not in _METHODS:
@@ -174,7 +174,7 @@ def _checked_method(
         )
     grouped = terms.group is not None
     if method == "auto":
-        few = loss.quadratic and features <= _FEW_FEATURES
+        few = loss.quadratic and features <= min(samples, _FEW_FEATURES)
         return "fista" if grouped else "gram" if few else "working_set"
     if grouped and method != "fista":
         raise ValueError(

@@ -150,8 +150,8 @@ def keep_features(
         fit, see `solve_linear`.
 
     Example:
-      >>> X = jnp.eye(4) * 2
-      >>> kept = keep_features(X, jnp.array([4.0, 1.0, 3.0, 2.0]), 2)
+      >>> X, y = jnp.eye(4) * 2, jnp.array([4.0, 1.0, 3.0, 2.0])
+      >>> kept = keep_features(X, y, 2, fit_intercept=False)
       >>> kept.features, kept.exact
       (array([0, 2]), True)
     """

@@ -34,8 +34,12 @@ def minimise(
     Returns:
       The solution, of shape (m,), or the best point found.
     """
+    if not len(start):
+        return start
     # A column of zeros has no curvature: any positive number will do.
     h = np.where(np.diagonal(H) > 0, np.diagonal(H), 1)
+    # What rounding leaves of a violation.
+    tol = max(tol, 10 * np.finfo(float).eps * float(np.abs(c).max()))
     w, Hw, stretch, steps = start, H @ start, 100.0, 0
     best, least, stalled = start, np.inf, 0
     while steps < max_steps:
@@ -47,7 +51,7 @@ def minimise(
             stalled += 1
         if violation <= tol or stalled > 2:
             break
-        w, taken = _proximal_point(H, c, slopes, floor, w, Hw, h / stretch, tol)
+        w, taken = _proximal_point(H, c, slopes, floor, w, Hw, h / stretch, tol / 10)
         Hw, steps = H @ w, steps + taken
         stretch = min(10 * stretch, 1e8)
     return best
@@ -57,7 +61,7 @@ def largest_violation(w: Array, grad: Array, slopes: Array, floor: Array) -> flo
     """The largest distance of `-grad` to the slopes of the L1 term at `w`."""
     at_zero = np.maximum(np.where(floor < 0, np.abs(grad), -grad) - slopes, 0)
     away = np.abs(grad + slopes * np.sign(w))
-    return float(np.where(w == 0, at_zero, away).max(initial=0))
+    return float(np.where(w == 0, at_zero, away).max())
 
 
 def _proximal_point(
@@ -93,7 +97,7 @@ def _proximal_point(
         error = v - w
         slope = Hv - H @ w
         goal = np.abs(metric * (w - centre)).max() / 10
-        if step > 0 and np.abs(slope).max() <= max(goal, tol / 10):
+        if step > 0 and np.abs(slope).max() <= max(goal, tol):
             break
         support = np.flatnonzero(w)
         direction = -error

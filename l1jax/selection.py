@@ -252,12 +252,12 @@ def information_criterion(
         that is not positive, or for another loss.
 
     Example:
-      >>> from l1jax.linear_paths import linear_path
       >>> import jax.numpy as jnp
+      >>> from l1jax.linear_paths import linear_path
       >>> X = jnp.arange(12.0).reshape(6, 2) % 5
       >>> path = linear_path(X, X[:, 0] + X[:, 1] % 2, [1.0, 0.1, 0.01])
       >>> path.best(-information_criterion(path, n=6)).strength
-      0.01
+      0.1
     """
     if kind not in ("aic", "bic", "ebic"):
         raise ValueError(

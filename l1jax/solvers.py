@@ -68,7 +68,8 @@ def solve(
     If loss and penalty are convex, the result is optimal. Otherwise (a network, or
     `mcp`) it is stationary, and depends on the start.
 
-    It may be compiled, the data closed over, and vmapped over strengths or starts: all
+    A call by itself compiles anew. For many of them put it into a compiled function,
+    the data closed over or an argument. It may be vmapped over strengths or starts: all
     then run until the last has ended, each with the result that it has alone.
 
     Example:
@@ -94,8 +95,8 @@ def solve(
     Returns:
       A `Solution`. Where `converged` is False, `residual` tells how far it is: after
       `max_iterations`; after 1000 steps in which rounding has hidden any progress; or
-      at a NaN, which stays visible. A UserWarning says so outside of
-      compiled functions.
+      at a NaN, which stays visible. A UserWarning says so outside of compiled
+      functions.
 
     Raises:
       TypeError: a loss that gives no real scalar; parameters that are not real

@@ -126,9 +126,9 @@ def target_sparsity(
       >>> target = target_sparsity(0.5, steps=10)
       >>> tx = l1jax.proximal(optax.sgd, 0.1, target)
       >>> params = {"w": jnp.array([3.0, -0.1, 2.0, 0.3])}
-      >>> state = tx.init(params)
+      >>> state, update = tx.init(params), jax.jit(tx.update)
       >>> for _ in range(10):
-      ...     updates, state = tx.update({"w": jnp.zeros(4)}, state, params)
+      ...     updates, state = update({"w": jnp.zeros(4)}, state, params)
       ...     params = optax.apply_updates(params, updates)
       >>> print((params["w"] == 0).mean())
       0.5

@@ -141,8 +141,7 @@ class Problem:
         moved = _difference(new.leaves, old.leaves)
         # Gradient restart: the extrapolation has led away from where the step goes.
         uphill = self._dot(_difference(ahead.leaves, new.leaves), moved) > 0
-        restart = uphill | ~ahead.loss.isfinite()
-        inertia = torch.where(restart, 1, state.inertia)
+        inertia = torch.where(uphill, 1, state.inertia)
         following = (1 + (1 + 4 * inertia**2).sqrt()) / 2
         weight = (inertia - 1) / following
         residual = self.residual(new)
@@ -187,6 +186,7 @@ class Problem:
                 tries=trial.tries + 1,
             )
 
+        # Where the loss is not defined ahead, the old point is the next one ahead.
         trial = _Trial(old, curvature, False, False, 0)
         while not trial.accepted and trial.tries < _TRIES and ahead.loss.isfinite():
             trial = attempt(trial)

@@ -149,8 +149,8 @@ def keep_features(
         fit, see `solve_linear`.
 
     Example:
-      >>> X = torch.eye(4) * 2
-      >>> kept = keep_features(X, torch.tensor([4.0, 1.0, 3.0, 2.0]), 2)
+      >>> X, y = torch.eye(4) * 2, torch.tensor([4.0, 1.0, 3.0, 2.0])
+      >>> kept = keep_features(X, y, 2, fit_intercept=False)
       >>> kept.features, kept.exact
       (array([0, 2]), True)
     """

@@ -38,6 +38,9 @@ class NewtonSolver:
         self._design, self._loss, self._targets = design, loss, targets
         self._terms, self._intercept = terms, intercept
         self._everything = everything
+        # How much better than now the model is solved: where it is exact, roughly, as
+        # the set is going to grow; else so that convergence is fast.
+        self._precision = 4 if loss.quadratic else 100
         self._slopes = terms.slopes.reshape(-1)
         self._ridge = terms.ridge.reshape(-1)
         self._floor = terms.floor.reshape(-1)
@@ -85,13 +88,12 @@ class NewtonSolver:
                 break
             violation = terms.violation(coef, grad).reshape(-1)
             self._choose(violation, torch.nonzero(coef.reshape(-1))[:, 0])
-            # A violation of a coefficient costs its size times the violation.
-            size = float(coef.abs().sum()) or math.inf
-            accuracy = float(violation.max()) / (4 if loss.quadratic else 100)
-            if size < math.inf:
-                accuracy = min(accuracy, gap / (10 * size))
-            if self._everything:
-                accuracy = min(accuracy, tol * self.null / (4 * size))
+            # A violation costs about the coefficients' sum times as much in the gap,
+            # and strength * sum <= null.
+            enough = tol * terms.least / 4
+            size = float(coef.abs().sum()) or self.null / terms.least
+            accuracy = min(gap / size / 10, float(violation.max()) / self._precision)
+            accuracy = enough if self._everything else max(accuracy, enough)
             scores = self._step(coef, intercept, scores, grad, accuracy)
         return bound, iteration
 

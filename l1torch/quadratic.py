@@ -1,6 +1,7 @@
 """Quadratics with an L1 term, to full precision in a few Newton steps, on the host."""
 
 import math
+import sys
 
 import torch
 from torch import Tensor
@@ -35,8 +36,12 @@ def minimise(
     Returns:
       The solution, of shape (m,), or the best point found.
     """
+    if not len(start):
+        return start
     # A column of zeros has no curvature: any positive number will do.
     h = torch.where(H.diagonal() > 0, H.diagonal(), 1)
+    # What rounding leaves of a violation.
+    tol = max(tol, 10 * sys.float_info.epsilon * float(c.abs().max()))
     w, Hw, stretch, steps = start, H @ start, 100.0, 0
     best, least, stalled = start, math.inf, 0
     while steps < max_steps:
@@ -48,7 +53,7 @@ def minimise(
             stalled += 1
         if violation <= tol or stalled > 2:
             break
-        w, taken = _proximal_point(H, c, slopes, floor, w, Hw, h / stretch, tol)
+        w, taken = _proximal_point(H, c, slopes, floor, w, Hw, h / stretch, tol / 10)
         Hw, steps = H @ w, steps + taken
         stretch = min(10 * stretch, 1e8)
     return best
@@ -58,7 +63,7 @@ def largest_violation(w: Tensor, grad: Tensor, slopes: Tensor, floor: Tensor) ->
     """The largest distance of `-grad` to the slopes of the L1 term at `w`."""
     at_zero = torch.clamp(torch.where(floor < 0, grad.abs(), -grad) - slopes, min=0)
     away = (grad + slopes * torch.sign(w)).abs()
-    return float(torch.where(w == 0, at_zero, away).max()) if len(w) else 0.0
+    return float(torch.where(w == 0, at_zero, away).max())
 
 
 def _proximal_point(
@@ -93,7 +98,7 @@ def _proximal_point(
         error = v - w
         slope = Hv - H @ w
         goal = float((metric * (w - centre)).abs().max()) / 10
-        if step > 0 and slope.abs().max() <= max(goal, tol / 10):
+        if step > 0 and slope.abs().max() <= max(goal, tol):
             break
         support = torch.nonzero(w).flatten()
         direction = -error

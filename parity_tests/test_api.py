@@ -17,6 +17,7 @@ ALONE = {
     "FrozenZeros": ("l1torch", "in optax freeze_zeros gives a transformation"),
     "Proximal": ("l1torch", "torch optimizers own their parameters: a wrapper steps"),
     "Subgradient": ("l1torch", "as Proximal; in optax a chain does it"),
+    "Control": ("l1jax", "as ProximalState"),
     "ProximalState": ("l1jax", "in torch the base optimizer keeps the state"),
     "proximal": ("l1jax", "in torch a wrapper, Proximal"),
 }
@@ -64,11 +65,13 @@ def test_the_same_signatures(name):
 def test_the_same_files():
     own = {
         "delegation.py": "torch optimizers are wrapped",
+        "following.py": "in JAX a state holds what a target keeps",
         "groups.py": "torch optimizers have parameter groups",
         "kernels.py": "in JAX the compiler fuses",
         "parts.py": "as kernels.py",
         "penalised.py": "as delegation.py",
         "sharding.py": "in JAX the compiler shards",
+        "shrinking.py": "as parts.py",
         "subgradients.py": "in optax a chain does it",
     }
     ours, theirs = (

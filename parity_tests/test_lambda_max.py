@@ -34,9 +34,9 @@ def lambda_max(twin, loss, params, **kwargs):
 
 
 def data():
-    """Diabetes with a mean that is not 0, and breast_cancer's classes."""
+    """Diabetes with means that are not 0, so that the intercept counts."""
     problem = problems.diabetes()
-    return problem.X, problem.y + 3.0
+    return problem.X + 1.0, problem.y + 3.0
 
 
 def squared(twin, X, y):

@@ -177,7 +177,8 @@ def test_a_ball_of_the_solutions_size_gives_the_solution(twin, scope):
     start = {"u": np.zeros(4), "v": np.zeros(6)} if scope == "tree" else None
     ball = twin.lib.l1_ball(float(np.abs(wanted).sum()), scope=scope)
     start = start or {"u": np.zeros(10), "v": np.zeros(3)}
-    params, found = solve(twin, loss, start, 0.0, penalty=ball, tol=1e-9)
+    strengths = {k: twin.array(1.0 + np.arange(len(v))) for k, v in start.items()}
+    params, found = solve(twin, loss, start, strengths, penalty=ball, tol=1e-9)
     w = np.concatenate([params["u"], params["v"]])[:10]
     np.testing.assert_allclose(w, wanted, rtol=0, atol=1e-8)
     np.testing.assert_array_equal(w == 0, wanted == 0)
@@ -352,15 +353,16 @@ def test_precisions_may_be_mixed(twin):
 @slow_in_jax
 def test_a_domain_that_steps_leave(twin):
     # Poisson-like: the logarithm of a negative number is NaN, and of zero infinite.
-    counts = twin.array([3.0, 0.5, 1.0])
+    counts = np.array([3, 0.03, 1])
+    given = twin.array(counts)
     params, found = solve(
         twin,
-        lambda xp, params: (params["w"] - counts * xp.log(params["w"])).sum(),
-        {"w": np.array([1e-3, 50.0, 1.0])},
+        lambda xp, params: (params["w"] - given * xp.log(params["w"])).sum(),
+        {"w": np.array([1.0, 5.0, 1.0])},
         0.5,
         tol=1e-9,
     )
-    np.testing.assert_allclose(params["w"], np.array([3, 0.5, 1]) / 1.5, rtol=1e-8)
+    np.testing.assert_allclose(params["w"], counts / 1.5, rtol=1e-8)
     assert bool(found.converged)
 
 
@@ -409,6 +411,9 @@ def test_it_solves_a_bare_array_and_a_module():
 
     found = solver(TORCH)(loss, dict(model.named_parameters()), 0.1)
     assert found.converged
+    again = solver(TORCH)(loss, found.params, 0.1)
+    assert again.iterations == 0
+    assert again.params["weight"].data_ptr() != found.params["weight"].data_ptr()
     assert not any(v.requires_grad for v in found.params.values())
     for name, param in model.named_parameters():
         assert torch.equal(param, before[name])
@@ -438,6 +443,9 @@ def test_inside_jit_the_result_alone_says_so():
     assert not run(jnp.zeros(10)).converged
     assert np.isnan(run(jnp.full(10, jnp.nan)).loss)
     assert not run(jnp.full(10, jnp.nan)).converged
+    # The gradient of a NaN may be 0.
+    nan = jax.jit(lambda w: solver(JAX)(lambda w: (0 * w).sum() + jnp.nan, w, 0.1))
+    assert not nan(jnp.zeros(2)).converged
 
 
 @slow_in_jax
