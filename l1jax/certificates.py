@@ -85,7 +85,7 @@ def optimality_residual(
         gradients of another tree, or a joint penalty and gradients of some leaves only.
     """
     rows = penalised_rows(params, strength, penalty, mask)
-    require_same_tree(grads, params)
+    require_same_tree(grads, params, "grads")
     slopes = [grad for _, grad in named_leaves(grads)]
     missing = [
         path

@@ -10,10 +10,10 @@ import numpy as np
 
 from l1jax.leaves import compute_dtype, dtype_of, named_leaves
 from l1jax.masks import Mask, selected
-from l1jax.order_statistics import count, k_largest, total
+from l1jax.order_statistics import count, k_largest, order_keys, total
 from l1jax.penalties import l1
 from l1jax.penalty import Penalty
-from l1jax.quantiles import kth_smallest, least_strength
+from l1jax.quantiles import key_of, kth_smallest, least_strength
 from l1jax.targets import TargetSparsity
 
 _PROPORTIONAL, _INTEGRAL, _LARGEST_MOVE = 5.0, 0.05, 0.1
@@ -99,16 +99,10 @@ def follow(
     Returns:
       The new arrays, in the rows' order, and what to keep.
     """
-    # What is counted must be what is shrunk, to the last bit: computed once.
-    places = list(rows)
-    everything = jax.lax.optimization_barrier([row.x for row in rows.values()])
-    everything = [
-        row._replace(x=x) for row, x in zip(rows.values(), everything, strict=True)
-    ]
-    if not everything:
+    if not rows:
         return [], control
     if target.scope == "global":
-        return _follow(target, penalty, everything, step, control)
+        return _follow(target, penalty, list(rows.values()), step, control)
     treedef = jax.tree.structure(params, is_leaf=_is_none)
     strengths, errors = (
         [None] * treedef.num_leaves
@@ -117,7 +111,7 @@ def follow(
         for tree in control
     )
     new = []
-    for i, row in zip(places, everything, strict=True):
+    for i, row in rows.items():
         own = Control(strengths[i], errors[i])
         moved, own = _follow(target, penalty, [row], step, own)
         new += moved
@@ -138,11 +132,12 @@ def _follow(
     size = sum(row.x.size for row in rows)
 
     def shrink() -> tuple[list[jax.Array], Control]:
-        now = _control(target, penalty, rows, step, control)
-        new = penalty.tree_prox(
-            [(row.path, row.x, row.threshold(now.strength)) for row in rows]
-        )
-        return new, now
+        if target.method == "pi":
+            now = _controlled(target, penalty, rows, step, control)
+            return _prox(penalty, rows, now.strength), now
+        wanted = target.count(step, size)
+        found = _quantile(penalty, rows, wanted, control.strength)
+        return found.new, Control(found.strength, None)
 
     def prune() -> tuple[list[jax.Array], Control]:
         dtype = control.strength.dtype
@@ -163,56 +158,81 @@ def _follow(
     return jax.lax.switch(phase, (shrink, prune, freeze))
 
 
-def _control(
+def _controlled(
     target: TargetSparsity,
     penalty: Penalty,
     rows: Sequence[Row],
     step: jax.Array,
     control: Control,
 ) -> Control:
-    """Gives the strength of this step."""
+    """Moves the strength by what the zeros lack; starts from the quantile."""
     size = sum(row.x.size for row in rows)
-    wanted = target.count(step, size)
-
-    def quantile() -> jax.Array:
-        return _quantile(penalty, rows, wanted, control.strength)
-
-    if target.method == "quantile":
-        return Control(quantile(), None)
-    zeros = total([count(row.param == 0) for row in rows])
     dtype = control.strength.dtype
+    zeros = total([count(row.param == 0) for row in rows])
     error = (target.fraction(step) - zeros * (1 / max(size, 1))).astype(dtype)
     move = _PROPORTIONAL * (error - control.error) + _INTEGRAL * error
     factor = jnp.exp(jnp.clip(move, -_LARGEST_MOVE, _LARGEST_MOVE))
-    moved = jnp.clip(control.strength * factor, _WEAKEST, _STRONGEST)
+    moved = jnp.clip(control.strength * factor, _WEAKEST, _STRONGEST).astype(dtype)
     off = control.strength == 0
-    strength = jax.lax.cond(off, quantile, lambda: moved.astype(dtype))
+
+    def start() -> jax.Array:
+        wanted = target.count(step, size)
+        return _quantile(penalty, rows, wanted, control.strength).strength
+
+    strength = jax.lax.cond(off, start, lambda: moved)
     return Control(strength, jnp.where(off, 0, error))
+
+
+class _Found(NamedTuple):
+    strength: jax.Array
+    new: list[jax.Array]
+    """The arrays, shrunk at this strength."""
 
 
 def _quantile(
     penalty: Penalty, rows: Sequence[Row], wanted: jax.Array, guess: jax.Array
-) -> jax.Array:
+) -> _Found:
     """Gives the least strength at which the prox makes so many zeros."""
     dtype = guess.dtype
-    if type(penalty) is type(l1()):
-        ratios = [(jnp.abs(row.x) / row.threshold(1.0)).astype(dtype) for row in rows]
-        found = kth_smallest(ratios, jnp.maximum(wanted, 1), guess)
-        # The threshold is a product and a quotient that were rounded: by this much.
-        eps = max(float(jnp.finfo(row.x.dtype).eps) for row in rows)
-        found = found * (1 + 4 * eps)
-    else:
+    if type(penalty) is not type(l1()):
+        # What is counted must be what is shrunk, to the last bit: computed once.
+        fixed = jax.lax.optimization_barrier([row.x for row in rows])
+        rows = [row._replace(x=x) for row, x in zip(rows, fixed, strict=True)]
 
         def zeros(strength: jax.Array) -> jax.Array:
-            new = penalty.tree_prox(
-                [(row.path, row.x, row.threshold(strength)) for row in rows]
-            )
-            return total([count(x == 0) for x in new])
+            return total([count(x == 0) for x in _prox(penalty, rows, strength)])
 
-        found = least_strength(zeros, wanted, guess)
+        strength = _settled(least_strength(zeros, wanted, guess), wanted, guess)
+        return _Found(strength, _prox(penalty, rows, strength))
+    ratios = [(jnp.abs(row.x) / row.threshold(1.0)).astype(dtype) for row in rows]
+    # Kept once and used twice, since XLA would compute them twice, and not alike.
+    keys = jax.lax.optimization_barrier([order_keys(x) for x in ratios])
+    found = kth_smallest(keys, jnp.maximum(wanted, 1), guess)
+    # The threshold is a product and a quotient that were rounded: by this much.
+    eps = max(float(jnp.finfo(row.x.dtype).eps) for row in rows)
+    strength = _settled(found * (1 + 4 * eps), wanted, guess)
+    reached = (wanted > 0) & (found < np.array(math.inf, dtype))
+    bound = jnp.where(reached, key_of(found), -1)
+    new = []
+    for row, key in zip(rows, keys, strict=True):
+        # x - sign(x) * E * strength, without computing E again, or keeping it.
+        ratio = jax.lax.bitcast_convert_type(key, dtype).astype(row.x.dtype)
+        shrunk = row.x - row.x * (strength.astype(row.x.dtype) / ratio)
+        gone = (key <= bound) | (row.x == 0)
+        new.append(jnp.where(gone, jnp.zeros_like(row.x), shrunk))
+    return _Found(strength, new)
+
+
+def _settled(found: jax.Array, wanted: jax.Array, guess: jax.Array) -> jax.Array:
     # Not to be reached with a learning rate of 0, or so much NaN: as it was.
-    found = jnp.where(found < np.array(math.inf, dtype), found, guess)
-    return jnp.where(wanted > 0, found, 0).astype(dtype)
+    found = jnp.where(found < np.array(math.inf, found.dtype), found, guess)
+    return jnp.where(wanted > 0, found, 0).astype(guess.dtype)
+
+
+def _prox(penalty: Penalty, rows: Sequence[Row], strength: Any) -> list[jax.Array]:
+    return penalty.tree_prox(
+        [(row.path, row.x, row.threshold(strength)) for row in rows]
+    )
 
 
 def _is_none(x: Any) -> bool:

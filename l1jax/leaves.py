@@ -49,7 +49,7 @@ def spread(prefix: Any, tree: Any, argument: str) -> list[Any]:
     return values
 
 
-def require_same_tree(updates: Any, params: Any) -> None:
+def require_same_tree(updates: Any, params: Any, argument: str = "updates") -> None:
     """Raises ValueError unless updates and parameters match, leaf by leaf.
 
     A `None` update stands for a parameter that takes no step and matches any leaf.
@@ -58,7 +58,7 @@ def require_same_tree(updates: Any, params: Any) -> None:
     structures = [jax.tree.structure(t, is_leaf=_is_none) for t in (updates, params)]
     if structures[0] != structures[1]:
         raise ValueError(
-            "updates must have the same tree as params; updates hold "
+            f"{argument} must have the same tree as params; {argument} hold "
             f"{describe(has)}, params hold {describe(wants)}. Pass the gradients of "
             "these very parameters."
         )
@@ -67,7 +67,7 @@ def require_same_tree(updates: Any, params: Any) -> None:
             continue
         if jnp.shape(update) != jnp.shape(param):
             raise ValueError(
-                f"updates['{path}'] has shape {jnp.shape(update)} but the parameter "
+                f"{argument}['{path}'] has shape {jnp.shape(update)} but the parameter "
                 f"has shape {jnp.shape(param)}. Pass the gradients of these very "
                 "parameters."
             )

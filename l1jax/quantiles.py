@@ -14,9 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l1jax.leaves import compute_dtype
-from l1jax.order_statistics import order_keys
-
 # Where the first pass counts, in sixteenths of an octave from the guess.
 _AROUND = np.array([-8, -2, -0.5, -0.1, 0.1, 0.5, 2, 8])
 # Where the next ones do, in standard deviations from the interpolated place.
@@ -26,22 +23,20 @@ _EVENLY = np.arange(1, 9) / 9
 
 
 def kth_smallest(
-    arrays: Sequence[jax.Array], k: jax.Array, guess: jax.Array
+    keys: Sequence[jax.Array], k: jax.Array, guess: jax.Array
 ) -> jax.Array:
     """Gives the k-th smallest of all elements, exactly.
 
     Args:
-      arrays: real floating, non-negative, of one dtype, which is no half precision.
-        NaN is the largest number.
+      keys: the `order_keys` of arrays of one dtype, with NaN as the largest number.
       k: from 1 to the number of elements.
-      guess: a scalar; the nearer to the result, the fewer passes.
+      guess: a scalar of the arrays' dtype; the nearer to the result, the fewer passes.
 
     Returns:
       Scalar; infinity where the k-th smallest is NaN.
     """
-    keys = [order_keys(x) for x in arrays]
-    integer, dtype = keys[0].dtype, compute_dtype(arrays[0].dtype)
-    beyond = _key(jnp.asarray(np.inf, dtype)) + 1
+    integer, dtype = keys[0].dtype, guess.dtype
+    beyond = key_of(jnp.asarray(np.inf, dtype)) + 1
     sixteenth = 1 << (jnp.finfo(dtype).nmant - 4)
     around = jnp.asarray(_AROUND * sixteenth, integer)
 
@@ -55,7 +50,7 @@ def kth_smallest(
         evenly = jnp.asarray(_EVENLY, dtype)
         shares = jnp.where(turn % 3 == 2, evenly, jnp.clip(near, 0, 1))
         found = low + (width * shares).astype(integer)
-        guessed = jnp.clip(_key(guess.astype(dtype)), 0, beyond - 8 * sixteenth)
+        guessed = jnp.clip(key_of(guess), 0, beyond - 8 * sixteenth)
         return jnp.clip(
             jnp.where(turn == 0, guessed + around, found), low + 1, high - 1
         )
@@ -79,7 +74,7 @@ def kth_smallest(
         low, _, high, upto, _ = state
         return (high - low > 1) & (upto != k)
 
-    total = jnp.asarray(sum(x.size for x in arrays), jnp.result_type(int))
+    total = jnp.asarray(sum(x.size for x in keys), jnp.result_type(int))
     start = (
         jnp.full([], -1, integer),
         jnp.zeros_like(total),
@@ -113,7 +108,7 @@ def least_strength(
     """
     dtype = guess.dtype
     digits = jnp.finfo(dtype).nmant
-    beyond = _key(jnp.asarray(np.inf, dtype))
+    beyond = key_of(jnp.asarray(np.inf, dtype))
     precision = 1 << (digits - 20)
 
     def advance(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -122,7 +117,7 @@ def least_strength(
         place = jnp.where(high == beyond, low + jnp.minimum(gap, high - low), middle)
         place = jnp.where(low < 0, high - jnp.minimum(gap, high), place)
         unknown = (low < 0) & (high == beyond)
-        place = jnp.where(unknown, jnp.clip(_key(guess), 0, beyond - 1), place)
+        place = jnp.where(unknown, jnp.clip(key_of(guess), 0, beyond - 1), place)
         place = jnp.clip(place, low + 1, high - 1)
         enough = zeros(jax.lax.bitcast_convert_type(place, dtype)) >= k
         return (
@@ -144,7 +139,7 @@ def least_strength(
     return jax.lax.bitcast_convert_type(high, dtype)
 
 
-def _key(x: jax.Array) -> jax.Array:
+def key_of(x: jax.Array) -> jax.Array:
     """Reads the bits of a number as an integer."""
     return jax.lax.bitcast_convert_type(x, jnp.dtype(f"int{8 * x.dtype.itemsize}"))
 

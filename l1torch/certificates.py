@@ -91,7 +91,7 @@ def optimality_residual(
         only.
     """
     rows = penalised_rows(params, strength, penalty, mask)
-    require_same_tree(grads, params)
+    require_same_tree(grads, params, "grads")
     found = dict(named_leaves(grads))
     slopes = [found[name] for name, _, _ in rows]
     missing = [

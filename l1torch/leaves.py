@@ -67,7 +67,7 @@ def spread(prefix: Any, params: Any, argument: str) -> list[Any]:
     )
 
 
-def require_same_tree(updates: Any, params: Any) -> None:
+def require_same_tree(updates: Any, params: Any, argument: str = "updates") -> None:
     """Raises ValueError unless updates and parameters match, name by name.
 
     A `None` update stands for a parameter that takes no step and matches any tensor.
@@ -75,7 +75,7 @@ def require_same_tree(updates: Any, params: Any) -> None:
     wants, has = named_leaves(params), named_leaves(updates)
     if {name for name, _ in wants} != {name for name, _ in has}:
         raise ValueError(
-            f"updates must have the same names as params; updates hold "
+            f"{argument} must have the same names as params; {argument} hold "
             f"{describe(has)}, params hold {describe(wants)}. Pass the gradients of "
             "these very parameters."
         )
@@ -86,7 +86,7 @@ def require_same_tree(updates: Any, params: Any) -> None:
             continue
         if update.shape != param.shape:
             raise ValueError(
-                f"updates['{name}'] has shape {tuple(update.shape)} but the parameter "
+                f"{argument}['{name}'] has shape {tuple(update.shape)} but the parameter "
                 f"has shape {tuple(param.shape)}. Pass the gradients of these very "
                 "parameters."
             )
