@@ -5,8 +5,8 @@
 takes diabetes with the products of its features (442 rows, 64 columns), fits the Lasso
 at 100 strengths in JAX and in torch, holds every coefficient against scikit-learn's
 `lasso_path`, and chooses a strength by cross-validation (beside `LassoCV`), by BIC
-(beside the same of scikit-learn's path) and by "keep 10 features". It draws diabetes_path.png
-beside this file, or what --out says.
+(beside the same of scikit-learn's path) and by "keep 10 features". It draws
+diabetes_path.png beside this file, or what --out says.
 """
 
 import argparse

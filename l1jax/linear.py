@@ -244,7 +244,8 @@ def mean_loss(loss: str) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
     loss_named(loss)
 
     def mean(params: Any, X: jax.Array, y: jax.Array) -> jax.Array:
-        scores = X @ params["coef"] + params.get("intercept", 0.0)
+        coef = params["coef"]
+        scores = jnp.asarray(X, coef.dtype) @ coef + params.get("intercept", 0.0)
         if loss == "squared":
             return jnp.mean((scores - y) ** 2) / 2
         if loss == "logistic":

@@ -3,7 +3,7 @@
 import math
 import numbers
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from l1jax.full_batch import measure_all
-from l1jax.linear import LinearSolution, solve_linear
+from l1jax.linear import LinearSolution, mean_loss, solve_linear
 from l1jax.masks import weights_only
 from l1jax.path import RegularisationPath, warn_unless_converged
 from l1jax.penalties import l1
@@ -90,7 +90,7 @@ def linear_path(
     limits = {"method": method, "tol": tol, "max_iterations": max_iterations}
     params, found = solve_all(X, y, strengths, **problem, **limits)
     settings = {"penalty": penalty, "mask": weights_only}
-    fits = measure_all(_mean_loss(loss), params, strengths, settings, X, y)
+    fits = measure_all(mean_loss(loss), params, strengths, settings, X, y)
     path = RegularisationPath(
         strengths=strengths,
         **fits._asdict(),
@@ -231,14 +231,14 @@ def linear_strengths(
     problem = {"loss": loss, "penalty": penalty, "fit_intercept": fit_intercept}
     params, _ = solve_all(X, y, np.array([_ALL_ZERO]), **problem, tol=1e-12)
     start = jax.tree.map(lambda x: x[0], params)
-    grad = jax.jit(jax.grad(_mean_loss(loss)))(start, X, y)["coef"]
+    grad = jax.jit(jax.grad(mean_loss(loss)))(start, X, y)["coef"]
     top = penalty.at("coef", grad.shape).lambda_max(grad)
     return spaced_strengths(float(top), count, ratio)
 
 
 def mean_losses(X: jax.Array, y: jax.Array, params: Any, loss: str) -> np.ndarray:
     """Gives the mean loss of each of a path's solutions on further data."""
-    losses = jax.jit(jax.vmap(_mean_loss(loss), (0, None, None)))(params, X, y)
+    losses = jax.jit(jax.vmap(mean_loss(loss), (0, None, None)))(params, X, y)
     return np.asarray(losses, float)
 
 
@@ -250,23 +250,6 @@ def require_k(k: int, shape: tuple[int, ...]) -> None:
             f"k must be an integer in 0..{shape[1]}, the number of features, got "
             f"{k!r}. Pass how many to keep."
         )
-
-
-def _mean_loss(loss: str) -> Callable[..., jax.Array]:
-    """Gives the mean loss as a function of the parameters, X and y."""
-
-    def mean_loss(params: Any, X: jax.Array, y: jax.Array) -> jax.Array:
-        coef = params["coef"]
-        scores = jnp.asarray(X, coef.dtype) @ coef + params.get("intercept", 0.0)
-        if loss == "squared":
-            return jnp.mean((scores - y) ** 2) / 2
-        if loss == "logistic":
-            return jnp.mean(jnp.logaddexp(0.0, scores) - y * scores)
-        classes = y.astype(jnp.int32)[:, None]
-        own = jnp.take_along_axis(scores, classes, axis=1)[:, 0]
-        return jnp.mean(jax.nn.logsumexp(scores, axis=1) - own)
-
-    return mean_loss
 
 
 def _solved(*args: Any, **settings: Any) -> LinearSolution:

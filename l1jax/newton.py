@@ -97,19 +97,23 @@ class NewtonSolver:
         return bound, iteration
 
     def _choose(self, violation: Array, support: Array) -> None:
-        """Adds the worst violations to the working set."""
-        kept = self._chosen if self._loss.quadratic else support
-        violating = violation > 0
+        """Puts what is in use and the worst violations into the working set."""
+        kept = self._chosen[: len(self._chosen) if self._loss.quadratic else 0]
+        missing, violating = violation < 0, violation > 0
         room = max(_FIRST_SET, len(support))
         if self._everything:
             violating, room = np.isfinite(self._slopes), len(violation)
+        missing[support] = True
+        missing[kept] = False
+        violating[support] = False
         violating[kept] = False
         new = np.flatnonzero(violating)
         if len(new) > room:
             new = new[np.argpartition(-violation[new], room)[:room]]
+        new = np.concatenate([np.flatnonzero(missing), new])
         if not self._loss.quadratic:
-            self._chosen = np.concatenate([kept, new])
-            self._columns, self._means = self._centred(self._chosen)
+            self._chosen = new
+            self._columns, self._means = self._centred(new)
         elif len(new):
             columns, means = self._centred(new)
             self._chosen = np.concatenate([kept, new])

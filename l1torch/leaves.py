@@ -86,9 +86,9 @@ def require_same_tree(updates: Any, params: Any, argument: str = "updates") -> N
             continue
         if update.shape != param.shape:
             raise ValueError(
-                f"{argument}['{name}'] has shape {tuple(update.shape)} but the parameter "
-                f"has shape {tuple(param.shape)}. Pass the gradients of these very "
-                "parameters."
+                f"{argument}['{name}'] has shape {tuple(update.shape)} but the "
+                f"parameter has shape {tuple(param.shape)}. Pass the gradients of "
+                "these very parameters."
             )
 
 

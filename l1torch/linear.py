@@ -243,7 +243,8 @@ def mean_loss(loss: str) -> Callable[[Any, Tensor, Tensor], Tensor]:
     loss_named(loss)
 
     def mean(params: Any, X: Tensor, y: Tensor) -> Tensor:
-        scores = X @ params["coef"] + params.get("intercept", 0.0)
+        coef = params["coef"]
+        scores = X.to(coef.dtype) @ coef + params.get("intercept", 0.0)
         if loss == "squared":
             return torch.mean((scores - y) ** 2) / 2
         if loss == "logistic":

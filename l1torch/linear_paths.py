@@ -3,7 +3,7 @@
 import math
 import numbers
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from l1torch.full_batch import measure_all
-from l1torch.linear import LinearSolution, solve_linear
+from l1torch.linear import LinearSolution, mean_loss, solve_linear
 from l1torch.masks import weights_only
 from l1torch.path import RegularisationPath, warn_unless_converged
 from l1torch.penalties import l1
@@ -89,7 +89,7 @@ def linear_path(
     limits = {"method": method, "tol": tol, "max_iterations": max_iterations}
     params, found = solve_all(X, y, strengths, **problem, **limits)
     settings = {"penalty": penalty, "mask": weights_only}
-    fits = measure_all(_mean_loss(loss), params, strengths, settings, X, y)
+    fits = measure_all(mean_loss(loss), params, strengths, settings, X, y)
     path = RegularisationPath(
         strengths=strengths,
         **fits._asdict(),
@@ -231,14 +231,14 @@ def linear_strengths(
     params, _ = solve_all(X, y, np.array([_ALL_ZERO]), **problem, tol=1e-12)
     start = {name: x[0] for name, x in params.items()}
     start["coef"].requires_grad_()
-    (grad,) = torch.autograd.grad(_mean_loss(loss)(start, X, y), start["coef"])
+    (grad,) = torch.autograd.grad(mean_loss(loss)(start, X, y), start["coef"])
     top = penalty.at("coef", tuple(grad.shape)).lambda_max(grad)
     return spaced_strengths(float(top), count, ratio)
 
 
 def mean_losses(X: Tensor, y: Tensor, params: Any, loss: str) -> np.ndarray:
     """Gives the mean loss of each of a path's solutions on further data."""
-    losses = torch.func.vmap(_mean_loss(loss), (0, None, None))(params, X, y)
+    losses = torch.func.vmap(mean_loss(loss), (0, None, None))(params, X, y)
     return losses.double().numpy(force=True)
 
 
@@ -250,21 +250,6 @@ def require_k(k: int, shape: tuple[int, ...]) -> None:
             f"k must be an integer in 0..{shape[1]}, the number of features, got "
             f"{k!r}. Pass how many to keep."
         )
-
-
-def _mean_loss(loss: str) -> Callable[..., Tensor]:
-    """Gives the mean loss as a function of the parameters, X and y."""
-
-    def mean_loss(params: Any, X: Tensor, y: Tensor) -> Tensor:
-        coef = params["coef"]
-        scores = X.to(coef.dtype) @ coef + params.get("intercept", 0.0)
-        if loss == "squared":
-            return ((scores - y) ** 2).mean() / 2
-        if loss == "logistic":
-            return (torch.nn.functional.softplus(scores) - y * scores).mean()
-        return torch.nn.functional.cross_entropy(scores, y.long())
-
-    return mean_loss
 
 
 def _solved(*args: Any, **settings: Any) -> LinearSolution:

@@ -98,19 +98,23 @@ class NewtonSolver:
         return bound, iteration
 
     def _choose(self, violation: Tensor, support: Tensor) -> None:
-        """Adds the worst violations to the working set."""
-        kept = self._chosen if self._loss.quadratic else support
-        violating = violation > 0
+        """Puts what is in use and the worst violations into the working set."""
+        kept = self._chosen[: len(self._chosen) if self._loss.quadratic else 0]
+        missing, violating = violation < 0, violation > 0
         room = max(_FIRST_SET, len(support))
         if self._everything:
             violating, room = self._slopes.isfinite(), len(violation)
+        missing[support] = True
+        missing[kept] = False
+        violating[support] = False
         violating[kept] = False
         new = torch.nonzero(violating)[:, 0]
         if len(new) > room:
             new = new[violation[new].topk(room).indices]
+        new = torch.cat([torch.nonzero(missing)[:, 0], new])
         if not self._loss.quadratic:
-            self._chosen = torch.cat([kept, new])
-            self._columns, self._means = self._centred(self._chosen)
+            self._chosen = new
+            self._columns, self._means = self._centred(new)
         elif len(new):
             columns, means = self._centred(new)
             self._chosen = torch.cat([kept, new])

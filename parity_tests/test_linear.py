@@ -227,6 +227,18 @@ def test_a_start_is_used_and_left_alone(twin: Twin):
     np.testing.assert_array_equal(twin.numpy(first.coef), before)
 
 
+@pytest.mark.parametrize("loss", ["squared", "logistic"])
+def test_a_start_far_off_does_no_harm(twin: Twin, loss):
+    X, y = regression(60, 30)
+    if loss == "logistic":
+        y = (y > y.mean()) * 1.0
+    # Where the logistic loss is nearly linear, Newton's steps lead far beyond.
+    start = twin.array(5 * np.cos(np.arange(30))), twin.array(-3.0)
+    near, far = (fit(twin, X, y, 0.05, loss=loss, init=i) for i in (None, start))
+    np.testing.assert_allclose(far.objective, near.objective, rtol=1e-10)
+    np.testing.assert_allclose(twin.numpy(far.coef), twin.numpy(near.coef), atol=1e-6)
+
+
 @pytest.mark.parametrize("loss", ["squared", "logistic", "multinomial"])
 def test_the_twins_agree(loss):
     X, y = regression(40, 60, seed=2)
