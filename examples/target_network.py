@@ -220,15 +220,16 @@ def main() -> None:
     for name, train in trainers.items():
         table = Table(
             "target [%]",
-            *(f"{way}: {x}" for way in WAYS for x in ("zeros [%]", "accuracy [%]")),
-            title=f"{name}, {arguments.steps} steps, mean of {arguments.seeds} seed(s)",
+            *WAYS,
+            title=f"{name}: zeros, test accuracy [%] after {arguments.steps} steps, "
+            f"mean of {arguments.seeds} seed(s)",
         )
         for target in track(TARGETS, name, transient=True):
             cells = []
             for way in WAYS:
                 runs = train(target, way, data, arguments.steps, arguments.seeds)
                 zeros, accuracy = np.mean([measure(run, data) for run in runs], 0)
-                cells += [f"{zeros:.2f}", f"{accuracy:.1f}"]
+                cells.append(f"{zeros:.2f}, {accuracy:.1f}")
             table.add_row(f"{100 * target:g}", *cells)
         console.print(table)
 

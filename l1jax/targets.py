@@ -91,7 +91,7 @@ def target_sparsity(
 
     With `method="pi"` a proportional-integral controller moves the logarithm of the
     strength by what the fraction of zeros lacks, at most 0.1 a step: one count a step,
-    but the zeros follow only to about a point, in runs of a thousand steps or more. It
+    but the zeros follow only to about a point, in runs of 2000 steps or more. It
     starts from the quantile, at the first step that asks for a zero.
 
     With `snap`, the step `snap * steps` keeps the largest `|z|` and sets the others to
@@ -99,8 +99,8 @@ def target_sparsity(
     weight that is zero stays so, through momentum and Adam: the others are refitted
     without their bias.
 
-    The strength in use stands in the optimizer's state, see `ProximalState`, and may
-    serve a run of fixed strength. A deep network has no largest useful strength to
+    The strength in use stands in the optimizer's state, as `state.control.strength`,
+    and may serve a run of fixed strength. A deep network has no largest useful strength to
     start a search from, since its gradients vanish at zero; a target needs none.
 
     Args:

@@ -75,15 +75,15 @@ def target_sparsity(
     step, so that `E * strength` is the threshold. Nothing needs tuning. The number of
     zeros is `round(s(t) * N)`, exactly, apart from ties: zeros that are there already,
     and weights whose `|z| / E` agree to some units in the last place, of which a large
-    float32 model has a few. The quantile is found by counting, in about five passes
-    that start from the strength before; nothing is sorted. For penalties other than
+    float32 model has a few. The quantile is found by counting, on CPU in two passes
+    around the strength before, elsewhere bit by bit; nothing is sorted. For penalties other than
     `l1()` the zeros of the prox are counted, which takes one prox a pass, some twenty
     of them; of groups a whole number is zero, so that there may be up to one more than
     asked for. `max_ratio` does not act: the ramp does its work.
 
     With `method="pi"` a proportional-integral controller moves the logarithm of the
     strength by what the fraction of zeros lacks, at most 0.1 a step: one count a step,
-    but the zeros follow only to about a point, in runs of a thousand steps or more. It
+    but the zeros follow only to about a point, in runs of 2000 steps or more. It
     starts from the quantile, at the first step that asks for a zero.
 
     With `snap`, the step `snap * steps` keeps the largest `|z|` and sets the others to

@@ -1,10 +1,14 @@
-"""Set-up of all tests: float64 and eight CPU devices in JAX, and the fixtures."""
+"""Set-up of all tests: float64 and eight CPU devices in JAX, and the fixtures.
+
+Every process keeps to one thread, so that tests may run side by side.
+"""
 
 from collections.abc import Callable
 
 import hypothesis
 import jax
 import pytest
+import threadpoolctl
 import torch
 
 jax.config.update("jax_num_cpu_devices", 8)
@@ -16,6 +20,7 @@ from parity_tests.wrapped import STRENGTH, WRAPPERS  # noqa: E402
 
 for _twin in TWINS:
     _twin.set_up()
+threadpoolctl.threadpool_limits(1)  # numpy's
 
 
 @pytest.fixture(params=TWINS, ids=[twin.name for twin in TWINS])
