@@ -109,6 +109,11 @@ def penalised_rows(
     """
     require_penalty(penalty)
     _require_numbers(strength)
+    if all(leaf is None for _, leaf in named_leaves(params)):
+        raise ValueError(
+            f"params must hold at least one array, got {params!r}. Pass the "
+            "parameters of your model."
+        )
     rows = []
     for (path, leaf), penalised, leaf_strength in zip(
         named_leaves(params),

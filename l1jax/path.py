@@ -28,7 +28,7 @@ from l1jax.strengths import (
     shorten,
     spaced_strengths,
 )
-from l1jax.zero_solution import lambda_max
+from l1jax.zero_solution import lambda_at_zero, zero_solution
 
 
 class PathPoint(NamedTuple):
@@ -138,9 +138,9 @@ def regularisation_path(
     """Solves `min loss + strength * penalty` for many strengths.
 
     By default each solution starts from the one before, and the first from zero
-    weights (what is not penalised: as given), which is where the largest strength
-    ends. For a network this is wrong, as zero weights are stationary: pass
-    `warm_start=False` with strengths of your own.
+    weights, with the rest fitted to them, which is where the largest strength ends. For
+    a network this is wrong, as zero weights are stationary: pass `warm_start=False`
+    with strengths of your own.
 
     Args:
       loss: a smooth function from the parameters to the mean loss, a scalar, of the
@@ -196,13 +196,14 @@ def regularisation_path(
         strengths = check_strengths(strengths)
     else:
         check_spacing(count, ratio)
-        limits = {"tol": tol, "max_iterations": max_iterations}
-        top = lambda_max(loss, params, **settings.problem, **limits)
-        strengths = spaced_strengths(float(top), count, ratio)
     params = jax.tree.map(jnp.asarray, params)
-    start = params
-    if warm_start and not vectorised:
-        start = _without_weights(params, mask)
+    start, warm = params, warm_start and not vectorised
+    if warm or strengths is None:
+        at_zero = zero_solution(loss, params, penalty, mask, tol, max_iterations)
+        start = at_zero if warm else params
+    if strengths is None:
+        top = lambda_at_zero(loss, at_zero, penalty, mask)
+        strengths = spaced_strengths(float(top), count, ratio)
     require_finite_loss(loss(start))
     fits = fit_all(loss, start, strengths, settings)
     nnz, size = count_nonzero(fits.params, params, mask)
@@ -253,10 +254,3 @@ def count_nonzero(stacked: Any, params: Any, mask: Mask) -> tuple[np.ndarray, in
     chosen = [(x, leaf.size) for x, (_, leaf), flag in rows if flag]
     counts = [jnp.sum(x != 0, axis=tuple(range(1, x.ndim))) for x, _ in chosen]
     return np.asarray(sum(counts)), sum(size for _, size in chosen)
-
-
-def _without_weights(params: Any, mask: Mask) -> Any:
-    """Sets the penalised leaves to zero."""
-    leaves, treedef = jax.tree.flatten(params, is_leaf=lambda x: x is None)
-    rows = zip(leaves, selected(mask, params), strict=True)
-    return treedef.unflatten([jnp.zeros_like(x) if flag else x for x, flag in rows])

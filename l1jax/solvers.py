@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import jax
@@ -147,7 +148,7 @@ def solve(
 
 def check_limits(tol: float, max_iterations: int) -> None:
     """Raises for a tolerance or number of iterations that no solver can work with."""
-    if isinstance(tol, bool) or not isinstance(tol, int | float | jax.Array):
+    if isinstance(tol, bool) or not isinstance(tol, Real | jax.Array):
         raise TypeError(
             f"tol must be a real number >= 0, got {tol!r} of type "
             f"{type(tol).__name__}. Pass a number such as 1e-6."
@@ -157,7 +158,7 @@ def check_limits(tol: float, max_iterations: int) -> None:
             f"tol must be a finite real number >= 0, got {tol!r}. Pass a number such "
             "as 1e-6."
         )
-    if isinstance(max_iterations, bool) or not isinstance(max_iterations, int):
+    if isinstance(max_iterations, bool) or not isinstance(max_iterations, Integral):
         raise TypeError(
             f"max_iterations must be an integer >= 1, got {max_iterations!r} of type "
             f"{type(max_iterations).__name__}. Pass a number such as 10_000."

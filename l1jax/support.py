@@ -22,7 +22,8 @@ def freeze_zeros(
     moments from before, nor weight decay move them. The others are trained as if the
     zeros had been cut out of the model. Which weights are zero is read off the
     parameters at every step, so that one that becomes zero later stays so too, and a
-    checkpoint needs nothing beside them.
+    checkpoint needs nothing beside them. Under a `target_sparsity`, whose count knows
+    nothing of what is held, more than the target would become zero: there pass `snap=`.
 
     The state is the optimizer's own. To freeze zeros in the midst of a training, go on
     with the state that you have::

@@ -60,19 +60,25 @@ def lambda_max(
       TypeError: as `solve`.
       ValueError: a penalty without one, such as a constraint; else as `solve`.
     """
+    for path, x, s in penalised_rows(params, 0.0, penalty, mask):
+        if x is not None and s is not None:  # what has none raises before any work
+            jax.eval_shape(penalty.at(path, jnp.shape(x)).lambda_max, jnp.asarray(x))
+    at_zero = zero_solution(loss, params, penalty, mask, tol, max_iterations)
+    return lambda_at_zero(loss, at_zero, penalty, mask)
+
+
+def zero_solution(
+    loss: Callable[[Any], ArrayLike],
+    params: Any,
+    penalty: Penalty,
+    mask: Mask,
+    tol: float,
+    max_iterations: int,
+) -> Any:
+    """Sets the penalised leaves to zero, and fits the others."""
     rows = penalised_rows(params, 0.0, penalty, mask)
     rows = [row for row in rows if row[1] is not None]
     leaves, treedef = jax.tree.flatten(params)
-
-    def largest(grads: list[jax.Array]) -> jax.Array:
-        found = [
-            penalty.at(path, jnp.shape(x)).lambda_max(grad)
-            for (path, x, s), grad in zip(rows, grads, strict=True)
-            if s is not None
-        ]
-        return functools.reduce(jnp.maximum, found)
-
-    jax.eval_shape(largest, leaves)  # a penalty without one raises before any work
 
     def filled(free: list[Any]) -> Any:
         values = iter(free)
@@ -92,13 +98,26 @@ def lambda_max(
             max_iterations=max_iterations,
         )
         free = fitted.params
-    at_zero = filled(free)
+    return filled(free)
+
+
+def lambda_at_zero(
+    loss: Callable[[Any], ArrayLike], at_zero: Any, penalty: Penalty, mask: Mask
+) -> jax.Array:
+    """Gives `lambda_max`, from what `zero_solution` found."""
     require_scalar(loss, at_zero)
+    rows = penalised_rows(at_zero, 0.0, penalty, mask)
+    rows = [row for row in rows if row[1] is not None]
 
     @jax.jit
     def measured(params: Any) -> tuple[jax.Array, list[jax.Array]]:
         grads = jax.tree.leaves(jax.grad(loss)(params))
-        return largest(grads), [jnp.any(grad != 0) for grad in grads]
+        found = [
+            penalty.at(path, jnp.shape(x)).lambda_max(grad)
+            for (path, x, s), grad in zip(rows, grads, strict=True)
+            if s is not None
+        ]
+        return functools.reduce(jnp.maximum, found), [jnp.any(g != 0) for g in grads]
 
     found, some = measured(at_zero)
     _warn_if_some_vanish(
@@ -120,5 +139,5 @@ def _warn_if_some_vanish(rows: list[tuple[str, jax.Array]]) -> None:
             "strength, and lambda_max means nothing. Choose a sparsity by "
             "target_sparsity instead.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

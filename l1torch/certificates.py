@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -120,6 +121,11 @@ def penalised_rows(
     """
     require_penalty(penalty)
     _require_numbers(strength)
+    if all(leaf is None for _, leaf in named_leaves(params)):
+        raise ValueError(
+            f"params must hold at least one tensor, got {params!r}. Pass the "
+            "parameters of your model."
+        )
     rows = []
     for (name, leaf), penalised, leaf_strength in zip(
         named_leaves(params),
@@ -168,7 +174,7 @@ def _require_numbers(strength: Strength) -> None:
     """Raises TypeError for what becomes a strength only in the course of a training."""
     values = strength.values() if isinstance(strength, Mapping) else [strength]
     for value in values:
-        if not isinstance(value, int | float | Tensor):
+        if not isinstance(value, Real | Tensor):
             raise TypeError(
                 f"strength must be a number, a tensor or a mapping to these here, got "
                 f"{value!r} of type {type(value).__name__}. Call a schedule with your "

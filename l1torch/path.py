@@ -33,7 +33,7 @@ from l1torch.strengths import (
     shorten,
     spaced_strengths,
 )
-from l1torch.zero_solution import lambda_max
+from l1torch.zero_solution import lambda_at_zero, zero_solution
 
 
 class PathPoint(NamedTuple):
@@ -143,9 +143,9 @@ def regularisation_path(
     """Solves `min loss + strength * penalty` for many strengths.
 
     By default each solution starts from the one before, and the first from zero
-    weights (what is not penalised: as given), which is where the largest strength
-    ends. For a network this is wrong, as zero weights are stationary: pass
-    `warm_start=False` with strengths of your own.
+    weights, with the rest fitted to them, which is where the largest strength ends. For
+    a network this is wrong, as zero weights are stationary: pass `warm_start=False`
+    with strengths of your own.
 
     Args:
       loss: a smooth function from the parameters to the mean loss, a scalar, of the
@@ -205,13 +205,14 @@ def regularisation_path(
         strengths = check_strengths(strengths)
     else:
         check_spacing(count, ratio)
-        limits = {"tol": tol, "max_iterations": max_iterations}
-        top = lambda_max(loss, params, **settings.problem, **limits)
-        strengths = spaced_strengths(float(top), count, ratio)
     params = map_tensors(lambda x: x.detach().clone(), params)
-    start = params
-    if warm_start and not vectorised:
-        start = _without_weights(params, mask)
+    start, warm = params, warm_start and not vectorised
+    if warm or strengths is None:
+        at_zero = zero_solution(loss, params, penalty, mask, tol, max_iterations)
+        start = at_zero if warm else params
+    if strengths is None:
+        top = lambda_at_zero(loss, at_zero, penalty, mask)
+        strengths = spaced_strengths(float(top), count, ratio)
     with torch.no_grad():
         require_finite_loss(loss(start))
     fits = fit_all(loss, start, strengths, settings)
@@ -260,9 +261,3 @@ def count_nonzero(stacked: Any, params: Any, mask: Mask) -> tuple[np.ndarray, in
     chosen = [(x, leaf.numel()) for (_, x), (_, leaf), flag in rows if flag]
     counts = [(x != 0).reshape(len(x), -1).sum(1) for x, _ in chosen]
     return sum(counts).numpy(force=True), sum(size for _, size in chosen)
-
-
-def _without_weights(params: Params, mask: Mask) -> Params:
-    """Sets the penalised leaves to zero."""
-    flags = iter(selected(mask, params))
-    return map_tensors(lambda x: torch.zeros_like(x) if next(flags) else x, params)

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import torch
@@ -137,7 +138,7 @@ def solve(
 
 def check_limits(tol: float, max_iterations: int) -> None:
     """Raises for a tolerance or number of iterations that no solver can work with."""
-    if isinstance(tol, bool) or not isinstance(tol, int | float | Tensor):
+    if isinstance(tol, bool) or not isinstance(tol, Real | Tensor):
         raise TypeError(
             f"tol must be a real number >= 0, got {tol!r} of type "
             f"{type(tol).__name__}. Pass a number such as 1e-6."
@@ -147,7 +148,7 @@ def check_limits(tol: float, max_iterations: int) -> None:
             f"tol must be a finite real number >= 0, got {tol!r}. Pass a number such "
             "as 1e-6."
         )
-    if isinstance(max_iterations, bool) or not isinstance(max_iterations, int):
+    if isinstance(max_iterations, bool) or not isinstance(max_iterations, Integral):
         raise TypeError(
             f"max_iterations must be an integer >= 1, got {max_iterations!r} of type "
             f"{type(max_iterations).__name__}. Pass a number such as 10_000."

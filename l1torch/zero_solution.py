@@ -62,11 +62,24 @@ def lambda_max(
       ValueError: a penalty without one, such as a constraint; else as `solve`.
     """
     require_tensors(params)
+    for name, x, s in penalised_rows(params, 0.0, penalty, mask):
+        if x is not None and s is not None:  # what has none raises before any work
+            penalty.at(name, tuple(x.shape)).lambda_max(torch.zeros_like(x))
+    at_zero = zero_solution(loss, params, penalty, mask, tol, max_iterations)
+    return lambda_at_zero(loss, at_zero, penalty, mask)
+
+
+def zero_solution(
+    loss: Callable[[Any], Tensor],
+    params: Mapping[str, Tensor],
+    penalty: Penalty,
+    mask: Mask,
+    tol: float,
+    max_iterations: int,
+) -> Any:
+    """Sets the penalised tensors to zero, and fits the others."""
     rows = penalised_rows(params, 0.0, penalty, mask)
     rows = [row for row in rows if row[1] is not None]
-    for name, x, strength in rows:
-        if strength is not None:  # what has none is to raise before any work
-            penalty.at(name, tuple(x.shape)).lambda_max(torch.zeros_like(x))
     zeros = {name: torch.zeros_like(x) for name, x, s in rows if s is not None}
 
     def filled(free: Mapping[str, Tensor]) -> Any:
@@ -74,8 +87,8 @@ def lambda_max(
             return zeros[""]
         return {**params, **zeros, **free}
 
-    free = {name: x for name, x, s in rows if s is None}
-    if free:
+    free = {name: x.detach() for name, x, s in rows if s is None}
+    if _is_used(free, lambda free: loss(filled(free))):
         fitted = solve(
             lambda free: loss(filled(free)),
             free,
@@ -85,9 +98,27 @@ def lambda_max(
             max_iterations=max_iterations,
         )
         free = fitted.params
-    values = zeros | free
-    at_zero = [(name, values[name], s) for name, _, s in rows]
-    problem = Problem(loss, filled(free), at_zero, penalty)
+    return filled(free)
+
+
+def _is_used(
+    params: Mapping[str, Tensor], loss: Callable[[Mapping[str, Tensor]], Tensor]
+) -> bool:
+    """Tells whether a loss depends on any of some parameters."""
+    if not params:
+        return False
+    with torch.enable_grad():
+        value = loss({name: x.clone().requires_grad_() for name, x in params.items()})
+    return getattr(value, "requires_grad", True)  # else `solve` says what is wrong
+
+
+def lambda_at_zero(
+    loss: Callable[[Any], Tensor], at_zero: Any, penalty: Penalty, mask: Mask
+) -> Tensor:
+    """Gives `lambda_max`, from what `zero_solution` found."""
+    rows = penalised_rows(at_zero, 0.0, penalty, mask)
+    rows = [row for row in rows if row[1] is not None]
+    problem = Problem(loss, at_zero, rows, penalty)
     grads = problem.at(problem.leaves).grads
     penalised = [
         (name, x, grad)
@@ -110,5 +141,5 @@ def _warn_if_some_vanish(rows: list[tuple[str, Tensor, Tensor]]) -> None:
             "strength, and lambda_max means nothing. Choose a sparsity by "
             "target_sparsity instead.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -235,3 +235,9 @@ def test_bad_input_is_named(twin):
         lambda_max(twin, loss, START, tol=-1.0)
     with pytest.warns(UserWarning, match="solve has not converged"):
         lambda_max(twin, loss, START, max_iterations=1, tol=0.0)
+
+
+def test_what_the_loss_does_not_use_is_left_alone(twin):
+    params = twin.tree({"w": np.ones(3), "b": 2.0})
+    found = twin.lib.lambda_max(lambda p: ((p["w"] - 3.0) ** 2).sum() / 2, params)
+    assert float(found) == 3.0

@@ -165,7 +165,7 @@ def test_optimizers_start_where_they_are_said_to(twin):
             warnings.simplefilter("always")
             path = run(
                 *(twin, *lasso(twin), strengths),
-                **{"optimizer": sgd(twin, rate), "steps": 1, **kwargs},
+                **{"optimizer": sgd(twin, rate), "steps": 1, "tol": 1e-13, **kwargs},
             )
         (warning,) = caught
         assert warning.filename.endswith("test_path.py"), "where the path is asked for"
@@ -179,7 +179,7 @@ def test_optimizers_start_where_they_are_said_to(twin):
             np.testing.assert_allclose(got_b, b, rtol=1e-12)
         return path
 
-    warm, last = [], (np.zeros(10), 0.5)
+    warm, last = [], (np.zeros(10), 1.5)  # the intercept, fitted to zero weights
     for strength in strengths:
         last = step(*last, strength)
         warm.append(last)
@@ -326,9 +326,9 @@ def test_bad_input(twin, kwargs, error, message):
 
 def test_bad_losses(twin):
     _, params = lasso(twin)
-    with pytest.raises(ValueError, match="loss must be finite at the start"):
+    with pytest.raises(ValueError, match="loss must be finite at"):
         run(twin, lambda p: (p["w"] * math.nan).sum(), params, [0.1])
-    with pytest.raises(TypeError, match="loss must return a scalar, got shape"):
+    with pytest.raises(TypeError, match="loss must return a .*scalar, got"):
         run(twin, lambda p: p["w"] ** 2, params, [0.1])
     with pytest.raises(ValueError, match="strengths must be given, as lambda_max is 0"):
         run(twin, lambda p: (p["w"] ** 2).sum() + p["b"] ** 2, params)

@@ -145,3 +145,21 @@ def test_torch_refuses_what_it_cannot_follow():
         run(lambda p: w.sum(), {"w": w}, 0.1)
     with pytest.raises(TypeError, match="dict\\(model.named_parameters"):
         run(lambda p: w.sum(), torch.nn.Linear(2, 1), 0.1)
+
+
+def test_no_parameters_at_all(twin):
+    for call in (twin.lib.solve, twin.lib.optimality_residual):
+        arguments = (lambda p: 0.0, {}) if call is twin.lib.solve else ({}, {})
+        with pytest.raises(ValueError, match="params must hold at least one"):
+            call(*arguments, 0.1)
+
+
+def test_numbers_of_numpy_are_numbers(twin):
+    found = twin.lib.solve(
+        lambda p: ((p["w"] - 3.0) ** 2).sum() / 2,
+        twin.tree({"w": np.zeros(2)}),
+        np.float32(1.0),
+        tol=np.float64(1e-6),
+        max_iterations=np.int64(100),
+    )
+    np.testing.assert_allclose(twin.numpy(found.params["w"]), 2.0, atol=1e-6)

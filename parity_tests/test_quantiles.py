@@ -1,0 +1,80 @@
+"""The k-th smallest number, counted from a guess, whatever the guess."""
+
+import math
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import l1jax.quantiles
+import l1torch.quantiles
+from l1jax.order_statistics import order_keys
+from parity_tests.twins import JAX
+
+KTH = jax.jit(
+    lambda x, k, guess: l1jax.quantiles.kth_smallest([*map(order_keys, x)], k, guess)
+)
+LEAST = jax.jit(
+    lambda x, k, guess: l1jax.quantiles.least_strength(
+        lambda strength: jnp.sum(x <= strength), k, guess
+    )
+)
+floats = st.floats(0, 2.0**99, width=32) | st.sampled_from([0.0, 1.0, math.inf])
+
+
+@hypothesis.settings(max_examples=40)
+@hypothesis.given(
+    st.lists(floats, min_size=12, max_size=12), st.integers(1, 12), floats
+)
+def test_the_quantile_is_the_kth_smallest(values, k, guess):
+    values = np.array(values, np.float32)
+    values[values < np.finfo(np.float32).tiny] = 0  # XLA would
+    wanted = np.sort(values)[k - 1]
+    parts = [jnp.asarray(values[:5]), jnp.asarray(values[5:])]
+    assert KTH(parts, jnp.asarray(k), jnp.asarray(guess, jnp.float32)) == wanted
+    tensors = [torch.tensor(values[:5]), torch.tensor(values[5:])]
+    for few in (0, 4, 1 << 16):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(l1torch.quantiles, "_FEW", few)
+            found = l1torch.quantiles.kth_smallest(
+                lambda: tensors, k, guess, 12, torch.float32
+            )
+        assert found == wanted
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_quantile_of_many_numbers(twin, dtype):
+    rng = np.random.default_rng(0)
+    values = np.exp(3 * rng.normal(size=200_000)).astype(dtype)
+    values[:5] = np.nan
+    x = twin.array(values, dtype)
+    for k in (1, 1000, 123_456, 199_995, 199_996):
+        wanted = np.sort(values)[k - 1]
+        wanted = math.inf if np.isnan(wanted) else wanted
+        for guess in (0.0, wanted * 1.01, 1e-3):
+            if twin is JAX:
+                found = KTH([x], jnp.asarray(k), jnp.asarray(guess, dtype))
+            else:
+                found = l1torch.quantiles.kth_smallest(
+                    lambda: x.split(64_000), k, float(guess), x.numel(), x.dtype
+                )
+            assert float(found) == float(wanted)
+
+
+@pytest.mark.parametrize("guess", [0.0, 0.3, 1e20, math.nan])
+def test_the_least_strength_is_least(twin, guess):
+    values = np.abs(np.random.default_rng(0).normal(size=100)).astype(np.float32)
+    x = twin.array(values, "float32")
+    for k in (1, 50, 100):
+        if twin is JAX:
+            found = float(LEAST(x, jnp.asarray(k), jnp.asarray(guess, jnp.float32)))
+        else:
+            found = l1torch.quantiles.least_strength(
+                lambda strength: int((x <= strength).sum()), k, guess, torch.float32
+            )
+        exact = np.sort(values)[k - 1]
+        assert exact <= found <= exact * (1 + 4e-6)
