@@ -24,7 +24,7 @@ class Design:
     """The matrix X of shape (n, p), checked."""
 
     def __init__(self, X: ArrayLike) -> None:
-        require_concrete("X", X)
+        X = as_numbers("X", X)
         if jnp.ndim(X) != 2 or 0 in jnp.shape(X):
             raise ValueError(
                 "X must have the shape (samples, features), one or more of each, got "
@@ -86,22 +86,40 @@ def _product(rows: jax.Array, X: jax.Array) -> jax.Array:
     return jnp.matmul(rows, X, precision="highest")
 
 
-def require_concrete(argument: str, value: Any) -> None:
-    """Raises for what is traced, and what is no number and no array of numbers."""
+def as_data(X: Any, y: Any) -> tuple[ArrayLike, ArrayLike]:
+    """Gives features and targets as arrays; bool targets as 0 and 1."""
+    return as_numbers("X", X), as_numbers("y", y, labels=True)
+
+
+def as_numbers(argument: str, value: Any, labels: bool = False) -> ArrayLike:
+    """Gives an array of real numbers, or raises; of lists and tables by numpy.
+
+    Args:
+      argument: what the user calls it.
+      value: an array, a number, or what numpy makes an array of; not traced.
+      labels: whether it may be bool.
+    """
     if isinstance(value, jax.core.Tracer):
         raise TypeError(
             f"{argument} must be known, got a traced array: the sizes of working sets "
             "depend on it. Call this function outside of jit and vmap, or use solve."
         )
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    dtype = dtype_of(value) if number else getattr(value, "dtype", None)
-    if dtype is None or not (
-        jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+    array = value
+    if not isinstance(value, jax.Array):
+        try:
+            array = np.asarray(value)
+        except (TypeError, ValueError, RuntimeError):  # such as rows of unequal length
+            array = np.array(None)
+    if labels and array.dtype == bool:
+        return array.astype(np.int32)
+    if not any(
+        jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer)
     ):
         raise TypeError(
             f"{argument} must be an array of real numbers, got {type(value).__name__} "
-            f"of dtype {dtype}. Pass a JAX or numpy array."
+            f"of dtype {array.dtype}. Pass a JAX or numpy array."
         )
+    return array
 
 
 def result_dtype(X: ArrayLike) -> Any:
@@ -112,7 +130,7 @@ def result_dtype(X: ArrayLike) -> Any:
 
 def double(argument: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
     """Gives an array of a shape on the host in double precision, checked."""
-    require_concrete(argument, value)
+    value = as_numbers(argument, value)
     if jnp.shape(value) != shape:
         raise ValueError(
             f"{argument} must have the shape {shape}, got {jnp.shape(value)}. Look at "

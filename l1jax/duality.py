@@ -5,11 +5,12 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from l1jax.design import Array, Design, double, require_concrete
+from l1jax.design import Array, Design, as_data, as_numbers, double
 from l1jax.group_penalties import _GroupL1
 from l1jax.hyperparameters import check_number, require_broadcast
 from l1jax.linear_losses import LinearLoss, loss_named
@@ -70,8 +71,8 @@ def duality_gap(
 
     Args:
       X: of shape (n, p), of real numbers.
-      y: of shape (n,): numbers for the squared loss, labels 0 and 1 for the logistic,
-        integer classes from 0 for the multinomial.
+      y: of shape (n,): numbers for the squared loss, labels 0 and 1 or bool for the
+        logistic, integer classes from 0 for the multinomial.
       coef: of shape (p,), or (p, classes).
       strength: lambda, per unit of the mean loss: a number >= 0, or an array that
         broadcasts to `coef`.
@@ -92,6 +93,7 @@ def duality_gap(
         unknown loss; a penalty whose dual is not known, or that is not convex: then
         use `optimality_residual`.
     """
+    X, y = as_data(X, y)
     design, model = Design(X), loss_named(loss)
     targets = checked_targets(y, design.n, model, intercept is not None)
     shape = coef_shape(design, model, targets)
@@ -121,14 +123,15 @@ class PenaltyTerms:
     slopes: Array
     ridge: Array
     floor: Array
-    group: Callable[[Array], tuple[float, float]] | None = None
-    """For groups, which are no such sum: gives the value of an array, and the factor
-    that takes it into the dual ball."""
+    group: Penalty | None = None
+    """Set for groups, which are no such sum; `slopes` are then their strength."""
+    shape: tuple[int, ...] = ()
+    """The shape of the coefficients of groups."""
 
     def value(self, w: Array) -> float:
         """Gives `strength * penalty(w)`."""
         if self.group is not None:
-            return self.group(w)[0]
+            return float(self.group.value(self._grouped(w), self.least))
         if (w < self.floor).any():
             return math.inf
         slopes = np.where(w != 0, self.slopes, 0)  # no 0 * inf
@@ -136,10 +139,30 @@ class PenaltyTerms:
 
     def violation(self, w: Array, grad: Array) -> Array:
         """Gives the distance of `-grad` to the subdifferential, element by element."""
+        if self.group is not None:
+            arrays = self._grouped(w), self._grouped(grad)
+            found = self.group.optimality_distance(*arrays, self.least)
+            return np.asarray(found, np.float64).reshape(w.shape)
         at_zero = np.where(self.floor < 0, np.abs(grad), -grad) - self.slopes
         slopes = np.where(w == 0, 0, self.slopes)  # no 0 * inf
         away = np.abs(grad + slopes * np.sign(w) + self.ridge * w)
         return np.where(w == 0, np.maximum(at_zero, 0), away)
+
+    def largest(self, grad: Array) -> float:
+        """Gives the least multiple of the strength that keeps all at zero.
+
+        Args:
+          grad: the gradient of the loss at zero.
+        """
+        if self.group is not None:
+            return float(self.group.lambda_max(self._grouped(grad))) / self.least
+        steepest = np.where(self.floor < 0, np.abs(grad), -grad)
+        pulled = (steepest > 0) & ((self.slopes > 0) | (self.ridge > 0))
+        with np.errstate(divide="ignore"):  # a ridge alone holds nothing at zero
+            return float(np.max(steepest[pulled] / self.slopes[pulled], initial=0.0))
+
+    def _grouped(self, x: Array) -> jax.Array:
+        return jnp.asarray(x.reshape(self.shape))
 
     @property
     def least(self) -> float:
@@ -166,11 +189,11 @@ def penalty_terms(
     require_penalty(penalty)
     check_number("strength", strength)
     require_broadcast("strength", strength, "coef", shape)
-    require_concrete("strength", strength)
     penalty = penalty.at("coef", shape)
     penalty.require_fit("coef", shape, jnp.shape(strength))
     flat = (shape[0], shape[1] if len(shape) > 1 else 1)
-    s = np.broadcast_to(np.asarray(strength, np.float64), shape).reshape(flat)
+    s = np.asarray(as_numbers("strength", strength), np.float64)
+    s = np.broadcast_to(s, shape).reshape(flat)
     check_number("strength", np.array(s))
     zero = np.zeros(flat)
     unbounded = np.full(flat, -math.inf)
@@ -193,13 +216,7 @@ def penalty_terms(
             slopes = np.where(held, math.inf, s * np.where(held, 1, weights))
             return PenaltyTerms(slopes, zero, unbounded)
         case _GroupL1() if np.ndim(strength) == 0 and (s > 0).all():
-
-            def group(x: Array) -> tuple[float, float]:
-                x = jnp.asarray(x.reshape(shape))
-                strongest = float(penalty.lambda_max(x)) or math.inf
-                return float(penalty.value(x, strength)), float(strength) / strongest
-
-            return PenaltyTerms(s, zero, unbounded, group)
+            return PenaltyTerms(s, zero, unbounded, penalty, shape)
     if isinstance(penalty, _GroupL1):
         raise ValueError(
             f"strength must be one number > 0 for groups, got {strength!r}. Put the "
@@ -258,7 +275,9 @@ class FreeColumns:
             while True:
                 new = scores + self._scores(size * step)
                 new_value = loss.value(new, targets)
-                if new_value <= value or exact or size < 1e-8:
+                # Near the end rounding hides the decrease.
+                fell = new_value <= value + 1e-15 * abs(value)
+                if fell or exact or size < 1e-8:
                     break
                 size /= 2
             moved, scores, value = moved + size * step, new, new_value
@@ -297,7 +316,7 @@ def dual_value(
       terms: the penalty.
     """
     if terms.group is not None:
-        return loss.dual(min(1.0, terms.group(grad)[1]) * residual, targets)
+        return loss.dual(residual / max(1.0, terms.largest(grad)), targets)
     steepest = np.where(terms.floor < 0, np.abs(grad), -grad)
     penalised = (terms.slopes > 0) | (terms.ridge > 0)
     ridged = terms.ridge > 0
@@ -342,7 +361,7 @@ class _Intercept(FreeColumns):
 
 def checked_targets(y: Any, n: int, loss: LinearLoss, intercept: bool) -> Array:
     """Checks y against the loss, and gives the targets of shape (n, k)."""
-    require_concrete("y", y)
+    y = as_numbers("y", y, labels=True)
     if jnp.shape(y) != (n,):
         raise ValueError(
             f"y must have the shape ({n},), one number for each row of X, got "

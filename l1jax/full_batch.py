@@ -80,27 +80,6 @@ def _fit(
     return _measured(loss, params, strength, settings.problem)
 
 
-def measure_all(
-    loss: Callable[..., jax.Array],
-    params: Any,
-    strengths: np.ndarray,
-    problem: dict[str, Any],
-    *data: jax.Array,
-) -> Fits:
-    """Measures solutions that have a leading axis of strengths.
-
-    The loss is a function of the parameters and the data.
-    """
-
-    def run(params: Any, strengths: jax.Array, data: tuple[jax.Array, ...]) -> Fits:
-        def one(row: tuple[Any, jax.Array]) -> Fits:
-            return _measured(lambda params: loss(params, *data), *row, problem)
-
-        return jax.lax.map(one, (params, strengths))
-
-    return _on_host(jax.jit(run)(params, jnp.asarray(strengths), data))
-
-
 def _measured(
     loss: Callable[[Any], jax.Array], params: Any, strength: Any, problem: Any
 ) -> Fits:

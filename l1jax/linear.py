@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from l1jax.design import Array, Design, double
+from l1jax.design import Array, Design, as_data, double
 from l1jax.duality import PenaltyTerms, checked_targets, coef_shape, penalty_terms
 from l1jax.linear_losses import LinearLoss, loss_named
 from l1jax.newton import NewtonSolver
@@ -86,7 +86,7 @@ def solve_linear(
     Args:
       X: of shape (n, p), of real numbers; scale its columns as the penalty should see
         them. Centring is done here.
-      y: of shape (n,): numbers, labels 0 and 1, or integer classes from 0.
+      y: of shape (n,): numbers, labels 0 and 1 or bool, or integer classes from 0.
       strength: lambda, per unit of the mean loss: a number >= 0, or an array that
         broadcasts to the coefficients.
       loss: "squared", "logistic" or "multinomial", see `duality_gap`.
@@ -111,6 +111,7 @@ def solve_linear(
         negative strength; an unknown loss or method, or one that does not fit; a
         penalty whose dual is not known.
     """
+    X, y = as_data(X, y)
     design, model = Design(X), loss_named(loss)
     check_limits(tol, max_iterations)
     targets = checked_targets(y, design.n, model, fit_intercept)
@@ -120,7 +121,16 @@ def solve_linear(
     coef, intercept = _start(init, shape, fit_intercept)
     gram = method == "gram"
     solver = NewtonSolver(design, model, targets, terms, fit_intercept, gram)
-    if method == "fista":
+
+    def objective_of(coef: Array, intercept: Array) -> float:
+        scores = design.scores(coef) + intercept
+        return model.value(scores, targets) + terms.value(coef)
+
+    # Without a round, Newton's method fits what is not penalised: FISTA's start.
+    rounds = 0 if method == "fista" else max_iterations
+    bound, iterations = solver.run(coef, intercept, tol, rounds)
+    optimal = objective_of(coef, intercept) - bound <= tol * solver.null
+    if method == "fista" and not optimal:
         params = {"coef": jnp.asarray(coef.reshape(shape), design.dtype)}
         if fit_intercept:
             start = intercept.reshape(shape[1:])
@@ -131,12 +141,8 @@ def solve_linear(
         coef = np.array(found.params["coef"], np.float64).reshape(design.p, -1)
         if fit_intercept:
             intercept = np.array(found.params["intercept"], np.float64).reshape(-1)
-        bound, iterations = (
-            solver.run(coef, intercept, tol, 0)[0],
-            int(found.iterations),
-        )
-    else:
-        bound, iterations = solver.run(coef, intercept, tol, max_iterations)
+        iterations = int(found.iterations)
+        bound = max(bound, solver.run(coef, intercept, tol, 0)[0])
     if model.name == "multinomial":
         # What all classes share has no effect.
         intercept = intercept - intercept.mean()
@@ -144,8 +150,7 @@ def solve_linear(
     intercept = jnp.asarray(intercept.reshape(shape[1:]), design.dtype)
     # The gap of the coefficients as they are handed back, rounded.
     w = np.asarray(coef, np.float64).reshape(design.p, -1)
-    scores = design.scores(w) + np.asarray(intercept, np.float64)
-    objective = model.value(scores, targets) + terms.value(w)
+    objective = objective_of(w, np.asarray(intercept, np.float64))
     gap = objective - bound
     relative = gap / solver.null
     converged = bool(relative <= tol)

@@ -66,23 +66,25 @@ class NewtonSolver:
             add(coef, intercept)
             residual = loss.residual(scores, targets)
             objective = loss.value(scores, targets) + terms.value(coef)
+            # At zero rounding must not put anything into the model.
+            certain = precise or not coef.any()
             while True:
-                grad = self._design.gradient(residual, precise)
+                grad = self._design.gradient(residual, certain)
                 dual = -math.inf
                 if exact:
                     dual = dual_value(loss, targets, residual, grad, coef, terms)
                 rough = objective - dual > max(100 * tol, 1e-3) * self.null
-                if precise or (rough and iteration < max_iterations):
+                if certain or (rough and iteration < max_iterations):
                     break
                 # Single precision shows where to go, but cannot certify.
-                precise = True
-            if precise:
+                certain = precise = True
+            if certain:
                 # Any lower bound holds for all coefficients.
                 bound = dual = max(bound, dual)
             gap = objective - dual
             stalled = 0 if gap < least else stalled + 1
             least = min(gap, least)
-            converged = precise and gap <= tol * self.null
+            converged = certain and gap <= tol * self.null
             if converged or iteration == max_iterations or stalled > 10:
                 break
             violation = terms.violation(coef, grad).reshape(-1)

@@ -11,12 +11,15 @@ from typing import Literal
 import numpy as np
 from jax.typing import ArrayLike
 
+from l1jax.design import Design, as_data
+from l1jax.duality import checked_targets
 from l1jax.linear import LinearSolution, solve_linear
+from l1jax.linear_losses import loss_named
 from l1jax.linear_paths import linear_strengths, mean_losses, solve_all
 from l1jax.path import RegularisationPath
 from l1jax.penalties import l1
 from l1jax.penalty import Penalty
-from l1jax.strengths import shorten
+from l1jax.strengths import require_real, shorten
 
 Rule = Literal["one_se", "min"]
 
@@ -103,11 +106,12 @@ def cross_validate(
       UserWarning: once, naming the strengths at which a fold did not converge.
 
     Raises:
-      TypeError: folds that are neither a number nor sequences of row indices.
+      TypeError: data that are no numbers; folds that are neither a number nor
+        sequences of row indices.
       ValueError: fewer than two folds, or more than rows; an empty fold, one that
-        leaves no row, or row indices out of range or twice; an unknown rule; a
-        validation loss that is NaN; strengths, and data that do not fit, as in
-        `linear_path`.
+        leaves no row, or every row of a class out, or row indices out of range or
+        twice; an unknown rule; a validation loss that is NaN; strengths, and data that
+        do not fit, as in `linear_path`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -121,7 +125,12 @@ def cross_validate(
             f"rule must be 'one_se' or 'min', got {rule!r}. Pass 'min' for the "
             "smallest mean loss."
         )
-    parts = fold_indices(folds, len(X), shuffle)
+    X, y = as_data(X, y)
+    design, model = Design(X), loss_named(loss)
+    parts = fold_indices(folds, design.n, shuffle)
+    targets = checked_targets(y, design.n, model, fit_intercept)
+    if loss == "multinomial" or (loss == "logistic" and fit_intercept):
+        _require_classes(np.asarray(targets), parts)
     settings = {"loss": loss, "penalty": penalty, "fit_intercept": fit_intercept}
     strengths = linear_strengths(
         *(X, y, strengths), **settings, **{"count": count, "ratio": ratio}
@@ -130,8 +139,8 @@ def cross_validate(
     losses, converged = [], []
     for fold in parts:
         rest = np.setdiff1d(np.arange(len(X)), fold)
-        params, found = solve_all(X[rest], y[rest], strengths, **settings, **limits)
-        losses.append(mean_losses(X[fold], y[fold], params, loss))
+        _, found = solve_all(X[rest], y[rest], strengths, **settings, **limits)
+        losses.append(mean_losses(X[fold], targets[fold], found, model))
         converged.append([bool(one.converged) for one in found])
     losses = np.stack(losses)
     mean = losses.mean(0)
@@ -211,6 +220,19 @@ def fold_indices(
     return parts
 
 
+def _require_classes(targets: np.ndarray, parts: Sequence[np.ndarray]) -> None:
+    """Raises unless every class is in the rows that each fold leaves for training."""
+    for i, fold in enumerate(parts):
+        rest = np.delete(targets, fold, axis=0)
+        # A column that does not vary: a class that is nowhere, or everywhere.
+        if (rest.min(0) == rest.max(0)).any():
+            raise ValueError(
+                "folds must leave rows of every class of y to train on, got fold "
+                f"{i}, outside of which a class has none. Pass shuffle=0, or "
+                "stratified folds, such as the second arrays of StratifiedKFold.split."
+            )
+
+
 def information_criterion(
     path: RegularisationPath,
     n: int,
@@ -248,6 +270,7 @@ def information_criterion(
       An array of shape (strengths,).
 
     Raises:
+      TypeError: a gamma that is no number.
       ValueError: an unknown kind or loss; n < 1, gamma outside [0, 1]; a noise variance
         that is not positive, or for another loss.
 
@@ -272,6 +295,7 @@ def information_criterion(
         raise ValueError(
             f"n must be an integer >= 1, got {n!r}. Pass the number of rows, len(X)."
         )
+    require_real("gamma", gamma, "0.5")
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must be in [0, 1], got {gamma!r}. Pass 0.5.")
     known = noise_variance is not None

@@ -13,11 +13,17 @@ from l1jax.solvers import check_limits
 
 def spaced_strengths(largest: float, count: int, ratio: float) -> np.ndarray:
     """Gives `count` log-spaced strengths from `largest` to `ratio * largest`."""
-    if not (math.isfinite(largest) and largest > 0):
+    if largest == 0:
         raise ValueError(
-            f"strengths must be given, as lambda_max is {largest}: no strength is "
-            "needed to keep the penalised weights at zero, or none suffices. Pass "
-            "strengths=, or look at the data and at the loss."
+            "lambda_max must be positive, got 0: there is nothing to fit, as y is "
+            "constant, or does not correlate with what is penalised. Look at the data, "
+            "and at the loss."
+        )
+    if not math.isfinite(largest):
+        raise ValueError(
+            f"lambda_max must be finite, got {largest}: the penalty has no largest "
+            "strength, as a ridge has none, or the gradients are not finite. Take a "
+            "penalty with a share of L1, or, for a path, pass strengths=."
         )
     exponents = [i / (count - 1) if i else 0.0 for i in range(count)]
     return np.array([largest * ratio**exponent for exponent in exponents])
@@ -26,6 +32,7 @@ def spaced_strengths(largest: float, count: int, ratio: float) -> np.ndarray:
 def check_spacing(count: int, ratio: float) -> None:
     """Raises unless strengths can be spaced so."""
     require_count("count", count)
+    require_real("ratio", ratio, "1e-3")
     if not 0 < ratio < 1:
         raise ValueError(
             f"ratio must be in (0, 1), got {ratio!r}. Pass the smallest strength over "
@@ -85,6 +92,15 @@ def require_count(argument: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
         raise ValueError(
             f"{argument} must be an integer >= 1, got {value!r}. Pass one such as 100."
+        )
+
+
+def require_real(argument: str, value: float, example: str) -> None:
+    """Raises unless it is a real number."""
+    if not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"{argument} must be a real number, got {value!r}. Pass one such as "
+            f"{example}."
         )
 
 

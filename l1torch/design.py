@@ -6,6 +6,7 @@ columns that are picked out of it, and what must be certain, are computed on the
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,7 @@ class Design:
     """The matrix X of shape (n, p), checked."""
 
     def __init__(self, X: Tensor) -> None:
-        require_numbers("X", X)
+        X = as_numbers("X", X)
         if X.dim() != 2 or 0 in X.shape:
             raise ValueError(
                 "X must have the shape (samples, features), one or more of each, got "
@@ -71,27 +72,45 @@ class Design:
         return self.columns(support) @ coef[support]
 
 
-def require_numbers(argument: str, value: Any) -> None:
-    """Raises for what is no number and no dense tensor of real numbers."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return
-    dtype = getattr(value, "dtype", None)
+def as_data(X: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """Gives features and targets as tensors; bool targets as 0 and 1."""
+    return as_numbers("X", X), as_numbers("y", y, labels=True)
+
+
+def as_numbers(argument: str, value: Any, labels: bool = False) -> Tensor:
+    """Gives a dense tensor of real numbers, or raises; of lists and tables by numpy.
+
+    Args:
+      argument: what the user calls it.
+      value: a tensor, a number, or what numpy makes an array of.
+      labels: whether it may be bool.
+    """
+    tensor = value
+    if not isinstance(value, Tensor):
+        try:
+            # Not by torch, which rounds Python's numbers to single precision.
+            tensor = torch.from_numpy(np.array(value, order="C"))
+        except (TypeError, ValueError, RuntimeError):  # such as rows of unequal length
+            tensor = None
+    if labels and tensor is not None and tensor.dtype == torch.bool:
+        return tensor.int()
     if (
-        not isinstance(value, Tensor)
-        or dtype.is_complex
-        or dtype == torch.bool
-        or value.layout != torch.strided
+        tensor is None
+        or tensor.is_complex()
+        or tensor.dtype == torch.bool
+        or tensor.layout != torch.strided
     ):
+        dtype = getattr(value, "dtype", None)
         raise TypeError(
             f"{argument} must be a dense tensor of real numbers, got "
             f"{type(value).__name__} of dtype {dtype}. Pass torch.as_tensor(...)."
         )
+    return tensor
 
 
 def double(argument: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Gives a tensor of a shape on the CPU in double precision, checked."""
-    require_numbers(argument, value)
-    value = torch.as_tensor(value)
+    value = as_numbers(argument, value)
     if tuple(value.shape) != shape:
         raise ValueError(
             f"{argument} must have the shape {shape}, got {tuple(value.shape)}. Look "

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from l1torch.design import Design, double, require_numbers
+from l1torch.design import Design, as_data, as_numbers, double
 from l1torch.group_penalties import _GroupL1
 from l1torch.hyperparameters import Number, check_number, require_broadcast
 from l1torch.linear_losses import LinearLoss, loss_named
@@ -69,8 +69,8 @@ def duality_gap(
 
     Args:
       X: of shape (n, p), of real numbers.
-      y: of shape (n,): numbers for the squared loss, labels 0 and 1 for the logistic,
-        integer classes from 0 for the multinomial.
+      y: of shape (n,): numbers for the squared loss, labels 0 and 1 or bool for the
+        logistic, integer classes from 0 for the multinomial.
       coef: of shape (p,), or (p, classes).
       strength: lambda, per unit of the mean loss: a number >= 0, or a tensor that
         broadcasts to `coef`.
@@ -91,6 +91,7 @@ def duality_gap(
         unknown loss; a penalty whose dual is not known, or that is not convex: then
         use `optimality_residual`.
     """
+    X, y = as_data(X, y)
     design, model = Design(X), loss_named(loss)
     targets = checked_targets(y, design.n, model, intercept is not None)
     shape = coef_shape(design, model, targets)
@@ -120,14 +121,15 @@ class PenaltyTerms:
     slopes: Tensor
     ridge: Tensor
     floor: Tensor
-    group: Callable[[Tensor], tuple[float, float]] | None = None
-    """For groups, which are no such sum: gives the value of a tensor, and the factor
-    that takes it into the dual ball."""
+    group: Penalty | None = None
+    """Set for groups, which are no such sum; `slopes` are then their strength."""
+    shape: tuple[int, ...] = ()
+    """The shape of the coefficients of groups."""
 
     def value(self, w: Tensor) -> float:
         """Gives `strength * penalty(w)`."""
         if self.group is not None:
-            return self.group(w)[0]
+            return float(self.group.value(self._grouped(w), self.least))
         if (w < self.floor).any():
             return math.inf
         slopes = torch.where(w != 0, self.slopes, 0)  # no 0 * inf
@@ -135,10 +137,31 @@ class PenaltyTerms:
 
     def violation(self, w: Tensor, grad: Tensor) -> Tensor:
         """Gives the distance of `-grad` to the subdifferential, element by element."""
+        if self.group is not None:
+            arrays = self._grouped(w), self._grouped(grad)
+            found = self.group.optimality_distance(*arrays, self.least)
+            return found.reshape(w.shape)
         at_zero = torch.where(self.floor < 0, grad.abs(), -grad) - self.slopes
         slopes = torch.where(w == 0, 0, self.slopes)  # no 0 * inf
         away = (grad + slopes * torch.sign(w) + self.ridge * w).abs()
         return torch.where(w == 0, at_zero.clamp(min=0), away)
+
+    def largest(self, grad: Tensor) -> float:
+        """Gives the least multiple of the strength that keeps all at zero.
+
+        Args:
+          grad: the gradient of the loss at zero.
+        """
+        if self.group is not None:
+            return float(self.group.lambda_max(self._grouped(grad))) / self.least
+        steepest = torch.where(self.floor < 0, grad.abs(), -grad)
+        pulled = (steepest > 0) & ((self.slopes > 0) | (self.ridge > 0))
+        # A ridge alone holds nothing at zero: infinity.
+        ratios = steepest[pulled] / self.slopes[pulled]
+        return float(ratios.max()) if len(ratios) else 0.0
+
+    def _grouped(self, x: Tensor) -> Tensor:
+        return x.reshape(self.shape)
 
     @property
     def least(self) -> float:
@@ -194,13 +217,7 @@ def penalty_terms(
             slopes = torch.where(held, math.inf, s * torch.where(held, 1, weights))
             return PenaltyTerms(slopes, zero, unbounded)
         case _GroupL1() if strength.dim() == 0 and (s > 0).all():
-
-            def group(x: Tensor) -> tuple[float, float]:
-                x = x.reshape(shape)
-                strongest = float(penalty.lambda_max(x)) or math.inf
-                return float(penalty.value(x, strength)), float(strength) / strongest
-
-            return PenaltyTerms(s, zero, unbounded, group)
+            return PenaltyTerms(s, zero, unbounded, penalty, shape)
     if isinstance(penalty, _GroupL1):
         raise ValueError(
             f"strength must be one number > 0 for groups, got {strength!r}. Put the "
@@ -259,7 +276,9 @@ class FreeColumns:
             while True:
                 new = scores + self._scores(size * step)
                 new_value = loss.value(new, targets)
-                if new_value <= value or exact or size < 1e-8:
+                # Near the end rounding hides the decrease.
+                fell = new_value <= value + 1e-15 * abs(value)
+                if fell or exact or size < 1e-8:
                     break
                 size /= 2
             moved, scores, value = moved + size * step, new, new_value
@@ -299,7 +318,7 @@ def dual_value(
       terms: the penalty.
     """
     if terms.group is not None:
-        return loss.dual(min(1.0, terms.group(grad)[1]) * residual, targets)
+        return loss.dual(residual / max(1.0, terms.largest(grad)), targets)
     steepest = torch.where(terms.floor < 0, grad.abs(), -grad)
     penalised = (terms.slopes > 0) | (terms.ridge > 0)
     ridged = terms.ridge > 0
@@ -346,7 +365,7 @@ class _Intercept(FreeColumns):
 
 def checked_targets(y: Any, n: int, loss: LinearLoss, intercept: bool) -> Tensor:
     """Checks y against the loss, and gives the targets of shape (n, k)."""
-    require_numbers("y", y)
+    y = as_numbers("y", y, labels=True)
     if tuple(y.shape) != (n,):
         raise ValueError(
             f"y must have the shape ({n},), one number for each row of X, got "

@@ -61,24 +61,20 @@ def fit_all(
             first = parts[-1] if parts and settings.warm_start else start
             parts.append(_fit(loss, first, strength, settings))
         stacked = _stack(parts)
-    return measure_all(loss, stacked, strengths, settings.problem)
+    return _measure_all(loss, stacked, strengths, settings.problem)
 
 
-def measure_all(
-    loss: Callable[..., Tensor],
+def _measure_all(
+    loss: Callable[[Any], Tensor],
     params: Params,
     strengths: np.ndarray,
     problem: dict[str, Any],
-    *data: Tensor,
 ) -> Fits:
-    """Measures solutions that have a leading axis of strengths.
-
-    The loss is a function of the parameters and the data.
-    """
+    """Measures solutions that have a leading axis of strengths."""
     rows = []
     for i, strength in enumerate(strengths.tolist()):
         part = map_tensors(lambda x, i=i: x[i].clone().requires_grad_(), params)
-        rows.append(_measured(lambda p: loss(p, *data), part, strength, problem))
+        rows.append(_measured(loss, part, strength, problem))
     objective, value, *residual = np.array(rows).T
     return Fits(params, objective, value, OptimalityResidual(*residual))
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from l1torch.design import Design, double
+from l1torch.design import Design, as_data, double
 from l1torch.duality import PenaltyTerms, checked_targets, coef_shape, penalty_terms
 from l1torch.hyperparameters import Number
 from l1torch.linear_losses import LinearLoss, loss_named
@@ -85,7 +85,7 @@ def solve_linear(
     Args:
       X: of shape (n, p), of real numbers; scale its columns as the penalty should see
         them. Centring is done here.
-      y: of shape (n,): numbers, labels 0 and 1, or integer classes from 0.
+      y: of shape (n,): numbers, labels 0 and 1 or bool, or integer classes from 0.
       strength: lambda, per unit of the mean loss: a number >= 0, or a tensor that
         broadcasts to the coefficients.
       loss: "squared", "logistic" or "multinomial", see `duality_gap`.
@@ -110,6 +110,7 @@ def solve_linear(
         negative strength; an unknown loss or method, or one that does not fit; a
         penalty whose dual is not known.
     """
+    X, y = as_data(X, y)
     design, model = Design(X), loss_named(loss)
     check_limits(tol, max_iterations)
     targets = checked_targets(y, design.n, model, fit_intercept)
@@ -119,7 +120,16 @@ def solve_linear(
     coef, intercept = _start(init, shape, fit_intercept)
     gram = method == "gram"
     solver = NewtonSolver(design, model, targets, terms, fit_intercept, gram)
-    if method == "fista":
+
+    def objective_of(coef: Tensor, intercept: Tensor) -> float:
+        scores = design.scores(coef) + intercept
+        return model.value(scores, targets) + terms.value(coef)
+
+    # Without a round, Newton's method fits what is not penalised: FISTA's start.
+    rounds = 0 if method == "fista" else max_iterations
+    bound, iterations = solver.run(coef, intercept, tol, rounds)
+    optimal = objective_of(coef, intercept) - bound <= tol * solver.null
+    if method == "fista" and not optimal:
         params = {"coef": coef.reshape(shape).to(design.like)}
         if fit_intercept:
             start = intercept.reshape(shape[1:])
@@ -130,12 +140,8 @@ def solve_linear(
         coef = found.params["coef"].cpu().double().reshape(design.p, -1)
         if fit_intercept:
             intercept = found.params["intercept"].cpu().double().reshape(-1)
-        bound, iterations = (
-            solver.run(coef, intercept, tol, 0)[0],
-            int(found.iterations),
-        )
-    else:
-        bound, iterations = solver.run(coef, intercept, tol, max_iterations)
+        iterations = int(found.iterations)
+        bound = max(bound, solver.run(coef, intercept, tol, 0)[0])
     if model.name == "multinomial":
         # What all classes share has no effect.
         intercept = intercept - intercept.mean()
@@ -143,8 +149,7 @@ def solve_linear(
     intercept = intercept.reshape(shape[1:]).to(design.like)
     # The gap of the coefficients as they are handed back, rounded.
     w = coef.cpu().double().reshape(design.p, -1)
-    scores = design.scores(w) + intercept.cpu().double()
-    objective = model.value(scores, targets) + terms.value(w)
+    objective = objective_of(w, intercept.cpu().double())
     gap = objective - bound
     relative = gap / solver.null
     converged = bool(relative <= tol)

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,16 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l1torch.full_batch import measure_all
-from l1torch.linear import LinearSolution, mean_loss, solve_linear
-from l1torch.masks import weights_only
+from l1torch.certificates import OptimalityResidual
+from l1torch.design import Design, as_data
+from l1torch.duality import FreeColumns, checked_targets, coef_shape, penalty_terms
+from l1torch.linear import LinearSolution, solve_linear
+from l1torch.linear_losses import LinearLoss, loss_named
 from l1torch.path import RegularisationPath, warn_unless_converged
 from l1torch.penalties import l1
 from l1torch.penalty import Penalty
 from l1torch.strengths import check_spacing, check_strengths, spaced_strengths
-
-_ALL_ZERO = 1e30
-"""A strength at which no penalised weight is left, in single precision, too."""
 
 
 class KeptFeatures(NamedTuple):
@@ -63,7 +63,8 @@ def linear_path(
       penalty: the penalty, of unit strength.
       fit_intercept: whether there is an intercept, which is not penalised.
       method: of `solve_linear`.
-      tol: of `solve_linear`: the duality gap, relative to the objective.
+      tol: of `solve_linear`: the duality gap, relative to the objective of zero
+        coefficients with the best intercept, see `duality_gap`.
       max_iterations: of `solve_linear`, for each strength.
 
     Returns:
@@ -74,7 +75,7 @@ def linear_path(
       UserWarning: once, naming the strengths that did not converge.
 
     Raises:
-      TypeError: strengths that are no numbers.
+      TypeError: data or strengths that are no numbers.
       ValueError: strengths that are empty, not positive and finite, or not falling;
         `count` or `ratio` out of range; data that do not fit, see `solve_linear`.
 
@@ -84,15 +85,15 @@ def linear_path(
       >>> print(path.strengths, path.nnz)
       [0.5   0.125] [1 3]
     """
+    X, y = as_data(X, y)
     problem = {"loss": loss, "penalty": penalty, "fit_intercept": fit_intercept}
     strengths = linear_strengths(X, y, strengths, count, ratio, **problem)
     limits = {"method": method, "tol": tol, "max_iterations": max_iterations}
     params, found = solve_all(X, y, strengths, **problem, **limits)
-    settings = {"penalty": penalty, "mask": weights_only}
-    fits = measure_all(mean_loss(loss), params, strengths, settings, X, y)
     path = RegularisationPath(
         strengths=strengths,
-        **fits._asdict(),
+        params=params,
+        **_measured(X, y, strengths, found, **problem),
         nnz=np.array([torch.count_nonzero(one.coef) for one in found]),
         size=found[0].coef.numel(),
         converged=np.array([bool(one.converged) for one in found]),
@@ -122,10 +123,10 @@ def keep_features(
     """Finds a linear model that uses k of the features.
 
     It walks down the path, as `linear_path` does, until more than k features have
-    weights that are not zero, and takes the last strength before, the weakest that
-    keeps k. If that one keeps fewer, the strengths between the two are bisected. Where
-    a path jumps over k, as it does if features are equal, or ends before, fewer than
-    k are kept, and the result says so.
+    weights that are not zero, and takes the last strength before: if it keeps k, the
+    weakest that does on the grid of `count` strengths. If it keeps fewer, the strengths
+    between the two are bisected. Where a path jumps over k, as it does if features are
+    equal, or ends before, fewer than k are kept, and the result says so.
 
     Args:
       X: of shape (n, p).
@@ -145,8 +146,9 @@ def keep_features(
       A `KeptFeatures`.
 
     Raises:
-      ValueError: k outside 0..p; `count` or `ratio` out of range; data that do not
-        fit, see `solve_linear`.
+      TypeError: data that are no numbers.
+      ValueError: k outside 0..p, or less than the features without a penalty; `count`
+        or `ratio` out of range; data that do not fit, see `solve_linear`.
 
     Example:
       >>> X, y = torch.eye(4) * 2, torch.tensor([4.0, 1.0, 3.0, 2.0])
@@ -154,6 +156,7 @@ def keep_features(
       >>> kept.features, kept.exact
       (array([0, 2]), True)
     """
+    X, y = as_data(X, y)
     require_k(k, tuple(X.shape))
     problem = {"loss": loss, "penalty": penalty, "fit_intercept": fit_intercept}
     strengths = linear_strengths(X, y, None, count, ratio, **problem)
@@ -172,8 +175,15 @@ def keep_features(
             beyond = strength
             break
         kept = found
-    if kept is None:  # rounding at the largest strength
-        kept = solved(2 * strengths[0].item(), None)
+    while kept is None:  # rounding at the largest strength, or features without penalty
+        found = solved(2 * found.strength, None)
+        if len(found.features) <= k:
+            kept = found
+        elif found.strength > 8 * beyond:
+            raise ValueError(
+                f"k must be at least {len(found.features)}, how many features have "
+                f"weights at every strength, got {k}. Penalise more of them."
+            )
     while beyond is not None and not kept.exact and kept.strength > beyond * (1 + 1e-9):
         strength = math.sqrt(kept.strength * beyond)
         found = solved(strength, kept.solution)
@@ -227,19 +237,63 @@ def linear_strengths(
     if strengths is not None:
         return check_strengths(strengths)
     check_spacing(count, ratio)
-    problem = {"loss": loss, "penalty": penalty, "fit_intercept": fit_intercept}
-    params, _ = solve_all(X, y, np.array([_ALL_ZERO]), **problem, tol=1e-12)
-    start = {name: x[0] for name, x in params.items()}
-    start["coef"].requires_grad_()
-    (grad,) = torch.autograd.grad(mean_loss(loss)(start, X, y), start["coef"])
-    top = penalty.at("coef", tuple(grad.shape)).lambda_max(grad)
-    return spaced_strengths(float(top), count, ratio)
+    design, model = Design(X), loss_named(loss)
+    targets = checked_targets(y, design.n, model, fit_intercept)
+    terms = penalty_terms(penalty, 1.0, coef_shape(design, model, targets))
+    scores = torch.zeros_like(targets)
+    at_zero = model.value(scores, targets)
+    scores = FreeColumns(design, terms, fit_intercept).fit(model, targets, scores)[0]
+    rounding = 8 * sys.float_info.epsilon
+    top = 0.0
+    # Of constant targets the intercept leaves only rounding.
+    if model.value(scores, targets) > rounding**2 * at_zero:
+        top = terms.largest(design.gradient(model.residual(scores, targets)))
+    # A little more, so that the first solution is all zero.
+    return spaced_strengths(top * (1 + rounding), count, ratio)
 
 
-def mean_losses(X: Tensor, y: Tensor, params: Any, loss: str) -> np.ndarray:
-    """Gives the mean loss of each of a path's solutions on further data."""
-    losses = torch.func.vmap(mean_loss(loss), (0, None, None))(params, X, y)
-    return losses.double().numpy(force=True)
+def mean_losses(
+    X: Tensor, targets: Tensor, found: Sequence[LinearSolution], model: LinearLoss
+) -> np.ndarray:
+    """Gives the mean loss of each solution on further data, in double precision."""
+    design = Design(X)
+    scores = [_in_double(design, one)[1] for one in found]
+    return np.array([model.value(one, targets) for one in scores])
+
+
+def _measured(
+    X: Tensor,
+    y: Tensor,
+    strengths: np.ndarray,
+    found: Sequence[LinearSolution],
+    *,
+    loss: str,
+    penalty: Penalty,
+    fit_intercept: bool,
+) -> dict[str, Any]:
+    """Gives the numbers of a path, in double precision as the gap is."""
+    design, model = Design(X), loss_named(loss)
+    targets = checked_targets(y, design.n, model, fit_intercept)
+    rows = []
+    for strength, one in zip(strengths.tolist(), found, strict=True):
+        terms = penalty_terms(penalty, strength, coef_shape(design, model, targets))
+        coef, scores = _in_double(design, one)
+        value, residual = model.value(scores, targets), model.residual(scores, targets)
+        parts = [terms.violation(coef, design.gradient(residual)).reshape(-1)]
+        if fit_intercept:
+            parts.append(residual.mean(0).abs())
+        violations = torch.cat(parts)
+        largest, norm = violations.max(), torch.linalg.norm(violations)
+        rows.append((value + terms.value(coef), value, float(largest), float(norm)))
+    objective, losses, *sizes = np.array(rows).T
+    residual = OptimalityResidual(*sizes)
+    return {"objective": objective, "loss": losses, "residual": residual}
+
+
+def _in_double(design: Design, found: LinearSolution) -> tuple[Tensor, Tensor]:
+    """Gives a solution's coefficients of shape (p, k), and its scores."""
+    coef = found.coef.cpu().double().reshape(design.p, -1)
+    return coef, design.scores(coef) + found.intercept.cpu().double()
 
 
 def require_k(k: int, shape: tuple[int, ...]) -> None:

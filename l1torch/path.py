@@ -73,7 +73,8 @@ class RegularisationPath:
     converged: np.ndarray
     """Whether each solution reached the tolerance asked for."""
     gap: np.ndarray | None = None
-    """The duality gap, relative to the objective, where there is one; else None."""
+    """The duality gap, relative to the objective of zero coefficients with the best
+    intercept, see `duality_gap`, where there is one; else None."""
 
     def __len__(self) -> int:
         return len(self.strengths)

@@ -251,3 +251,15 @@ def test_bad_input_raises(twin: Twin, change, error, match):
     given = {"X": X, "y": y, "w": np.zeros(P), "strength": 0.1} | change
     with pytest.raises(error, match=match):
         gap_of(twin, **given)
+
+
+def test_a_model_a_little_off_in_its_intercept_has_a_finite_gap(twin: Twin):
+    X, y = data("logistic")
+    fit = linear(twin).solve_linear
+    for strength in (0.02, 0.05):
+        found = fit(twin.array(X), twin.array(y), strength, loss="logistic", tol=1e-12)
+        w, best = twin.numpy(found.coef), float(found.intercept)
+        # Where rounding hides the decrease of the loss, but not yet the gradient.
+        for shift in 10.0 ** np.arange(-9.5, -6, 0.125):
+            gap = gap_of(twin, X, y, w, strength, best + shift, loss="logistic")
+            assert gap.relative < 1e-9

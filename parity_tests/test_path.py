@@ -330,7 +330,7 @@ def test_bad_losses(twin):
         run(twin, lambda p: (p["w"] * math.nan).sum(), params, [0.1])
     with pytest.raises(TypeError, match="loss must return a .*scalar, got"):
         run(twin, lambda p: p["w"] ** 2, params, [0.1])
-    with pytest.raises(ValueError, match="strengths must be given, as lambda_max is 0"):
+    with pytest.raises(ValueError, match="lambda_max must be positive, got 0"):
         run(twin, lambda p: (p["w"] ** 2).sum() + p["b"] ** 2, params)
 
 

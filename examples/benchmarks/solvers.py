@@ -9,8 +9,8 @@ ten, at which its relative duality gap is at most `--gap`; `l1jax.duality_gap` m
 it in double precision, for all solvers alike. A ratio is the median, over turns, of a
 solver's time over that of scikit-learn's Lasso just before it: below 1 is faster. The
 first call, with compilation, stands apart. celer, skglm and jaxopt are shown if
-installed; jaxopt stops after 2000 steps. Where a gap is not reached, the ratio would be
-larger.
+installed (`pip install ".[benchmarks]"`); jaxopt stops after 2000 steps. Where a gap is
+not reached, the ratio would be larger.
 """
 
 import argparse
