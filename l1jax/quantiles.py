@@ -22,6 +22,8 @@ _DEVIATIONS = np.array([-9, -3, -1.2, -0.4, 0.4, 1.2, 3, 9])
 _EVENLY = np.arange(1, 9) / 9
 
 
+# Compiled once for all steps that are not compiled themselves.
+@functools.partial(jax.jit, inline=True)
 def kth_smallest(
     keys: Sequence[jax.Array], k: jax.Array, guess: jax.Array
 ) -> jax.Array:

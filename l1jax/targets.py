@@ -91,17 +91,26 @@ def target_sparsity(
 
     With `method="pi"` a proportional-integral controller moves the logarithm of the
     strength by what the fraction of zeros lacks, at most 0.1 a step: one count a step,
-    but the zeros follow only to about a point, in runs of 2000 steps or more. It
-    starts from the quantile, at the first step that asks for a zero.
+    but the zeros follow only to about a point, in runs of 2000 steps or more. It starts
+    from the quantile, at the first step that asks for a zero.
 
     With `snap`, the step `snap * steps` keeps the largest `|z|` and sets the others to
     zero, so that exactly `round(target * N)` are. From then on the strength is 0 and a
     weight that is zero stays so, through momentum and Adam: the others are refitted
     without their bias.
 
+    An array without update (`None`) at a step is not counted, keeps its zeros, and is
+    not pruned if that is the step of `snap`. In bfloat16 ties may leave up to 0.12
+    points more zeros than asked for at some steps, never fewer; the pruning of `snap`
+    ends that. A weight that `freeze_zeros` holds at zero, but that momentum has moved,
+    counts as not zero in the quantile, so that more become zero than asked for: 91 to
+    92.4 % for 90 %. Use `snap` in its place.
+
     The strength in use stands in the optimizer's state, as `state.control.strength`,
-    and may serve a run of fixed strength. A deep network has no largest useful strength to
-    start a search from, since its gradients vanish at zero; a target needs none.
+    and may serve a run of fixed strength. Compile the step with `jax.jit`: one that is
+    not may compile parts of the search anew each time. A deep network has no largest
+    useful strength to start a search from, since its gradients vanish at zero; a target
+    needs none.
 
     Args:
       target: the fraction of the penalised weights to be zero, in [0, 1).

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from l1torch.groups import as_number
 from l1torch.hyperparameters import Number
+from l1torch.kernels import sampled
 from l1torch.leaves import blocks, compute_dtype
 from l1torch.order_statistics import k_largest, kth_largest
 from l1torch.penalties import l1
@@ -44,6 +45,8 @@ class Row(NamedTuple):
     """Counts what the prox would make zero at a strength, in this process's shard."""
     zeros_before: Tensor | None
     """Counts the zeros before the step, likewise; for `method="pi"`."""
+    sample: Callable[[int], Iterator[Tensor]] | None = None
+    """Gives about every n-th of the ratios; None where that saves nothing."""
 
 
 def check_target(target: TargetSparsity, penalty: Penalty, window: float = 1) -> None:
@@ -182,9 +185,14 @@ def _kth_ratio(
 ) -> Tensor:
     size = sum(row.param.numel() for row in rows)
 
-    def passes() -> Iterator[Tensor]:
+    def passes(every: int) -> Iterator[Tensor]:
         for row in rows:
-            yield from row.ratios()
+            if every == 1:
+                yield from row.ratios()
+            elif row.sample is not None:
+                yield from row.sample(every)
+            else:
+                yield from (sampled(x, every) for x in row.ratios())
 
     plain = all(
         row.param.device.type == "cpu" and not hasattr(row.param, "to_local")

@@ -81,14 +81,16 @@ class Following:
         self, shrinking: Shrinking, states: Any, group: Group, name: str, param: Tensor
     ) -> Row:
         state = states.get(param, {})
+        ratios = functools.partial(shrinking.ratios, param.detach(), state, group)
         return Row(
             name=name,
             param=param.detach(),
-            ratios=functools.partial(shrinking.ratios, param.detach(), state, group),
+            ratios=ratios,
             zeros=functools.partial(
                 shrinking.zeros, name, param.detach(), state, group
             ),
             zeros_before=self.before.get(param),
+            sample=ratios,
         )
 
 

@@ -36,6 +36,20 @@ class Root:
         return root / self.correction**0.5 + self.eps
 
 
+_RUN = 16  # float32 elements that the memory gives at once
+
+
+def sampled(x: Tensor, every: int) -> Tensor:
+    """Gives about every so-manieth element, in runs of neighbours where there are many.
+
+    An odd number comes by all columns of a matrix.
+    """
+    x = x.reshape(-1)
+    if every == 1 or x.numel() < 4 * _RUN * every:
+        return x[::every]
+    return x[: x.numel() // _RUN * _RUN].view(-1, _RUN)[::every].reshape(-1)
+
+
 # In elements: below, calling a compiled kernel costs more than it saves.
 _SMALLEST = 1 << 12
 
@@ -68,15 +82,17 @@ def shrink_by_root_(
     return True
 
 
-def ratios_by_root(x: Tensor, root: Root, scale: Number) -> Iterator[Tensor] | None:
+def ratios_by_root(
+    x: Tensor, root: Root, scale: Number, every: int = 1
+) -> Iterator[Tensor] | None:
     """Yields `|x| * max(root, tiny) / scale` in blocks, if it can; else gives None.
 
-    The blocks are memory that is used again for the next. Arguments as for
-    `shrink_by_root_`.
+    The blocks are memory that is used again for the next. Each block is
+    `sampled`. Other arguments as for `shrink_by_root_`.
     """
     if not _works_in_blocks(x, root, scale) or not 0 < scale < math.inf:
         return None
-    return _ratios_in_blocks(x, root, scale)
+    return _ratios_in_blocks(x, root, scale, every)
 
 
 def _works_in_blocks(x: Tensor, root: Root, *scalars: Number) -> bool:
@@ -91,10 +107,14 @@ def _works_in_blocks(x: Tensor, root: Root, *scalars: Number) -> bool:
     )
 
 
-def _ratios_in_blocks(x: Tensor, root: Root, scale: float) -> Iterator[Tensor]:
+def _ratios_in_blocks(
+    x: Tensor, root: Root, scale: float, every: int
+) -> Iterator[Tensor]:
     eps_tensor = x.new_full((), root.eps)
     factor, tiny = root.correction**-0.5, torch.finfo(x.dtype).tiny
     for part, second in blocks(x, root.second):
+        if every > 1:
+            part, second = sampled(part, every), sampled(second, every)
         ratio = _kept(x.dtype, part.numel())[0][: part.numel()].view(part.shape)
         torch.sqrt(second, out=ratio)
         torch.add(eps_tensor, ratio, alpha=factor, out=ratio)

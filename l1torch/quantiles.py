@@ -1,9 +1,11 @@
-"""Quantiles from a guess: the k-th smallest number in a few passes that count.
+"""Quantiles without sorting: the k-th smallest number in a few passes that count.
 
-The bits of non-negative floating point numbers, read as integers, have the order of the
-numbers, and are nearly their logarithm. So a quantile that moves little from one step
-to the next is found in a histogram around the last one, whose bin that holds it is
-small enough to be looked into. Nothing of the numbers' size is sorted or kept.
+A sample tells between which numbers the quantile lies; one pass counts what is below
+and gathers the little that is between. Where the sample misleads, a histogram around a
+guess is refined until the bin that holds the quantile is small enough to be looked
+into: the bits of non-negative floating point numbers, read as integers, have the order
+of the numbers, and are nearly their logarithm. Nothing of the numbers' size is sorted
+or kept.
 """
 
 import math
@@ -12,14 +14,18 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from l1torch.leaves import BLOCK
+
 _BINS = 1 << 14
 _FEW = 1 << 16  # elements that may be gathered
-_ROW = 64  # elements that are looked at together for what is to be gathered
+_SAMPLE = 1 << 18  # elements that tell where to look
+_DEVIATIONS = 6.0  # of the sample's rank, within which the quantile is looked for
+_ROW = 32  # elements that are looked at together for what is to be gathered
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
 def kth_smallest(
-    passes: Callable[[], Iterable[Tensor]],
+    passes: Callable[[int], Iterable[Tensor]],
     k: int,
     guess: float,
     size: int,
@@ -28,11 +34,11 @@ def kth_smallest(
     """Gives the k-th smallest of all elements, exactly. It is for the CPU.
 
     Args:
-      passes: gives all elements, non-negative, in tensors that may be overwritten when
-        the next is asked for; it is called two or three times if the guess
-        is good.
+      passes: `passes(n)` gives every n-th element, non-negative, in tensors that may be
+        overwritten when the next is asked for. It is called for a sample, then for all
+        elements: once, or some more times if the sample misleads.
       k: from 1 to the number of elements.
-      guess: the nearer to the result, the fewer passes.
+      guess: the nearer to the result, the fewer passes if so.
       size: the number of elements.
       dtype: float32 or float64, to which all elements are converted.
 
@@ -40,9 +46,31 @@ def kth_smallest(
       The number; infinity where the k-th smallest is NaN.
     """
     if size <= _FEW:
-        parts = [x.reshape(-1).to(dtype, copy=True) for x in passes()]
-        found = torch.cat(parts).kthvalue(k)
-        return _finite_or_inf(found.values.item())
+        return _finite_or_inf(_gathered(passes(1), dtype).kthvalue(k).values.item())
+    low, high = _likely(passes, k, size, dtype)
+    under, inside = _between(passes, low, high, dtype)
+    if under < k <= under + inside.numel():
+        return _finite_or_inf(inside.kthvalue(k - under).values.item())
+    return _kth_by_histogram(passes, k, guess, dtype)
+
+
+def _likely(
+    passes: Callable[[int], Iterable[Tensor]], k: int, size: int, dtype: torch.dtype
+) -> tuple[float, float]:
+    """Gives two numbers between which a sample lets expect the k-th smallest."""
+    sample = _gathered(passes(size // _SAMPLE | 1), dtype)  # odd: in all columns
+    share, m = k / size, sample.numel()
+    reach = 1 + _DEVIATIONS * math.sqrt(m * share * (1 - share))
+    below, above = math.floor(share * m - reach), math.ceil(share * m + reach)
+    low = _finite_or_inf(sample.kthvalue(below).values.item()) if below >= 1 else 0.0
+    if above > m:
+        return low, math.inf
+    return low, _finite_or_inf(sample.kthvalue(above).values.item())
+
+
+def _kth_by_histogram(
+    passes: Callable[[int], Iterable[Tensor]], k: int, guess: float, dtype: torch.dtype
+) -> float:
     digits = 23 if dtype == torch.float32 else 52
     beyond = _key(math.inf, dtype) + 1
     reach = 1 << (digits - 2)  # a quarter of an octave
@@ -64,8 +92,8 @@ def kth_smallest(
         elif counts[i] <= _FEW:
             high = min(low + (1 << shift), beyond) - 1
             ends = _number(low, dtype), _number(high, dtype)
-            inside = _between(passes, *ends, dtype)
-            rank = k - int(upto[i - 1])
+            under, inside = _between(passes, *ends, dtype)
+            rank = k - under
             if rank > inside.numel():  # it is NaN, beyond infinity in the same bin
                 return math.inf
             return inside.kthvalue(rank).values.item()
@@ -111,7 +139,7 @@ def least_strength(
 
 
 def _histogram(
-    passes: Callable[[], Iterable[Tensor]], base: int, shift: int, dtype: torch.dtype
+    passes: Callable[[int], Iterable[Tensor]], base: int, shift: int, dtype: torch.dtype
 ) -> Tensor:
     """Counts by key: below `base`, in bins of `2**shift` keys, and beyond these."""
     integer = _INTEGERS[dtype]
@@ -119,7 +147,7 @@ def _histogram(
         torch.zeros(_BINS, dtype=torch.int64),
         torch.empty(0, dtype=integer),
     )
-    for x in passes():
+    for x in passes(1):
         x = x.to(dtype).reshape(-1)
         if x.numel() > memory.numel():
             memory = torch.empty_like(x, dtype=integer)
@@ -130,22 +158,36 @@ def _histogram(
 
 
 def _between(
-    passes: Callable[[], Iterable[Tensor]], low: float, high: float, dtype: torch.dtype
-) -> Tensor:
-    """Gathers what lies in `[low, high]`, of which there is little."""
-    found, memory = [], torch.empty(2, 0, dtype=dtype)
-    for x in passes():
-        x = x.to(dtype).reshape(-1)
-        if x.numel() % _ROW == 0:
+    passes: Callable[[int], Iterable[Tensor]],
+    low: float,
+    high: float,
+    dtype: torch.dtype,
+) -> tuple[int, Tensor]:
+    """Counts what is below `low`, and gathers what lies in `[low, high]`.
+
+    It gives up, with 0 and nothing, where that is more than expected: many are equal.
+    """
+    under, found, left = 0, [], 4 * max(_SAMPLE, _FEW)
+    memory = torch.empty(2, BLOCK, dtype=dtype)
+    for x in passes(1):
+        for part in x.to(dtype).reshape(-1).split(BLOCK):
+            # As floats, of which sums are quick, and exact for so many.
+            row = _ROW if part.numel() % _ROW == 0 else 1
+            below, upto = memory[:, : part.numel()].view(2, -1, row)
+            part = part.view(-1, row)
+            below = torch.lt(part, low, out=below).sum(1)
+            under += int(below.sum())
             # Gathering is slow, and slower than to find the rows worth it.
-            if x.numel() > memory[0].numel():
-                memory = torch.empty(2, x.numel(), dtype=dtype)
-            above, below = memory[:, : x.numel()]
-            torch.ge(x, low, out=above)
-            above.mul_(torch.le(x, high, out=below))
-            x = x.view(-1, _ROW)[above.view(-1, _ROW).sum(1) > 0].view(-1)
-        found.append(x[(x >= low) & (x <= high)])
-    return torch.cat(found)
+            part = part[torch.le(part, high, out=upto).sum(1) > below]
+            found.append(part[(part >= low) & (part <= high)])
+            left -= found[-1].numel()
+            if left < 0:
+                return 0, part.new_empty(0)
+    return under, torch.cat(found)
+
+
+def _gathered(parts: Iterable[Tensor], dtype: torch.dtype) -> Tensor:
+    return torch.cat([x.reshape(-1).to(dtype, copy=True) for x in parts])
 
 
 def _shift_for(width: int) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from l1torch.groups import Group, as_number
 from l1torch.hyperparameters import Number, product
-from l1torch.kernels import ratios_by_root, shrink_by_root_
+from l1torch.kernels import ratios_by_root, sampled, shrink_by_root_
 from l1torch.leaves import blocks, compute_dtype
 from l1torch.parts import (
     State,
@@ -72,8 +72,13 @@ class Shrinking:
             step = step_size_of(self.known)(whole(param, state), group)
         return self._threshold(step, strength, param.dtype)
 
-    def ratios(self, param: Tensor, state: State, group: Group) -> Iterator[Tensor]:
-        """Yields, in parts, the strength that makes each weight zero under L1."""
+    def ratios(
+        self, param: Tensor, state: State, group: Group, every: int = 1
+    ) -> Iterator[Tensor]:
+        """Yields, in parts, the strength that makes each weight zero under L1.
+
+        Each part is `sampled`.
+        """
         dtype = compute_dtype(param.dtype)
         step = self._step_of(param, state, group)
         if step is not None:
@@ -81,17 +86,17 @@ class Shrinking:
             if not isinstance(unit, Tensor):
                 unit = torch.full((), unit, dtype=dtype, device=param.device)
             for (x,) in blocks(param):
-                yield (x.to(dtype) / unit).abs_()
+                yield (sampled(x, every).to(dtype) / unit).abs_()
             return
         if divides_by_root(step_size_of(self.known), param, state, group):
             root_step = step_size_of(self.known)(state, group)
-            quick = ratios_by_root(param, root_step.denominator, root_step.scale)
+            quick = ratios_by_root(param, root_step.denominator, root_step.scale, every)
             if quick is not None:
                 yield from quick
                 return
         for x, part, _ in parts(param, state, 0.0):
             unit = self._threshold(step_size_of(self.known)(part, group), 1.0, x.dtype)
-            yield (x.to(dtype) / unit).abs_()
+            yield sampled((x.to(dtype) / unit).abs_(), every)
 
     def zeros(
         self, name: str, param: Tensor, state: State, group: Group, strength: Number

@@ -41,7 +41,7 @@ def test_the_quantile_is_the_kth_smallest(values, k, guess):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(l1torch.quantiles, "_FEW", few)
             found = l1torch.quantiles.kth_smallest(
-                lambda: tensors, k, guess, 12, torch.float32
+                lambda n: [x[::n] for x in tensors], k, guess, 12, torch.float32
             )
         assert found == wanted
 
@@ -60,9 +60,33 @@ def test_the_quantile_of_many_numbers(twin, dtype):
                 found = KTH([x], jnp.asarray(k), jnp.asarray(guess, dtype))
             else:
                 found = l1torch.quantiles.kth_smallest(
-                    lambda: x.split(64_000), k, float(guess), x.numel(), x.dtype
+                    lambda n: x[::n].split(64_000), k, float(guess), x.numel(), x.dtype
                 )
             assert float(found) == float(wanted)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_a_sample_that_misleads_costs_passes_only(ties, monkeypatch):
+    monkeypatch.setattr(l1torch.quantiles, "_FEW", 1 << 11)
+    monkeypatch.setattr(l1torch.quantiles, "_SAMPLE", 1 << 10)
+    monkeypatch.setattr(l1torch.quantiles, "BLOCK", 1 << 12)
+    values = np.abs(np.random.default_rng(0).normal(size=100_000)).astype(np.float32)
+    values[: 60_000 if ties else 0] = 0.25  # more than are gathered
+    mixed = torch.tensor(np.random.default_rng(1).permutation(values))
+    values.sort()
+    x = mixed if ties else torch.tensor(values)
+    calls = []
+
+    def passes(n):
+        calls.append(n)
+        return [x[::n] if ties else x[: x.numel() // n]]  # the smallest
+
+    near = int((values < 0.25).sum()) - 3
+    for k in (near, 50_000, 99_000):
+        found = l1torch.quantiles.kth_smallest(passes, k, 0.3, x.numel(), x.dtype)
+        assert found == values[k - 1]
+    assert calls.count(97) == 3  # one sample each
+    assert calls.count(1) > 4
 
 
 @pytest.mark.parametrize("guess", [0.0, 0.3, 1e20, math.nan])
