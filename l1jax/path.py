@@ -200,7 +200,10 @@ def regularisation_path(
     params = jax.tree.map(jnp.asarray, params)
     start, warm = params, warm_start and not vectorised
     if warm or strengths is None:
-        at_zero = zero_solution(loss, params, penalty, mask, tol, max_iterations)
+        with warnings.catch_warnings():
+            # The path warns once, of all strengths.
+            warnings.filterwarnings("ignore", "solve has not converged", UserWarning)
+            at_zero = zero_solution(loss, params, penalty, mask, tol, max_iterations)
         start = at_zero if warm else params
     if strengths is None:
         top = lambda_at_zero(loss, at_zero, penalty, mask)
