@@ -143,10 +143,14 @@ class PenaltyTerms:
             arrays = self._grouped(w), self._grouped(grad)
             found = self.group.optimality_distance(*arrays, self.least)
             return np.asarray(found, np.float64).reshape(w.shape)
-        at_zero = np.where(self.floor < 0, np.abs(grad), -grad) - self.slopes
+        at_zero = self.steepest(grad) - self.slopes
         slopes = np.where(w == 0, 0, self.slopes)  # no 0 * inf
         away = np.abs(grad + slopes * np.sign(w) + self.ridge * w)
         return np.where(w == 0, np.maximum(at_zero, 0), away)
+
+    def steepest(self, grad: Array) -> Array:
+        """Gives how strongly the loss pulls each element off zero, where it may go."""
+        return np.where(self.floor < 0, np.abs(grad), -grad)
 
     def largest(self, grad: Array) -> float:
         """Gives the least multiple of the strength that keeps all at zero.
@@ -156,7 +160,7 @@ class PenaltyTerms:
         """
         if self.group is not None:
             return float(self.group.lambda_max(self._grouped(grad))) / self.least
-        steepest = np.where(self.floor < 0, np.abs(grad), -grad)
+        steepest = self.steepest(grad)
         pulled = (steepest > 0) & ((self.slopes > 0) | (self.ridge > 0))
         with np.errstate(divide="ignore"):  # a ridge alone holds nothing at zero
             return float(np.max(steepest[pulled] / self.slopes[pulled], initial=0.0))
@@ -317,7 +321,7 @@ def dual_value(
     """
     if terms.group is not None:
         return loss.dual(residual / max(1.0, terms.largest(grad)), targets)
-    steepest = np.where(terms.floor < 0, np.abs(grad), -grad)
+    steepest = terms.steepest(grad)
     penalised = (terms.slopes > 0) | (terms.ridge > 0)
     ridged = terms.ridge > 0
 

@@ -263,15 +263,19 @@ def proximal(
                 *(target, penalty, leaves, rows, params),
                 *(threshold, new_count, state.control),
             )
-        thresholds = {i: threshold(i, row[2]) for i, row in rows.items() if not target}
-        if window == 1 and not target:
+        elif window == 1:
+            thresholds = {i: threshold(i, row[2]) for i, row in rows.items()}
             leaves = shrunk_updates(penalty, leaves, rows, thresholds)
-        elif window != 1:
-            for i, (_, param, _) in rows.items():
+        else:
+            for i, (_, param, leaf_strength) in rows.items():
                 dtype = compute_dtype(dtype_of(param))
                 param, update = jnp.asarray(param, dtype), jnp.asarray(leaves[i], dtype)
                 new, owed[0][i], owed[1][i] = shrink(
-                    param + update, thresholds[i], owed[0][i], owed[1][i], window
+                    param + update,
+                    threshold(i, leaf_strength),
+                    owed[0][i],
+                    owed[1][i],
+                    window,
                 )
                 leaves[i] = new - param  # see shrunk_updates
         plus, minus = (

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from l1jax.order_statistics import total
+
 # Where the first pass counts, in sixteenths of an octave from the guess.
 _AROUND = np.array([-8, -2, -0.5, -0.1, 0.1, 0.5, 2, 8])
 # Where the next ones do, in standard deviations from the interpolated place.
@@ -60,7 +62,7 @@ def kth_smallest(
     def advance(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         low, under, high, upto, turn = state
         candidates = places(state)
-        counts = _add(_counts(x, candidates) for x in keys)
+        counts = total([_counts(x, candidates) for x in keys])
         below = jnp.sum(counts < k)
         low, under = (
             jnp.where(below > 0, new[jnp.maximum(below - 1, 0)], old)
@@ -76,12 +78,12 @@ def kth_smallest(
         low, _, high, upto, _ = state
         return (high - low > 1) & (upto != k)
 
-    total = jnp.asarray(sum(x.size for x in keys), jnp.result_type(int))
+    size = jnp.asarray(sum(x.size for x in keys), jnp.result_type(int))
     start = (
         jnp.full([], -1, integer),
-        jnp.zeros_like(total),
+        jnp.zeros_like(size),
         beyond,
-        total,
+        size,
         jnp.zeros([], jnp.int32),
     )
     _, _, high, _, _ = jax.lax.while_loop(open_, advance, start)
@@ -89,7 +91,7 @@ def kth_smallest(
     found = jax.lax.bitcast_convert_type(
         functools.reduce(jnp.maximum, tops).astype(integer), dtype
     )
-    return jnp.where(_add(counts) >= k, found, np.array(np.inf, dtype))
+    return jnp.where(total(counts) >= k, found, np.array(np.inf, dtype))
 
 
 def least_strength(
@@ -171,7 +173,3 @@ def _largest_upto(keys: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Arra
 
 def _sums(a: tuple[jax.Array, ...], b: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     return tuple(x + y for x, y in zip(a, b, strict=True))
-
-
-def _add(parts: Sequence[jax.Array]) -> jax.Array:
-    return functools.reduce(jnp.add, parts)

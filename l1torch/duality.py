@@ -141,10 +141,14 @@ class PenaltyTerms:
             arrays = self._grouped(w), self._grouped(grad)
             found = self.group.optimality_distance(*arrays, self.least)
             return found.reshape(w.shape)
-        at_zero = torch.where(self.floor < 0, grad.abs(), -grad) - self.slopes
+        at_zero = self.steepest(grad) - self.slopes
         slopes = torch.where(w == 0, 0, self.slopes)  # no 0 * inf
         away = (grad + slopes * torch.sign(w) + self.ridge * w).abs()
         return torch.where(w == 0, at_zero.clamp(min=0), away)
+
+    def steepest(self, grad: Tensor) -> Tensor:
+        """Gives how strongly the loss pulls each element off zero, where it may go."""
+        return torch.where(self.floor < 0, grad.abs(), -grad)
 
     def largest(self, grad: Tensor) -> float:
         """Gives the least multiple of the strength that keeps all at zero.
@@ -154,7 +158,7 @@ class PenaltyTerms:
         """
         if self.group is not None:
             return float(self.group.lambda_max(self._grouped(grad))) / self.least
-        steepest = torch.where(self.floor < 0, grad.abs(), -grad)
+        steepest = self.steepest(grad)
         pulled = (steepest > 0) & ((self.slopes > 0) | (self.ridge > 0))
         # A ridge alone holds nothing at zero: infinity.
         ratios = steepest[pulled] / self.slopes[pulled]
@@ -319,7 +323,7 @@ def dual_value(
     """
     if terms.group is not None:
         return loss.dual(residual / max(1.0, terms.largest(grad)), targets)
-    steepest = torch.where(terms.floor < 0, grad.abs(), -grad)
+    steepest = terms.steepest(grad)
     penalised = (terms.slopes > 0) | (terms.ridge > 0)
     ridged = terms.ridge > 0
 
