@@ -1,0 +1,46 @@
+"""The network of the examples on digits: 64, 256, 256 and 10 units, as plain arrays."""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+
+from data import Split
+
+UNITS = (64, 256, 256, 10)
+BATCH = 100
+Weights = dict[str, Any]
+"""`kernel_i` of shape (inputs, outputs) and `bias_i`, for i from 0."""
+
+
+def initial(seed: int, units: tuple[int, ...] = UNITS) -> dict[str, np.ndarray]:
+    """Draws the initial weights (He, normal), in float32; biases are 0."""
+    rng = np.random.default_rng(seed)
+    made = {}
+    for i, (m, n) in enumerate(itertools.pairwise(units)):
+        made[f"kernel_{i}"] = rng.normal(0, math.sqrt(2 / m), (m, n)).astype("float32")
+        made[f"bias_{i}"] = np.zeros(n, np.float32)
+    return made
+
+
+def forward(params: Weights, X: Any) -> Any:
+    """Applies the network with ReLU, to arrays of NumPy or JAX, or to tensors."""
+    last = len(params) // 2 - 1
+    for i in range(last + 1):
+        X = X @ params[f"kernel_{i}"] + params[f"bias_{i}"]
+        X = X * (X > 0) if i < last else X
+    return X
+
+
+def kernels(params: Weights) -> list[Any]:
+    """Gives what is penalised, and counted: the kernels, without the biases."""
+    return [v for k, v in params.items() if k.startswith("kernel")]
+
+
+def measure(weights: dict[str, np.ndarray], data: Split) -> tuple[float, float, float]:
+    """Gives exact zeros, weights below 1e-3, and test accuracy: all in percent."""
+    flat = np.concatenate([kernel.ravel() for kernel in kernels(weights)])
+    right = forward(weights, data.X_test).argmax(1) == data.y_test
+    shares = (flat == 0).mean(), (np.abs(flat) < 1e-3).mean(), right.mean()
+    return tuple(100 * float(share) for share in shares)
