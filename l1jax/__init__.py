@@ -3,6 +3,7 @@
 from importlib.metadata import version as _version
 
 from l1jax.certificates import OptimalityResidual, optimality_residual
+from l1jax.clipping import clip_by_global_l1_norm
 from l1jax.constraints import implied_radius, l1_ball, n_of_m, top_k
 from l1jax.controllers import Control
 from l1jax.counting import l0, log_sum, lp
@@ -69,6 +70,7 @@ __all__ = [
     "add_subgradient",
     "by_path",
     "capped_l1",
+    "clip_by_global_l1_norm",
     "cross_validate",
     "duality_gap",
     "elastic_net",

@@ -3,6 +3,7 @@
 from importlib.metadata import version as _version
 
 from l1torch.certificates import OptimalityResidual, optimality_residual
+from l1torch.clipping import clip_by_global_l1_norm
 from l1torch.constraints import implied_radius, l1_ball, n_of_m, top_k
 from l1torch.counting import l0, log_sum, lp
 from l1torch.duality import DualityGap, duality_gap
@@ -74,6 +75,7 @@ __all__ = [
     "apply_updates",
     "by_path",
     "capped_l1",
+    "clip_by_global_l1_norm",
     "cross_validate",
     "duality_gap",
     "elastic_net",

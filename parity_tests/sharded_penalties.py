@@ -26,14 +26,15 @@ STEPS = 4
 
 
 def cases() -> list[tuple[str, str]]:
-    """Penalties by themselves, by threshold, and in an optimizer."""
+    """Penalties by themselves, by threshold, and in an optimizer; and clipping."""
     alone = [
         (name, kind)
         for name, reported in PENALTIES.items()
         for kind in ("scalar", "array")
         if kind == "scalar" or reported.metric
     ]
-    return [*alone, *((name, "adam") for name in IN_ADAM)]
+    in_adam = ((name, "adam") for name in IN_ADAM)
+    return [*alone, *in_adam, ("clip_by_global_l1_norm", "gradients")]
 
 
 def arrays(mesh: DeviceMesh | None) -> tuple[Tensor, Tensor]:
@@ -49,6 +50,9 @@ def result(case: tuple[str, str], mesh: DeviceMesh | None) -> Tensor:
     """The prox, or the weights that a few steps end at."""
     name, kind = case
     x, t = arrays(mesh)
+    if kind == "gradients":
+        clip = l1torch.clip_by_global_l1_norm(1.0)
+        return clip.update({"a": x, "b": t}, clip.init({}))[0]["b"]
     if kind != "adam":
         penalty = PENALTIES[name].make(l1torch)
         return penalty.prox(x, t if kind == "array" else 0.7)

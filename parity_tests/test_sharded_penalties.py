@@ -31,7 +31,7 @@ def found_by_two(tmp_path_factory):
     return torch.load(folder / "found.pt")
 
 
-BY_THRESHOLD = [case for case in sharded_penalties.cases() if case[1] != "adam"]
+BY_THRESHOLD = [case for case in sharded_penalties.cases() if case[0] in PENALTIES]
 QUICK = ("group_l1(1, block=5)", "top_k(50)")
 
 

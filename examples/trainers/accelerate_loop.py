@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+import l1torch
 from digits import (
     CLASSES,
     EPOCHS,
@@ -23,9 +26,6 @@ from digits import (
     arguments,
     batches,
 )
-from torch.utils.data import DataLoader
-
-import l1torch
 
 
 class Training(NamedTuple):

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+import l1jax
 from digits import (
     CLASSES,
     EPOCHS,
@@ -24,8 +26,6 @@ from digits import (
     arguments,
     batches,
 )
-
-import l1jax
 
 Carry = tuple[eqx.nn.Linear, optax.OptState]
 Step = Callable[[Carry, jax.Array, jax.Array], Carry]

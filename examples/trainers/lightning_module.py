@@ -15,6 +15,9 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
+
+import l1torch
 from digits import (
     CLASSES,
     EPOCHS,
@@ -25,9 +28,6 @@ from digits import (
     arguments,
     batches,
 )
-from torch.utils.data import DataLoader
-
-import l1torch
 
 
 class Classifier(lightning.LightningModule):

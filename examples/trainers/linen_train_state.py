@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.training.train_state import TrainState
+
+import l1jax
 from digits import (
     CLASSES,
     EPOCHS,
@@ -21,9 +24,6 @@ from digits import (
     arguments,
     batches,
 )
-from flax.training.train_state import TrainState
-
-import l1jax
 
 
 @jax.jit

@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
+
+import l1jax
 from digits import (
     CLASSES,
     EPOCHS,
@@ -20,9 +23,6 @@ from digits import (
     arguments,
     batches,
 )
-from flax import nnx
-
-import l1jax
 
 
 @nnx.jit
