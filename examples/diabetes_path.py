@@ -9,38 +9,19 @@ at 100 strengths in JAX and in torch, holds every coefficient against scikit-lea
 diabetes_path.png beside this file, or what --out says.
 """
 
-import argparse
 import math
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import torch
-from sklearn.datasets import load_diabetes
 from sklearn.linear_model import LassoCV, lasso_path
-from sklearn.preprocessing import StandardScaler
 
 import l1jax
-import l1torch
+from common import FRAMEWORKS, command_line, save
+from data import diabetes_with_products
 
 EXACT = 1e-10  # of the duality gap, relative: to be held against scikit-learn
-
-
-def load() -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Gives the 10 features, 45 products and 9 squares, scaled, y, and their names."""
-    data = load_diabetes()
-    columns, names = list(data.data.T), list(data.feature_names)
-    for i in range(10):
-        for j in range(i, 10):
-            if i == j == data.feature_names.index("sex"):
-                continue  # it has two values: its square says nothing new
-            columns.append(data.data[:, i] * data.data[:, j])
-            names.append(f"{names[i]}²" if i == j else f"{names[i]}·{names[j]}")
-    X = StandardScaler().fit_transform(np.column_stack(columns))
-    return X, (data.target - data.target.mean()) / data.target.std(), names
 
 
 def choose(lib: ModuleType, X: Any, y: Any) -> dict[str, Any]:
@@ -120,16 +101,12 @@ def report(
 
 def main() -> None:
     """Fits, compares, prints and draws."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).with_suffix(".png"), help="figure"
-    )
-    out = parser.parse_args().out
+    out = command_line(__doc__, __file__, frameworks=False).parse_args().out
     jax.config.update("jax_enable_x64", True)
-    X, y, names = load()
+    X, y, names = diabetes_with_products()
     found = {
-        "JAX": choose(l1jax, jnp.asarray(X), jnp.asarray(y)),
-        "torch": choose(l1torch, torch.tensor(X), torch.tensor(y)),
+        name: choose(lib, array(X), array(y))
+        for name, lib, array in FRAMEWORKS.values()
     }
     report(found, X, y, names)
     first = found["JAX"]
@@ -140,8 +117,7 @@ def main() -> None:
         "Lasso on diabetes with products: the weights by strength,\n"
         "and the strength that 5-fold cross-validation chooses"
     )
-    figure.savefig(out, dpi=110)
-    print(f"drawn: {out}")
+    save(figure, out)
 
 
 if __name__ == "__main__":

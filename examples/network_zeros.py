@@ -17,12 +17,11 @@ Both frameworks start at the same weights and see the same minibatches. `--seeds
 means over several initial weights and orders of the data; the split stays.
 """
 
-import argparse
 import collections
 import dataclasses
 import itertools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,29 +31,21 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 import l1jax
 import l1torch
+from common import chosen, command_line
+from data import Split, digits, minibatches
+from networks import BATCH, UNITS, forward, initial, measure
 
 STRENGTH, STRONG = 5.1e-5, 2.6e-4  # lambda, per unit of the mean loss
-LEARNING_RATE, BATCH, UNITS = 2e-3, 100, (64, 256, 256, 10)
+LEARNING_RATE = 2e-3
 # Long enough to average over noise, short enough to forget the initial weights.
 EMA_DECAY = 0.99
 FIRST, ZEROS, SMALL = "zeros after step 1", "exact zeros", "|w| < 1e-3"
 ACCURACY = "test accuracy"
-Layers = list[dict[str, np.ndarray]]
-Run = tuple[float, Layers, Layers]
-
-
-class Data(NamedTuple):
-    """Pixels between 0 and 1, and digits."""
-
-    X: np.ndarray
-    y: np.ndarray
-    X_test: np.ndarray
-    y_test: np.ndarray
+Weights = dict[str, np.ndarray]
+Run = tuple[float, Weights, Weights]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,43 +74,6 @@ class Setting:
         return {name: getattr(self, name) for name in names}
 
 
-def load() -> Data:
-    """Splits the digits 75 to 25."""
-    X, y = load_digits(return_X_y=True)
-    X, X_test, y, y_test = train_test_split(
-        (X / 16).astype(np.float32), y, test_size=0.25, random_state=0, stratify=y
-    )
-    return Data(X, y, X_test, y_test)
-
-
-def initial_layers(seed: int) -> Layers:
-    """Draws the initial weights (He, normal); biases are 0."""
-    rng = np.random.default_rng(seed)
-    return [
-        {
-            "kernel": rng.normal(0, math.sqrt(2 / m), (m, n)).astype(np.float32),
-            "bias": np.zeros(n, np.float32),
-        }
-        for m, n in itertools.pairwise(UNITS)
-    ]
-
-
-def minibatches(size: int, steps: int, seed: int) -> np.ndarray:
-    """Draws the samples of every step: a (steps, BATCH) array of indices."""
-    rng = np.random.default_rng([seed, 1])
-    whole = size // BATCH * BATCH
-    epochs = math.ceil(steps * BATCH / whole)
-    order = [rng.permutation(size)[:whole] for _ in range(epochs)]
-    return np.concatenate(order).reshape(-1, BATCH)[:steps]
-
-
-def forward(layers: Layers, X: np.ndarray | jax.Array) -> jax.Array:
-    """Applies the network, of NumPy's arrays or JAX's."""
-    for layer in layers[:-1]:
-        X = jax.nn.relu(X @ layer["kernel"] + layer["bias"])
-    return X @ layers[-1]["kernel"] + layers[-1]["bias"]
-
-
 def jax_optimizer(setting: Setting, steps: int) -> optax.GradientTransformation:
     """Makes the optimizer of one setting for optax."""
     rate, strength = setting.learning_rate, setting.strength
@@ -133,35 +87,35 @@ def jax_optimizer(setting: Setting, steps: int) -> optax.GradientTransformation:
     return l1jax.proximal(optax.adam, rate, strength, b1=setting.b1, **setting.options)
 
 
-def train_jax(setting: Setting, data: Data, steps: int, seed: int) -> Run:
+def train_jax(setting: Setting, data: Split, steps: int, seed: int) -> Run:
     """Gives the zeros after the first step, the last weights and their average."""
     tx = jax_optimizer(setting, steps)
     X, y = jnp.asarray(data.X), jnp.asarray(data.y)
-    batches = jnp.asarray(minibatches(len(y), steps, seed))
+    batches = jnp.asarray(minibatches(len(y), BATCH, steps, seed))
 
-    def loss(layers: Layers, batch: jax.Array) -> jax.Array:
+    def loss(params: Weights, batch: jax.Array) -> jax.Array:
         losses = optax.softmax_cross_entropy_with_integer_labels(
-            forward(layers, X[batch]), y[batch]
+            forward(params, X[batch]), y[batch]
         )
         return losses.mean()
 
     def step(i: jax.Array, carry: tuple) -> tuple:
-        layers, average, state = carry
-        gradient = jax.grad(loss)(layers, batches[i])
-        updates, state = tx.update(gradient, state, layers)
-        layers = optax.apply_updates(layers, updates)
-        average = optax.incremental_update(layers, average, 1 - EMA_DECAY)
-        return layers, average, state
+        params, average, state = carry
+        gradient = jax.grad(loss)(params, batches[i])
+        updates, state = tx.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        average = optax.incremental_update(params, average, 1 - EMA_DECAY)
+        return params, average, state
 
     @jax.jit
     def train(carry: tuple, start: int, stop: int) -> tuple:
         return jax.lax.fori_loop(start, stop, step, carry)
 
-    layers = jax.tree.map(jnp.asarray, initial_layers(seed))
-    carry = train((layers, layers, tx.init(layers)), 0, 1)
+    params = jax.tree.map(jnp.asarray, initial(seed))
+    carry = train((params, params, tx.init(params)), 0, 1)
     first = l1jax.sparsity_report(carry[0], l1jax.weights_only).sparsity
-    layers, average, _ = train(carry, 1, steps)
-    return first, jax.device_get(layers), jax.device_get(average)
+    params, average, _ = train(carry, 1, steps)
+    return first, jax.device_get(params), jax.device_get(average)
 
 
 def torch_optimizer(
@@ -178,13 +132,14 @@ def torch_optimizer(
     return l1torch.Proximal(base, strength, **setting.options)
 
 
-def train_torch(setting: Setting, data: Data, steps: int, seed: int) -> Run:
+def train_torch(setting: Setting, data: Split, steps: int, seed: int) -> Run:
     """Does in torch what `train_jax` does."""
     linear = [torch.nn.Linear(m, n) for m, n in itertools.pairwise(UNITS)]
     with torch.no_grad():
-        for module, layer in zip(linear, initial_layers(seed), strict=True):
-            module.weight.copy_(torch.tensor(layer["kernel"].T))
-            module.bias.copy_(torch.tensor(layer["bias"]))
+        weights = initial(seed)
+        for i, module in enumerate(linear):
+            module.weight.copy_(torch.tensor(weights[f"kernel_{i}"].T))
+            module.bias.copy_(torch.tensor(weights[f"bias_{i}"]))
     hidden = [part for m in linear[:-1] for part in (m, torch.nn.ReLU())]
     model = torch.nn.Sequential(*hidden, linear[-1])
     average = torch.optim.swa_utils.AveragedModel(
@@ -193,7 +148,7 @@ def train_torch(setting: Setting, data: Data, steps: int, seed: int) -> Run:
     average.update_parameters(model)  # the first call copies: start as JAX does
 
     X, y = torch.tensor(data.X), torch.tensor(data.y)
-    batches = torch.tensor(minibatches(len(y), steps, seed))
+    batches = torch.tensor(minibatches(len(y), BATCH, steps, seed))
     betas = (setting.b1, 0.999)
     base = torch.optim.Adam(model.named_parameters(), setting.learning_rate, betas)
     optimizer = torch_optimizer(setting, base, steps)
@@ -207,27 +162,22 @@ def train_torch(setting: Setting, data: Data, steps: int, seed: int) -> Run:
             cosine.step()
         if t == 0:
             report = l1torch.sparsity_report(model, l1torch.weights_only)
-    return report.sparsity, layers_of(model), layers_of(average.module)
+    return report.sparsity, weights_of(model), weights_of(average.module)
 
 
-def layers_of(model: torch.nn.Sequential) -> Layers:
+def weights_of(model: torch.nn.Sequential) -> Weights:
     """Reads the weights of a torch model as JAX holds them."""
-    return [
-        {"kernel": m.weight.detach().numpy().T, "bias": m.bias.detach().numpy()}
-        for m in model
-        if isinstance(m, torch.nn.Linear)
-    ]
+    found = {}
+    for i, module in enumerate(m for m in model if isinstance(m, torch.nn.Linear)):
+        found[f"kernel_{i}"] = module.weight.detach().numpy().T
+        found[f"bias_{i}"] = module.bias.detach().numpy()
+    return found
 
 
-def measure(first: float, layers: Layers, data: Data) -> dict[str, float]:
-    """Gives what the tables show, as fractions; biases are left out of the counts."""
-    weights = np.concatenate([layer["kernel"].ravel() for layer in layers])
-    return {
-        FIRST: first,
-        ZEROS: np.mean(weights == 0),
-        SMALL: np.mean(np.abs(weights) < 1e-3),
-        ACCURACY: np.mean(forward(layers, data.X_test).argmax(1) == data.y_test),
-    }
+def row(first: float, weights: Weights, data: Split) -> dict[str, float]:
+    """Gives what the tables show, in percent; biases are left out of the counts."""
+    zeros, small, accuracy = measure(weights, data)
+    return {FIRST: 100 * first, ZEROS: zeros, SMALL: small, ACCURACY: accuracy}
 
 
 def rows() -> dict[str, dict[str, Setting]]:
@@ -258,36 +208,41 @@ def rows() -> dict[str, dict[str, Setting]]:
 
 def main() -> None:
     """Trains every setting once for each seed and prints the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--framework", choices=("jax", "torch"), default="jax")
+    parser = command_line(__doc__, __file__, figure=False)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seeds", type=int, default=1, help="how many")
+    parser.set_defaults(framework="jax")
     args = parser.parse_args()
-    train = train_torch if args.framework == "torch" else train_jax
     # Tensors as small as these gain nothing from threads, and wait for them if the
     # cores are busy.
     torch.set_num_threads(1)
+    for framework in chosen(args.framework):
+        show(framework, args.steps, args.seeds)
 
-    console, data, tables = Console(), load(), rows()
-    settings = (s for chosen in tables.values() for s in chosen.values())
+
+def show(framework: str, steps: int, seeds: int) -> None:
+    """Trains in one framework, and prints its tables."""
+    train = {"jax": train_jax, "torch": train_torch}[framework]
+    console, data, tables = Console(), digits(test_size=0.25), rows()
+    settings = (s for group in tables.values() for s in group.values())
     # Each training once: an average belongs to a training that is there anyway.
     trainings = dict.fromkeys(s for s in settings if not s.averaged)
-    runs = list(itertools.product(trainings, range(args.seeds)))
+    runs = list(itertools.product(trainings, range(seeds)))
     found = collections.defaultdict(list)
-    for setting, seed in track(runs, f"training in {args.framework}", console=console):
-        first, last, average = train(setting, data, args.steps, seed)
-        found[setting].append(measure(first, last, data))
+    for setting, seed in track(runs, f"training in {framework}", console=console):
+        first, last, average = train(setting, data, steps, seed)
+        found[setting].append(row(first, last, data))
         averaged = dataclasses.replace(setting, averaged=True)
-        found[averaged].append(measure(first, average, data))
+        found[averaged].append(row(first, average, data))
 
     columns = [[FIRST, ZEROS, ACCURACY], *[[ZEROS, SMALL, ACCURACY]] * 2]
-    for (title, chosen), names in zip(tables.items(), columns, strict=True):
-        table = Table("setting", title=title)
+    for (title, group), names in zip(tables.items(), columns, strict=True):
+        table = Table("setting", title=f"{title} ({framework})")
         for name in names:
             table.add_column(name, justify="right")
-        for label, setting in chosen.items():
+        for label, setting in group.items():
             means = (np.mean([each[name] for each in found[setting]]) for name in names)
-            table.add_row(label, *(f"{x:.1%}" for x in means))
+            table.add_row(label, *(f"{x:.1f}%" for x in means))
         console.print(table)
 
 

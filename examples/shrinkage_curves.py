@@ -8,7 +8,6 @@ than 1/2, in more than the last digits).
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 
 import l1jax
 import l1torch
+from common import command_line, save
 
 THRESHOLDS = (1.0, 3.0)
 X = np.linspace(-4.5, 4.5, 2001, dtype=np.float32)
@@ -74,6 +74,7 @@ def draw(axes: Axes, text: str) -> None:
 
 def main() -> None:
     """Draws all penalties into one figure."""
+    out = command_line(__doc__, __file__, frameworks=False).parse_args().out
     figure = Figure(figsize=(10, 8.2), layout="constrained")
     figure.suptitle("What a weight x becomes: prox(x) against x (grey: x unchanged)")
     grid = figure.subplots(3, 4, sharex=True, sharey=True)
@@ -85,9 +86,8 @@ def main() -> None:
     grid.flat[7].tick_params(labelbottom=True)
     figure.supxlabel("weight before the step, x (any unit)")
     figure.supylabel("weight after it, prox(x) (the same unit)")
-    path = Path(__file__).with_suffix(".png")
-    figure.savefig(path, dpi=110)
-    print(f"{len(PENALTIES)} penalties, equal in JAX and torch: {path}")
+    print(f"{len(PENALTIES)} penalties, equal in JAX and torch")
+    save(figure, out)
 
 
 if __name__ == "__main__":

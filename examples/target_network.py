@@ -17,10 +17,8 @@ held back, with the mean over seeds; with so few digits, differences below half 
 point are noise.
 """
 
-import argparse
 import itertools
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,17 +28,18 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 import l1jax
 import l1torch
+from common import chosen, command_line
+from data import Split, digits, minibatches
 from l1jax.order_statistics import kth_largest
 from l1jax.targets import target_sparsity as jax_target
 from l1torch.targets import target_sparsity as torch_target
+from networks import BATCH, UNITS, forward, initial, kernels, measure
 
 TARGETS = (0.5, 0.8, 0.9, 0.95, 0.98)
-LEARNING_RATE, BATCH, UNITS = 3e-3, 100, (64, 256, 256, 10)
+LEARNING_RATE = 3e-3
 BEGIN, END = 0.05, 0.6
 WAYS: dict[str, dict[str, Any] | None] = {
     "target": {},
@@ -49,51 +48,6 @@ WAYS: dict[str, dict[str, Any] | None] = {
     "magnitude pruning": None,
 }
 Weights = dict[str, np.ndarray]
-
-
-class Data(NamedTuple):
-    """Pixels between 0 and 1, and digits."""
-
-    X: np.ndarray
-    y: np.ndarray
-    X_test: np.ndarray
-    y_test: np.ndarray
-
-
-def load() -> Data:
-    """Splits the digits 70 to 30."""
-    X, y = load_digits(return_X_y=True)
-    X, X_test, y, y_test = train_test_split(
-        (X / 16).astype(np.float32), y, test_size=0.3, random_state=0, stratify=y
-    )
-    return Data(X, y, X_test, y_test)
-
-
-def initial(seed: int) -> Weights:
-    """Draws the initial weights (He, normal); biases are 0."""
-    rng = np.random.default_rng(seed)
-    made = {}
-    for i, (m, n) in enumerate(itertools.pairwise(UNITS)):
-        made[f"kernel_{i}"] = rng.normal(0, math.sqrt(2 / m), (m, n)).astype("float32")
-        made[f"bias_{i}"] = np.zeros(n, np.float32)
-    return made
-
-
-def minibatches(size: int, steps: int, seed: int) -> np.ndarray:
-    """Draws the samples of every step: a (steps, BATCH) array of indices."""
-    rng = np.random.default_rng([seed, 1])
-    whole = size // BATCH * BATCH
-    order = [rng.permutation(size)[:whole] for _ in range(-(-steps * BATCH // whole))]
-    return np.concatenate(order).reshape(-1, BATCH)[:steps]
-
-
-def forward(params: Any, X: Any) -> Any:
-    """Applies the network, to arrays of NumPy or JAX, or to tensors."""
-    last = len(UNITS) - 2
-    for i in range(last + 1):
-        X = X @ params[f"kernel_{i}"] + params[f"bias_{i}"]
-        X = X * (X > 0) if i < last else X
-    return X
 
 
 def pruned_sizes(target: float, steps: int) -> np.ndarray:
@@ -105,7 +59,7 @@ def pruned_sizes(target: float, steps: int) -> np.ndarray:
 
 
 def train_jax(
-    target: float, way: str, data: Data, steps: int, seeds: int
+    target: float, way: str, data: Split, steps: int, seeds: int
 ) -> list[Weights]:
     """Trains one network for each seed, all at once."""
     options = WAYS[way]
@@ -124,15 +78,15 @@ def train_jax(
         return optax.softmax_cross_entropy_with_integer_labels(scores, y[batch]).mean()
 
     def prune(new: Any, old: Any, zeros: jax.Array) -> Any:
-        kernels = {
+        pruned = {
             k: jnp.where(old[k] == 0, 0, v)  # what is pruned stays so
             for k, v in new.items()
             if k.startswith("kernel")
         }
-        arrays = [abs(v) for v in kernels.values()]
+        arrays = [abs(v) for v in pruned.values()]
         cut = kth_largest(arrays, sum(v.size for v in arrays) - zeros + 1)
         cut = jnp.where(zeros > 0, cut, -1)
-        return new | {k: jnp.where(abs(v) > cut, v, 0) for k, v in kernels.items()}
+        return new | {k: jnp.where(abs(v) > cut, v, 0) for k, v in pruned.items()}
 
     @jax.jit
     def run(params: Any, batches: jax.Array, sizes: jax.Array) -> Any:
@@ -150,14 +104,14 @@ def train_jax(
     sizes = jnp.asarray(pruned_sizes(target, steps))
     found = []
     for seed in range(seeds):
-        batches = jnp.asarray(minibatches(len(y), steps, seed))
+        batches = jnp.asarray(minibatches(len(y), BATCH, steps, seed))
         params = jax.tree.map(jnp.asarray, initial(seed))
         found.append(jax.tree.map(np.asarray, run(params, batches, sizes)))
     return found
 
 
 def train_torch(
-    target: float, way: str, data: Data, steps: int, seeds: int
+    target: float, way: str, data: Split, steps: int, seeds: int
 ) -> list[Weights]:
     """The same in torch."""
     options, found = WAYS[way], []
@@ -174,9 +128,9 @@ def train_torch(
             snap = options.get("snap")
             goal = torch_target(target, steps, begin=BEGIN, end=END, snap=snap)
             optimizer = l1torch.Proximal(optimizer, goal, **kept)
-        kernels = [p for k, p in params.items() if k.startswith("kernel")]
-        for batch, zeros in zip(minibatches(len(y), steps, seed), sizes, strict=True):
-            pruned = [p.detach() == 0 for p in kernels]
+        prunable, batches = kernels(params), minibatches(len(y), BATCH, steps, seed)
+        for batch, zeros in zip(batches, sizes, strict=True):
+            gone_before = [p.detach() == 0 for p in prunable]
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(
                 forward(params, X[batch]), y[batch]
@@ -186,38 +140,28 @@ def train_torch(
             scheduled.step()
             if options is None and zeros:
                 with torch.no_grad():
-                    for p, gone in zip(kernels, pruned, strict=True):
+                    for p, gone in zip(prunable, gone_before, strict=True):
                         p.masked_fill_(gone, 0)
-                    each = torch.cat([p.abs().ravel() for p in kernels])
+                    each = torch.cat([p.abs().ravel() for p in prunable])
                     cut = each.kthvalue(zeros).values
-                    for p in kernels:
+                    for p in prunable:
                         p.masked_fill_(p.abs() <= cut, 0)
         found.append({k: p.detach().numpy() for k, p in params.items()})
     return found
 
 
-def measure(weights: Weights, data: Data) -> tuple[float, float]:
-    """Gives the percentage of zeros, and of test digits that are told right."""
-    kernels = [v for k, v in weights.items() if k.startswith("kernel")]
-    zeros = sum((v == 0).sum() for v in kernels) / sum(v.size for v in kernels)
-    right = forward(weights, data.X_test).argmax(1) == data.y_test
-    return 100 * zeros, 100 * right.mean()
-
-
 def main() -> None:
     """Prints a table for each framework."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--framework", choices=["jax", "torch", "both"], default="both")
+    parser = command_line(__doc__, __file__, figure=False)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     # Tensors as small as these gain nothing from threads.
     torch.set_num_threads(1)
-    data, console = load(), Console()
+    data, console = digits(), Console()
     trainers = {"jax": train_jax, "torch": train_torch}
-    if arguments.framework != "both":
-        trainers = {arguments.framework: trainers[arguments.framework]}
-    for name, train in trainers.items():
+    for name in chosen(arguments.framework):
+        train = trainers[name]
         table = Table(
             "target [%]",
             *WAYS,
@@ -228,7 +172,7 @@ def main() -> None:
             cells = []
             for way in WAYS:
                 runs = train(target, way, data, arguments.steps, arguments.seeds)
-                zeros, accuracy = np.mean([measure(run, data) for run in runs], 0)
+                zeros, _, accuracy = np.mean([measure(run, data) for run in runs], 0)
                 cells.append(f"{zeros:.2f}, {accuracy:.1f}")
             table.add_row(f"{100 * target:g}", *cells)
         console.print(table)

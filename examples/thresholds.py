@@ -10,7 +10,6 @@ strength: `l1jax.proximal` and `l1torch.Proximal` find it. The first rows show o
 ways, and a figure follows the three ways to use Adam.
 """
 
-import argparse
 import dataclasses
 import itertools
 import math
@@ -34,6 +33,7 @@ from sklearn.linear_model import Lasso
 
 import l1jax
 import l1torch
+from common import FRAMEWORKS, chosen, command_line, save
 
 STRENGTH = 0.03  # lambda, per unit of the mean loss
 BATCH = 32
@@ -201,26 +201,23 @@ def draw(curves: dict[tuple[str, str], np.ndarray], data: Problem, path: Path) -
     gaps.set(xlabel="steps", ylabel="relative gap |F - F*| / F* (no unit)")
     zeros.set(xlabel="steps", ylabel="exact zeros (number, of 220 weights)")
     figure.legend(handles=zeros.lines, loc="outside lower center", ncols=3)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def main() -> None:
     """Trains every row, prints the table and draws the figure."""
-    parser = argparse.ArgumentParser(description="Which threshold solves the Lasso?")
-    parser.add_argument("--framework", choices=["jax", "torch", "both"], default="both")
+    parser = command_line(__doc__, __file__)
     parser.add_argument("--steps", type=int, default=1_500)
-    parser.add_argument("--figure", default=Path(__file__).with_suffix(".png"))
     args, data = parser.parse_args(), make_problem()
     console = Console(width=100)  # that of the table, into a file too
     jax.config.update("jax_enable_x64", True)
     torch.set_num_threads(1)  # threads cost more than they give at this size
-    trainers = {"JAX": train_jax, "torch": train_torch}
-    if args.framework != "both":
-        trainers = {k: v for k, v in trainers.items() if k.lower() == args.framework}
-    chosen = np.random.default_rng(0).integers(len(data.y), size=(args.steps, BATCH))
+    trainers = {"jax": train_jax, "torch": train_torch}
+    trainers = {FRAMEWORKS[key].name: trainers[key] for key in chosen(args.framework)}
+    drawn = np.random.default_rng(0).integers(len(data.y), size=(args.steps, BATCH))
     runs = {  # the batch of each step (empty: all data) and 1/L
-        "full batch": (chosen[:, :0], len(data.X) / np.linalg.norm(data.X, 2) ** 2),
-        "minibatch": (chosen, BATCH / np.linalg.norm(data.X[:BATCH], 2) ** 2),
+        "full batch": (drawn[:, :0], len(data.X) / np.linalg.norm(data.X, 2) ** 2),
+        "minibatch": (drawn, BATCH / np.linalg.norm(data.X[:BATCH], 2) ** 2),
     }
     columns = list(itertools.product(runs, trainers))
     headers = (f"{run}\n{framework}" for run, framework in columns)
@@ -242,7 +239,7 @@ def main() -> None:
                 curves[framework, row.threshold] = w
         table.add_row(*cells, end_section=row is WRONG[-1])
     console.print(table)
-    draw(curves, data, Path(args.figure))
+    draw(curves, data, args.out)
 
 
 if __name__ == "__main__":
