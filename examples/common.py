@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 import l1jax
 import l1torch
@@ -59,6 +60,9 @@ def chosen(framework: str) -> list[str]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure and says where it is."""
+    """Writes a figure and says where it is; a PNG in 256 colours, a third as large."""
     figure.savefig(path, dpi=DPI)
+    if path.suffix == ".png":
+        with Image.open(path) as image:
+            image.convert("RGB").quantize(256).save(path, optimize=True)
     print(f"figure: {path}")
