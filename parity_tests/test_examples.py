@@ -27,11 +27,13 @@ OPTIONS = {
     "scale_out_jax": "--steps 200",
     "scale_out_torch": "--steps 200",
     "shrinkage_curves": "",
-    "sparse_network": "",
+    "sparse_network": "--steps 100",
     "target_network": "--steps 50 --seeds 1",
     "thresholds": "--steps 300",
     "why_zeros": "",
-    "benchmarks/accuracy_vs_sparsity": "",
+    "benchmarks/accuracy_vs_sparsity": (
+        "--steps 60 --seeds 1 --points 2 --framework both"
+    ),
     "benchmarks/prox_cost": "--size 100000 --repeats 3",
     "benchmarks/solvers": "--samples 100 --features 500 --repeats 3",
     "benchmarks/target_sparsity": "--size 100000 --repeats 3",
