@@ -14,7 +14,13 @@ import l1torch
 from parity_tests import oracles, problems
 from parity_tests.twins import DTYPES, JAX, TORCH, TWINS
 
-EPS = {"float64": 2.3e-16, "float32": 1.2e-7, "bfloat16": 8e-3, "float16": 1e-3}
+# Units in the last place. Half precision is summed and scaled in single: rounded once.
+CLOSE = {
+    "float64": 4 * 2.0**-52,
+    "float32": 4 * 2.0**-23,
+    "bfloat16": 0.501 * 2.0**-7,
+    "float16": 0.501 * 2.0**-10,
+}
 
 
 def arrays():
@@ -42,7 +48,7 @@ def test_gradients_have_the_norm_and_keep_their_direction(twin, dtype):
     scale = 3.0 / norm(before)
     for name, x in after.items():
         wanted = np.asarray(before[name], np.float64) * scale
-        np.testing.assert_allclose(twin.numpy(x), wanted, rtol=4 * EPS[dtype])
+        np.testing.assert_allclose(twin.numpy(x), wanted, rtol=CLOSE[dtype])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -51,9 +57,9 @@ def test_the_twins_agree(dtype):
         clipped(twin, twin.tree(arrays(), dtype), 3.0) for twin in (JAX, TORCH)
     )
     for name in ours:
-        # Half precision adds in single; its own rounding can fall on either side.
+        # What is rounded to half precision can fall on either side.
         np.testing.assert_allclose(
-            JAX.numpy(ours[name]), TORCH.numpy(theirs[name]), rtol=4 * EPS[dtype]
+            JAX.numpy(ours[name]), TORCH.numpy(theirs[name]), rtol=2 * CLOSE[dtype]
         )
 
 
