@@ -4,11 +4,12 @@
     python examples/big_gradients.py --framework torch --steps 1000
 
 Gradient descent diverges at learning rates above 2/L, L the largest eigenvalue of the
-Hessian: 1 for uncorrelated columns of variance 1, more with correlation or large units
-(first table). Ten columns of diabetes are then fitted at lr = 1, twice what they bear,
-with a cosine to zero, and at 1/L. Clipping by value, each to [-c, c], turns gradients;
-by their L2 norm, or by their L1 norm, `g * min(1, c / sum |g|)`, it does not: in JAX
-`l1jax.clip_by_global_l1_norm`, in torch `clip_grad_norm_(norm_type=1)`.
+Hessian: 1 for uncorrelated columns of variance 1, more with correlation, or in small
+units, whose numbers are large (first table). Ten columns of diabetes are then fitted at
+lr = 1, twice what they bear, and at 1/L, both falling to zero as a cosine. Clipping by
+value, each to [-c, c], turns gradients; by their L2 norm, or by their L1 norm, `g *
+min(1, c / sum |g|)`, it does not: in JAX `l1jax.clip_by_global_l1_norm`, in torch
+`clip_grad_norm_(norm_type=1)`.
 
 Then nothing diverges, but above 2/L bounded steps jump for ever; a smaller lr is needed
 to converge. No clipping penalises a weight: it ends at least squares, without zeros.
@@ -36,7 +37,7 @@ from sklearn.linear_model import Lasso
 import l1jax
 import l1torch
 from common import FRAMEWORKS, chosen, command_line, save
-from data import diabetes_with_products
+from data import diabetes, diabetes_with_products
 
 STRENGTH = 0.05  # lambda, per unit of the mean loss
 FULL = 3_000  # steps, by default
@@ -116,15 +117,9 @@ def train_torch(problem: Problem, way: Way) -> np.ndarray:
     return trail
 
 
-def data() -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Gives the ten columns of diabetes, and y, of variance 1, and the names."""
-    X, y, names = diabetes_with_products()
-    return X[:, :10], y, names[:10]
-
-
 def lasso(strength: float) -> np.ndarray:
     """Solves by scikit-learn."""
-    X, y, _ = data()
+    X, y, _ = diabetes()
     model = Lasso(alpha=strength, tol=1e-14, max_iter=100_000, fit_intercept=False)
     return model.fit(X, y).coef_
 
@@ -134,10 +129,10 @@ def all_ways(small: float) -> dict[str, Way]:
     l1 = LIMITS["L1 norm"]
     return {
         "none": Way("none", 1, 0, 1.0),
-        "none, lr 1/L": Way("none", 1, 0, small),
+        "none, lr ≤ 1/L": Way("none", 1, 0, small),
         **{k: Way(k, limit, 0, 1.0) for k, limit in LIMITS.items()},
         "L1 norm, lr constant": Way("L1 norm", l1, 0, 1.0, constant=True),
-        "none, lr 1/L, prox": Way("none", 1, STRENGTH, small),
+        "none, lr ≤ 1/L, prox": Way("none", 1, STRENGTH, small),
         "L1 norm, prox": Way("L1 norm", l1, STRENGTH, 1.0),
         "L1 norm, active, prox": Way("L1 norm", TIGHT, STRENGTH, 1.0),
     }
@@ -145,7 +140,7 @@ def all_ways(small: float) -> dict[str, Way]:
 
 def steepness() -> Table:
     """Shows what correlation and units do to L and to the first gradient."""
-    (X, y, _), raw = data(), load_diabetes(scaled=False).data
+    (X, y, _), raw = diabetes(), load_diabetes(scaled=False).data
     designs = {
         "10 columns, made uncorrelated": np.linalg.qr(X)[0] * np.sqrt(len(X)),
         "10 columns of variance 1": X,
@@ -184,7 +179,7 @@ def check(problem: Problem, ways: dict[str, Way], trails: dict[str, Any]) -> flo
         if way.clipping != "none" and not way.strength:
             root = len(problem.c) ** 0.5 if way.clipping == "value" else 1
             claims[f"{name}: bounded"] = update <= way.rate * way.limit * root + 1e-12
-        if name in ("none, lr 1/L, prox", "L1 norm, prox"):
+        if name in ("none, lr ≤ 1/L, prox", "L1 norm, prox"):
             claims[f"{name}: the Lasso"] = away < 1e-6
         if name in ("L2 norm", "L1 norm") and problem.steps >= FULL:
             claims[f"{name}: least squares"] = gap < 1e-9
@@ -213,7 +208,7 @@ def report(problem: Problem, ways: dict[str, Way], trails: dict[str, Any]) -> Ta
 
 def draw_paths(axes: Axes) -> None:
     """Draws two weights on the contours of their loss, at a learning rate too large."""
-    X, y, _ = data()
+    X, y, _ = diabetes()
     pair = X[:, 4:6] * [2, 1]  # s1 in half its unit, and s2: correlation 0.9
     H, c = pair.T @ pair / len(y), pair.T @ y / len(y)
     problem = Problem(H, c, start=np.array([0.8, 2.2]), steps=14)
@@ -223,18 +218,18 @@ def draw_paths(axes: Axes) -> None:
     for clipping, (look, color) in LOOKS.items():
         path = train_jax(problem, Way(clipping, 0.6, 0, rate=0.5, constant=True))
         axes.plot(*path.T, look, color=color, mfc="none", ms=5, label=clipping)
-    axes.set(xlim=(-1.2, 1.2), ylim=(-1, 2.6), xlabel="weight of s1 (large unit)")
+    axes.set(xlim=(-1.2, 1.2), ylim=(-1, 2.6), xlabel="weight of s1 (in half its unit)")
     axes.set(ylabel="weight of s2", title="Two features, lr 0.5 > 2/L")
     axes.legend(fontsize=9, framealpha=0.9)
 
 
 def draw_loss(axes: Axes, problem: Problem, trails: dict[str, Any]) -> None:
     """Draws how far the loss is above its minimum."""
-    for name in ("none, lr 1/L", *LIMITS, "L1 norm, lr constant"):
+    for name in ("none, lr ≤ 1/L", *LIMITS, "L1 norm, lr constant"):
         look, color = LOOKS[name.split(",")[0]]
         gap = sliding_window_view(problem.gap(trails[name]), 10).max(-1)
         axes.semilogy(gap, "-." if "," in name else look[1:], color=color)
-        height = gap[-1] * (0.1 if name in ("none, lr 1/L", "L1 norm") else 4)
+        height = gap[-1] * (0.1 if name in ("none, lr ≤ 1/L", "L1 norm") else 4)
         axes.text(problem.steps, height, name, ha="right")
     small = np.arccos(4 / np.linalg.norm(problem.H, 2) - 1) / np.pi * problem.steps
     axes.axvline(small, color="0.8", zorder=0)
@@ -256,7 +251,7 @@ def draw_weights(axes: Axes, problem: Problem, trails: dict[str, Any]) -> None:
         axes.semilogy(heights, look, mfc="none", ms=size, label=label)
     axes.axhspan(lowest / 3, lowest * 2, color="0.93", zorder=0)
     axes.set_yticks([1, 0.1, 0.01, 0.001, lowest], ["1", "0.1", "0.01", "0.001", "0"])
-    axes.set_xticks(range(len(order)), np.array(data()[2])[order])
+    axes.set_xticks(range(len(order)), np.array(diabetes()[2])[order])
     axes.set(ylim=(lowest / 2, 20), title="Ten features, the weights")
     axes.set(xlabel="feature", ylabel="|w| at the end")
     axes.legend(fontsize=9, framealpha=0.9)
@@ -269,7 +264,7 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     torch.set_num_threads(1)  # tensors as small as these gain nothing from threads
-    X, y, _ = data()
+    X, y, _ = diabetes()
     H, c = X.T @ X / len(y), X.T @ y / len(y)
     problem = Problem(H, c, np.zeros(len(c)), arguments.steps)
     ways, found = all_ways(small=1 / np.linalg.norm(H, 2)), []

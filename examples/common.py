@@ -61,8 +61,10 @@ def chosen(framework: str) -> list[str]:
 
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure and says where it is; a PNG in 256 colours, a third as large."""
+    path = path if path.suffix else path.with_suffix(".png")
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
-    if path.suffix == ".png":
+    if path.suffix.lower() == ".png":
         with Image.open(path) as image:
             image.convert("RGB").quantize(256).save(path, optimize=True)
     print(f"figure: {path}")

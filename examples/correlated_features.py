@@ -8,8 +8,8 @@ perimeter and area, correlated by 0.98 and more. Logistic regression on all ten:
 
 - L1 keeps one of the three at most strengths, and which one changes with the strength.
   Of two such columns alone it is the one that correlates a little more with y;
-- on bootstrap resamples it flips: read "radius or perimeter or area", not "perimeter".
-  Their sum is far more stable than the single weights are;
+- on bootstrap resamples it flips: read "radius or perimeter" (at small strengths area,
+  too), not "perimeter". The sum of the three is far more stable than their weights are;
 - L2 shares the weight among them and has no zeros; the elastic net shares, too, and
   still drops the columns that say nothing.
 
@@ -54,6 +54,14 @@ def fit_paths(framework: str, X: np.ndarray, y: np.ndarray) -> dict[str, np.ndar
         path = lib.linear_path(array(X), array(y), STRENGTHS, penalty=penalty, **args)
         found[name] = np.asarray(path.params["coef"])
     return found
+
+
+def check_path(coefs: np.ndarray) -> None:
+    """Raises unless L1 keeps one size at most strengths, and each of them at some."""
+    inside = coefs[:, :3] != 0
+    alone = inside.sum(1) == 1
+    if alone.mean() <= 0.5 or not inside[alone].any(0).all():
+        raise AssertionError(f"by strength, L1 keeps\n{inside}")
 
 
 def check_pairs(framework: str, X: np.ndarray, y: np.ndarray) -> None:
@@ -238,6 +246,7 @@ def main() -> None:
         end = {"jax": end_in_jax, "torch": end_in_torch}[framework]
         check_pairs(framework, X, y)
         paths = fit_paths(framework, X, y)
+        check_path(paths["L1"])
         coefs = resample(framework, X, y, arguments.resamples)
         ends = {name: end(x, y, PENALTIES[name]) for name in ("L1", "elastic net")}
         above = check_ends(x, y, ends)

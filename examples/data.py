@@ -1,6 +1,7 @@
 """The data of the examples: scikit-learn's own sets, scaled, and split where needed."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,21 +40,31 @@ def minibatches(size: int, batch: int, steps: int, seed: int) -> np.ndarray:
     return np.concatenate(order).reshape(-1, batch)[:steps]
 
 
-def diabetes_with_products() -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Gives 442 x 64 columns, y and the columns' names; all scaled to variance 1.
+def diabetes(
+    columns: Sequence[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Gives 442 patients' columns, all ten or those named, y, and the columns' names.
 
-    The columns are the 10 features, their 45 products and 9 squares.
+    Columns and y have mean 0 and variance 1.
     """
     data = load_diabetes()
-    columns, names = list(data.data.T), list(data.feature_names)
+    names = list(data.feature_names) if columns is None else list(columns)
+    X = data.data[:, [data.feature_names.index(name) for name in names]]
+    y = (data.target - data.target.mean()) / data.target.std()
+    return StandardScaler().fit_transform(X), y, names
+
+
+def diabetes_with_products() -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Gives the same with 45 products and 9 squares of the features: 442 x 64."""
+    X, y, names = diabetes()
+    columns, names = list(X.T), list(names)
     for i in range(10):
         for j in range(i, 10):
-            if i == j == data.feature_names.index("sex"):
+            if i == j == names.index("sex"):
                 continue  # it has two values: its square says nothing new
-            columns.append(data.data[:, i] * data.data[:, j])
+            columns.append(X[:, i] * X[:, j])
             names.append(f"{names[i]}²" if i == j else f"{names[i]}·{names[j]}")
-    X = StandardScaler().fit_transform(np.column_stack(columns))
-    return X, (data.target - data.target.mean()) / data.target.std(), names
+    return StandardScaler().fit_transform(np.column_stack(columns)), y, names
 
 
 def breast_cancer() -> tuple[np.ndarray, np.ndarray, list[str]]:

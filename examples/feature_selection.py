@@ -5,12 +5,15 @@
 
 Two data sets, 70 % of the rows to train, 30 % to test: diabetes with the products of
 its features (64 columns, squared loss) and breast cancer (30 columns, logistic loss).
-On the training part a path is fitted and a strength chosen by cross-validation; three
-models are compared on the test part, on average over the splits:
+The strengths, the features shown and the choices of cross-validation come from the
+training part of the first split. At these strengths three models are fitted to every
+split, and their test errors are means over all splits. The other splits test on rows
+that the choice has seen: the errors at a choice are a little too good.
 
 - L1: the path's solution itself, whose weights are shrunk;
 - refit: the features that L1 kept, fitted once more without the penalty;
-- dense: all features, without the penalty.
+- dense: all features, without the penalty (the logistic loss with 1e-5 |w|^2/2, without
+  which the dense weights go to infinity; so has its refit).
 
 What to see: few features do most of the work, and a feature that came in may leave
 again when others say the same together. At large strengths L1 errs by its shrinkage,
@@ -171,18 +174,24 @@ def check_refit(lib: ModuleType, array: Any, data: Split, solution: Any) -> None
 
 
 def check_claims(
-    task: Task, kept: np.ndarray, errors: np.ndarray, arguments: argparse.Namespace
+    task: Task, kept: Any, errors: Any, at: int, arguments: argparse.Namespace
 ) -> None:
-    """Raises unless the docstring's words hold; few splits are too noisy to tell."""
+    """Raises unless the docstring's words hold; few splits are too noisy to tell.
+
+    `at` is where the strength stands that cross-validation chose, for the least loss.
+    """
     if arguments.splits < 8 or arguments.count < 30:
         return
     shrunk, again, dense = errors
     few = (kept >= 2) & (kept <= 3)
+    if not few.any():
+        raise AssertionError(f"{task.title}: no strength keeps 2 or 3 features: {kept}")
     if (again[few] >= shrunk[few]).any() or again[-1] <= shrunk[-1]:
         raise AssertionError(f"{task.title}: refit {again}, L1 {shrunk}")
-    gain = 0.9 if task.loss == "squared" else 1.05
-    if shrunk.min() > gain * dense[0]:
-        raise AssertionError(f"{task.title}: L1 {shrunk.min()}, dense {dense[0]}")
+    # At that strength, and not at the best one on the test rows, which nobody knows.
+    gain = 0.9 if task.loss == "squared" else 1.15
+    if shrunk[at] > gain * dense[0]:
+        raise AssertionError(f"{task.title}: L1 {shrunk[at]}, dense {dense[0]}")
 
 
 def draw_features(axes: Axes, task: Task, path: Any, order: list[int]) -> None:
@@ -229,7 +238,7 @@ def main() -> None:
     table = Table(
         *("", "strength", "features", "L1", "refit", "choice"),
         title=f"Test errors (mean of {arguments.splits} splits): squared error over "
-        "variance,\nwrong classes in percent; features: those of the first split",
+        "variance,\nwrong classes in percent; strength, features, choice: of the first",
         box=box.SIMPLE_HEAD,
         collapse_padding=True,
     )
@@ -271,7 +280,7 @@ def main() -> None:
         dense = f"{errors[2, 0]:.{digits}f}"
         table.add_row("", "0", str(path.size), "", dense, "dense")
         table.add_section()
-        check_claims(task, path.nnz, errors, arguments)
+        check_claims(task, path.nnz, errors, choices["CV, least loss"], arguments)
         coef = np.asarray(path.params["coef"])
         entry = np.where((coef != 0).any(0), (coef != 0).argmax(0), len(path))
         order = np.argsort(entry, kind="stable")[:SHOWN].tolist()

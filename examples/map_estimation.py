@@ -4,8 +4,8 @@
     python examples/map_estimation.py --framework torch --half-width 400
 
 Two weights, of bmi and of age, explain the progression of diabetes from n patients: y =
-X w + noise of known standard deviation sigma = 0.8 (y and the columns have variance 1).
-With independent priors w_j ~ Laplace(0, b) the posterior is
+X w + noise of known standard deviation sigma = 0.8 (y and the columns have variance 1
+over all 442). With independent priors w_j ~ Laplace(0, b) the posterior is
 
     -log p(w | y) = |X w - y|^2 / (2 sigma^2) + |w|_1 / b + constant
 
@@ -32,11 +32,10 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from sklearn.datasets import load_diabetes
-from sklearn.preprocessing import StandardScaler
 
 import l1jax
 from common import FRAMEWORKS, chosen, command_line, save
+from data import diabetes
 
 FEATURES = ("bmi", "age")
 SIGMA = 0.8  # of the noise, taken for known
@@ -58,10 +57,7 @@ class Posterior(NamedTuple):
 
 def load(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Gives X and y of n patients, drawn without replacement."""
-    data = load_diabetes()
-    columns = [data.feature_names.index(name) for name in FEATURES]
-    X = StandardScaler().fit_transform(data.data[:, columns])
-    y = (data.target - data.target.mean()) / data.target.std()
+    X, y, _ = diabetes(FEATURES)
     rows = np.random.default_rng(0).permutation(len(y))[:n]
     return X[rows], y[rows]
 
@@ -175,7 +171,8 @@ def draw_margin(axes: Axes, axis: np.ndarray, post: Posterior) -> None:
         style = {"markersize": size, "markeredgewidth": 1 if marker == "*" else 2}
         axes.plot(x, y, f"k{marker}", mfc="w", label=text, **style)
     axes.set_title(
-        f"Nothing piles up at zero: P(|w| < {SMALL:g}) = {post.small:.2f}", fontsize=11
+        f"Exactly zero has no probability: P(|w| < {SMALL:g}) = {post.small:.2f}",
+        fontsize=11,
     )
     axes.set(xlim=(-0.5, 0.55), ylim=(0, None))
     axes.set(xlabel="weight of age (sd of y per sd of age)", ylabel="density")

@@ -20,7 +20,6 @@ biases out: the last table has what four rules penalise.
 """
 
 import collections
-import functools
 import itertools
 from collections.abc import Callable
 from types import ModuleType
@@ -208,8 +207,17 @@ def check(problem: Problem, runs: Runs) -> None:
                 raise AssertionError(f"{problem.name}, {optimizer}: not so: {claim}")
 
 
+def check_twins(ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Raises unless an array is the same in both frameworks, with the same zeros."""
+    np.testing.assert_allclose(ours, theirs, atol=1e-8)
+    np.testing.assert_array_equal(ours == 0, theirs == 0, "other zeros")
+
+
 def rules(lib: ModuleType, array: Callable[[Any], Any]) -> Table:
-    """Shows which parameters four rules take for weights."""
+    """Shows which parameters four rules take for weights.
+
+    Raises unless `p.ndim > 0` takes the bias for one, and the library's rule does not.
+    """
     shapes = {"w": (64,), "kernel": (64, 256), "bias": (256,), "intercept": ()}
     params = {k: array(np.ones(v)) for k, v in (shapes | {"scale": (256,)}).items()}
     taken = {
@@ -218,6 +226,8 @@ def rules(lib: ModuleType, array: Callable[[Any], Any]) -> Table:
         "p.ndim > 1": {name: p.ndim > 1 for name, p in params.items()},
         "weights_only (by default)": lib.weights_only(params),
     }
+    if not taken["p.ndim > 0"]["bias"] or taken["weights_only (by default)"]["bias"]:
+        raise AssertionError(f"the rules take {taken}")
     headers = (f"{name}\n{tuple(p.shape)}" for name, p in params.items())
     table = Table("what is penalised", *headers, box=box.SIMPLE_HEAD)
     for rule, flags in taken.items():
@@ -286,8 +296,7 @@ def main() -> None:
         keys = list(itertools.product(names, problem.rates, WAYS))
         for name, optimizer, way in track(keys, problem.name, transient=True):
             found[name][optimizer, way] = TRAINERS[name](problem, optimizer, way)
-        equal = functools.partial(np.testing.assert_allclose, atol=1e-8)
-        jax.tree.map(equal, found[names[-1]], found[names[0]])
+        jax.tree.map(check_twins, found[names[-1]], found[names[0]])
         for runs in found.values():
             check(problem, runs)
         first.append(found[names[0]])

@@ -3,18 +3,19 @@
     python examples/why_zeros.py
     python examples/why_zeros.py --framework torch
 
-One weight with the loss 1/2 (w - 0.2)^2, which pulls it towards 0.2 with the force
-0.2 - w, and a penalty of strength lambda = 0.5 that pushes it towards zero:
+One weight with the loss 1/2 (w - 0.15)^2, which pulls it towards 0.15 with the force
+0.15 - w, and a penalty of strength lambda = 0.5 that pushes it towards zero:
 
 - L2, lambda/2 w^2, pushes by lambda * w. The push fades as the weight does, and the
-  two balance at w = 0.2 / (1 + lambda): smaller, but not zero.
+  two balance at w = 0.15 / (1 + lambda): smaller, but not zero.
 - L1, lambda |w|, pushes by the constant lambda, and at zero by as much as is needed, up
   to lambda. A pull below lambda cannot get the weight off zero: w = 0 is the solution.
-- Gradient descent on `loss + lambda |w|` cannot stand at zero: its steps have a size
-  of about lr * lambda there, and it jumps to and fro across zero. Adam divides by the
-  size of the gradients, and so swings by a good part of lr.
+- Gradient descent on `loss + lambda |w|` cannot stand at zero: a step there goes by
+  lr * (lambda - 0.15) down or lr * (lambda + 0.15) up, and the weight jumps to and fro.
+  Adam divides by the size of the gradients, and so swings by a good part of lr.
 - The proximal step takes the loss's step, then moves the weight towards zero by lr *
-  lambda and stops there: exact zero after finitely many steps, at any learning rate.
+  lambda and stops there: exact zero after finitely many steps, at any learning rate at
+  which gradient descent converges (here below 2).
 
 The table tells from which step on the weight is exactly zero, and the largest |w| of
 the last quarter, for the jumps also in units of the learning rate. A smaller learning
@@ -39,7 +40,10 @@ import l1jax
 import l1torch
 from common import FRAMEWORKS, chosen, command_line, save
 
-GOAL, STRENGTH = 0.2, 0.5  # where the loss is smallest, and lambda per unit of the loss
+GOAL, STRENGTH = (
+    0.15,
+    0.5,
+)  # where the loss is smallest, and lambda per unit of the loss
 START, STEPS, SHOWN = 1.0, 600, 300
 RATES = (0.1, 0.01)
 SUBGRADIENT, PROX, L2 = "L1, subgradient", "L1, proximal", "L2, weight decay"
@@ -216,7 +220,7 @@ def draw(trails: dict[Run, np.ndarray]) -> Figure:
     paths.set_title(f"SGD, lr {RATES[0]:g}: L2 shrinks, L1 arrives", fontsize=11)
     draw_sizes(sgd, trails, "SGD")
     draw_sizes(adam, trails, "Adam")
-    sgd.set_title("SGD: the subgradient jumps by about lr λ", fontsize=11)
+    sgd.set_title("SGD: the subgradient steps by lr (λ ± pull)", fontsize=11)
     adam.set_title("Adam: it swings by a good part of lr", fontsize=11)
     return figure
 

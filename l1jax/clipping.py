@@ -1,6 +1,7 @@
 """Clipping of gradients by their L1 norm; no regularisation, for all its name."""
 
 import functools
+import numbers
 from typing import Any
 
 import jax
@@ -46,18 +47,19 @@ def clip_by_global_l1_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
 
     Raises:
       TypeError: a `max_norm` that is not a real number.
-      ValueError: one that is not positive and finite, or not a scalar.
+      ValueError: a number that is not positive and finite, or what is not a scalar. In
+        a `jax.Array` such a number makes all updates NaN.
     """
+    if isinstance(max_norm, numbers.Real) and max_norm <= 0:
+        raise ValueError(
+            f"max_norm must be positive, got {max_norm!r}. Pass the largest L1 norm "
+            "that all gradients together may have."
+        )
     check_number("max_norm", max_norm)
     if jnp.shape(max_norm) != ():
         raise ValueError(
             f"max_norm must be a scalar; got shape {jnp.shape(max_norm)}. Pass one "
             "number for all gradients together."
-        )
-    if not isinstance(max_norm, jax.Array) and max_norm == 0:
-        raise ValueError(
-            f"max_norm must be positive, got {max_norm!r}. Nothing would be left of "
-            "the gradients; to freeze parameters use optax.set_to_zero()."
         )
 
     def clip(updates: Any, params: Any = None) -> Any:

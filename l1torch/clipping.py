@@ -1,6 +1,7 @@
 """Clipping of gradients by their L1 norm; no regularisation, for all its name."""
 
 import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,18 +46,19 @@ def clip_by_global_l1_norm(max_norm: Number) -> GradientTransformation:
 
     Raises:
       TypeError: a `max_norm` that is not a real number; at `update`, a sparse gradient.
-      ValueError: one that is not positive and finite, or not a scalar.
+      ValueError: a number that is not positive and finite, or what is not a scalar. In
+        a tensor such a number makes all updates NaN.
     """
+    if isinstance(max_norm, numbers.Real) and max_norm <= 0:
+        raise ValueError(
+            f"max_norm must be positive, got {max_norm!r}. Pass the largest L1 norm "
+            "that all gradients together may have."
+        )
     check_number("max_norm", max_norm)
     if shape_of(max_norm) != ():
         raise ValueError(
             f"max_norm must be a scalar; got shape {shape_of(max_norm)}. Pass one "
             "number for all gradients together."
-        )
-    if not isinstance(max_norm, Tensor) and max_norm == 0:
-        raise ValueError(
-            f"max_norm must be positive, got {max_norm!r}. Nothing would be left of "
-            "the gradients; to freeze parameters set requires_grad=False."
         )
 
     def init_fn(params: Mapping[str, Tensor]) -> tuple[()]:
