@@ -31,11 +31,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.progress import track
 from scipy.optimize import minimize
-from sklearn.datasets import load_diabetes
 from sklearn.linear_model import ElasticNet, Lasso, Ridge
-from sklearn.preprocessing import StandardScaler
 
 from common import FRAMEWORKS, Framework, chosen, command_line, save
+from data import diabetes
 
 COLUMNS = ("bmi", "s6")
 RATIO = 0.3  # of the elastic net: the share of L1
@@ -255,10 +254,7 @@ def main() -> None:
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     torch.set_num_threads(1)
-    data = load_diabetes()
-    X = data.data[:, [data.feature_names.index(name) for name in COLUMNS]]
-    X = StandardScaler().fit_transform(X)
-    y = (data.target - data.target.mean()) / data.target.std()
+    X, y, _ = diabetes(COLUMNS)
     loss = Quadratic(X.T @ X / len(y), X.T @ y / len(y), (y @ y) / len(y) / 2)
     keys = chosen(arguments.framework)
     figure = Figure(figsize=(10, 7.4), layout="constrained")

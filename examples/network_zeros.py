@@ -36,7 +36,7 @@ import l1jax
 import l1torch
 from common import chosen, command_line
 from data import Split, digits, minibatches
-from networks import BATCH, UNITS, forward, initial, measure
+from networks import BATCH, forward, from_torch, initial, measure, to_torch
 
 STRENGTH, STRONG = 5.1e-5, 2.6e-4  # lambda, per unit of the mean loss
 LEARNING_RATE = 2e-3
@@ -134,14 +134,7 @@ def torch_optimizer(
 
 def train_torch(setting: Setting, data: Split, steps: int, seed: int) -> Run:
     """Does in torch what `train_jax` does."""
-    linear = [torch.nn.Linear(m, n) for m, n in itertools.pairwise(UNITS)]
-    with torch.no_grad():
-        weights = initial(seed)
-        for i, module in enumerate(linear):
-            module.weight.copy_(torch.tensor(weights[f"kernel_{i}"].T))
-            module.bias.copy_(torch.tensor(weights[f"bias_{i}"]))
-    hidden = [part for m in linear[:-1] for part in (m, torch.nn.ReLU())]
-    model = torch.nn.Sequential(*hidden, linear[-1])
+    model = to_torch(initial(seed))
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
     )
@@ -162,16 +155,7 @@ def train_torch(setting: Setting, data: Split, steps: int, seed: int) -> Run:
             cosine.step()
         if t == 0:
             report = l1torch.sparsity_report(model, l1torch.weights_only)
-    return report.sparsity, weights_of(model), weights_of(average.module)
-
-
-def weights_of(model: torch.nn.Sequential) -> Weights:
-    """Reads the weights of a torch model as JAX holds them."""
-    found = {}
-    for i, module in enumerate(m for m in model if isinstance(m, torch.nn.Linear)):
-        found[f"kernel_{i}"] = module.weight.detach().numpy().T
-        found[f"bias_{i}"] = module.bias.detach().numpy()
-    return found
+    return report.sparsity, from_torch(model), from_torch(average.module)
 
 
 def row(first: float, weights: Weights, data: Split) -> dict[str, float]:

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 
 from data import Split
 
@@ -31,6 +32,27 @@ def forward(params: Weights, X: Any) -> Any:
         X = X @ params[f"kernel_{i}"] + params[f"bias_{i}"]
         X = X * (X > 0) if i < last else X
     return X
+
+
+def to_torch(weights: dict[str, np.ndarray]) -> torch.nn.Sequential:
+    """Makes the same network as a torch module, at these weights."""
+    layers: list[torch.nn.Module] = []
+    for i, kernel in enumerate(kernels(weights)):
+        linear = torch.nn.Linear(*kernel.shape)
+        with torch.no_grad():
+            linear.weight.copy_(torch.tensor(kernel.T))  # torch: (outputs, inputs)
+            linear.bias.copy_(torch.tensor(weights[f"bias_{i}"]))
+        layers += [linear, torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers[:-1])
+
+
+def from_torch(model: torch.nn.Sequential) -> dict[str, np.ndarray]:
+    """Reads the weights of a network that `to_torch` made."""
+    weights = {}
+    for i, linear in enumerate(m for m in model if isinstance(m, torch.nn.Linear)):
+        weights[f"kernel_{i}"] = linear.weight.detach().numpy().T
+        weights[f"bias_{i}"] = linear.bias.detach().numpy()
+    return weights
 
 
 def kernels(params: Weights) -> list[Any]:

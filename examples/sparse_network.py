@@ -19,7 +19,7 @@ constant `relu(bias)`, which `cut` folds into the biases of the next layer; with
 weights out of it, nothing hears it. The script checks that the smaller dense network
 has the same outputs, to rounding. In the figure each square is one hidden unit and its
 8 x 8 weights. White is exactly zero, in the dense network nowhere; even where the
-group is kept, pixels that are 0 in every digit lose their weights.
+group is kept, pixels that are 0 in every training digit lose their weights.
 """
 
 import itertools
@@ -42,7 +42,17 @@ import l1jax
 import l1torch
 from common import FRAMEWORKS, chosen, command_line, save
 from data import Split, digits, minibatches
-from networks import BATCH, UNITS, Weights, forward, initial, kernels, measure
+from networks import (
+    BATCH,
+    UNITS,
+    Weights,
+    forward,
+    from_torch,
+    initial,
+    kernels,
+    measure,
+    to_torch,
+)
 
 HIDDEN = sum(UNITS[1:-1])
 LEARNING_RATE = 3e-3
@@ -134,18 +144,7 @@ def train_flax(way: str, data: Split, steps: int) -> tuple[Any, Weights]:
 
 def train_torch(way: str, data: Split, steps: int) -> tuple[Any, Weights]:
     """Does the same in torch."""
-    model = torch.nn.Sequential(
-        torch.nn.Linear(64, 256),
-        torch.nn.ReLU(),
-        torch.nn.Linear(256, 256),
-        torch.nn.ReLU(),
-        torch.nn.Linear(256, 10),
-    )
-    linear = [layer for layer in model if isinstance(layer, torch.nn.Linear)]
-    with torch.no_grad():
-        for layer, kernel in zip(linear, kernels(initial(0)), strict=True):
-            layer.weight.copy_(torch.tensor(kernel.T))  # torch: (outputs, inputs)
-            layer.bias.zero_()
+    model = to_torch(initial(0))  # a Sequential of Linear and ReLU
     strength, penalty = WAYS[way](l1torch, model, steps)
     adam = torch.optim.Adam(model.named_parameters(), lr=LEARNING_RATE)
     optimizer = l1torch.Proximal(adam, strength, penalty=penalty)
@@ -156,11 +155,7 @@ def train_torch(way: str, data: Split, steps: int) -> tuple[Any, Weights]:
         torch.nn.functional.cross_entropy(model(X[batch]), y[batch]).backward()
         optimizer.step()
         cosine.step()
-    weights = {}
-    for i, layer in enumerate(linear):
-        weights[f"kernel_{i}"] = layer.weight.detach().numpy().T
-        weights[f"bias_{i}"] = layer.bias.detach().numpy()
-    return l1torch.sparsity_report(model, l1torch.weights_only), weights
+    return l1torch.sparsity_report(model, l1torch.weights_only), from_torch(model)
 
 
 def cut(weights: Weights) -> Weights:
@@ -268,7 +263,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)  # tensors as small as these gain nothing from more
     trainers = {"jax": train_flax, "torch": train_torch}
-    data, console, figure = digits(), Console(), None
+    data, console, figure = digits(), Console(width=100), None
     table = Table(
         title=f"{args.steps} steps: exact zeros by kernel and in all [%], "
         "units left, accuracy [%]"

@@ -5,7 +5,8 @@
 
 A network of 64, 256, 256 and 10 units learns digits in minibatches of 100, with a
 cosine learning rate to 0 and a strength that warms up over the first tenth. Each way
-sweeps its strength; its mean over seeds stands at its zeros. What to see:
+sweeps its strength, 8 values with 3 seeds: 192 trainings in all, which take their time
+(`--seeds 1 --points 2` is a taste). Means over seeds stand at their zeros. What to see:
 
 - The subgradient has no exact zeros, at any strength. Cut where |w| <= 1e-3, a number
   picked by hand, it is as accurate as the proximal ways, which need no cut.
@@ -232,9 +233,29 @@ def check(found: Found, twins: Found, full: bool) -> None:
             raise AssertionError(f"{name}: {points} here, {twins[name]} in the twin")
         if not (way.cuts or exact[-1].all()):
             raise AssertionError(f"{name}: no exact zeros")
-    at = dict(zip(SHOWN, accuracy_at(found[REFERENCE]), strict=True))
-    if full and not (at[90] >= 97.3 and at[99] >= 95.5):
-        raise AssertionError(f"{REFERENCE}: accuracy {at}")
+    if not full:
+        return
+    means = {name: accuracy_at(points) for name, points in found.items()}
+    at = {name: dict(zip(SHOWN, mean, strict=True)) for name, mean in means.items()}
+    ours, by_hand, pruning, groups = (
+        at[name] for name in (REFERENCE, *PANELS["two baselines"], "groups, Adam")
+    )
+    level = [
+        abs(other[zeros] - ours[zeros])
+        for other in at.values()
+        for zeros in (80, 90, 95)
+        if other is not groups
+    ]
+    claims = {
+        "97.8 % at 90 % zeros, 95.9 % at 99 %": ours[90] >= 97.8 and ours[99] >= 95.9,
+        "level up to 95 %": max(level) < 0.75,
+        "cut by hand as accurate": by_hand[99] >= ours[99] - 0.5,
+        "pruning behind at 99 %": pruning[99] < ours[99],
+        "groups behind at 95 %": not groups[95] >= ours[95] - 1,
+    }
+    for claim, kept in claims.items():
+        if not kept:
+            raise AssertionError(f"not so: {claim}: {at}")
 
 
 def figure_of(framework: str, found: Found, seeds: int) -> Figure:
@@ -255,7 +276,7 @@ def figure_of(framework: str, found: Found, seeds: int) -> Figure:
                 **{"fmt": look, "color": color, "label": name},
                 **{"markersize": 5, "linewidth": 1.3, "elinewidth": 0.8, "capsize": 2},
             )
-        axes.set(title=title, xscale="log", xlim=(57, 0.33), ylim=(86.5, 99.5))
+        axes.set(title=title, xscale="log", xlim=(57, 0.33), ylim=(82.5, 99.5))
         ticks = (50, *SHOWN, 99.5)
         axes.set_xticks([100 - zeros for zeros in ticks], [f"{x:g}" for x in ticks])
         axes.minorticks_off()
@@ -275,7 +296,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)  # tensors as small as these gain nothing from more
     trainers = {"jax": jax_trainer, "torch": torch_trainer}
-    data, console, results = digits(), Console(), {}
+    data, console, results = digits(), Console(width=100), {}
     for key in chosen(args.framework):
         framework = FRAMEWORKS[key].name
         results[framework] = found = {}
