@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from rich.progress import track
 from sklearn.linear_model import LassoCV, lasso_path
 
 import l1jax
@@ -106,7 +107,7 @@ def main() -> None:
     X, y, names = diabetes_with_products()
     found = {
         name: choose(lib, array(X), array(y))
-        for name, lib, array in FRAMEWORKS.values()
+        for name, lib, array in track(FRAMEWORKS.values(), "fits", transient=True)
     }
     report(found, X, y, names)
     first = found["JAX"]

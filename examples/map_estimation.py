@@ -31,6 +31,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 import l1jax
@@ -223,7 +224,7 @@ def main() -> None:
     drawn = {}
     t = math.sqrt(2) * SCALES[0]  # the standard deviation of the first Laplace prior
     priors = [("Laplace", scale) for scale in SCALES] + [("Gaussian", t)]
-    for prior, scale in priors:
+    for prior, scale in track(priors, "priors", transient=True):
         for n in SIZES:
             X, y = load(n)
             post = on_grid(X, y, prior, scale, axis)

@@ -34,6 +34,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 import l1jax
@@ -231,7 +232,10 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     torch.set_num_threads(1)
     names = chosen(arguments.framework)
-    found = {name: {run: TRAINERS[name](run) for run in RUNS} for name in names}
+    found = {
+        name: {run: TRAINERS[name](run) for run in track(RUNS, name, transient=True)}
+        for name in names
+    }
     for run in RUNS:
         both = [trails[run] for trails in found.values()]
         if not np.allclose(both[0], both[-1], rtol=0, atol=1e-12):
