@@ -17,7 +17,7 @@ from l1torch.penalty import Penalty
 from l1torch.solvers import Solution, check_limits, solve
 
 _METHODS = ("auto", "working_set", "gram", "fista")
-_FEW_FEATURES = 1000
+_FEW_FEATURES = 100
 
 
 class LinearSolution(NamedTuple):
@@ -70,7 +70,7 @@ def solve_linear(
       and up to a thousand features, from any number of samples;
     - `"fista"`: `solve`, in the precision of X (in single precision relative gaps end
       near 1e-6); for groups, or where the others take too much memory;
-    - `"auto"`: "fista" for groups, "gram" for the squared loss and at most 1000
+    - `"auto"`: "fista" for groups, "gram" for the squared loss and at most 100
       features, no more than samples, otherwise "working_set".
 
     Newton's methods compute products with all of X where X is, and what is small on the

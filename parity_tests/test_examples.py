@@ -50,7 +50,7 @@ EXTRAS = {
     "trainers/lightning_module": "lightning",
 }
 # They bring packages whose own warnings are not ours to mend, or start processes.
-NOISY = ("benchmarks/solvers", "scale_out_torch", *EXTRAS)
+NOISY = ("benchmarks/prox_cost", "benchmarks/solvers", "scale_out_torch", *EXTRAS)
 
 
 @pytest.fixture
