@@ -28,13 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import l1jax
 import l1torch
-from common import chosen, command_line
+from common import FRAMEWORKS, chosen, command_line, save
 from data import Split, digits, minibatches
 from networks import BATCH, forward, from_torch, initial, measure, to_torch
 
@@ -46,6 +47,7 @@ FIRST, ZEROS, SMALL = "zeros after step 1", "exact zeros", "|w| < 1e-3"
 ACCURACY = "test accuracy"
 Weights = dict[str, np.ndarray]
 Run = tuple[float, Weights, Weights]
+Means = dict[tuple[str, str], dict[str, float]]  # by table and row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,22 +192,31 @@ def rows() -> dict[str, dict[str, Setting]]:
     }
 
 
-def main() -> None:
-    """Trains every setting once for each seed and prints the tables."""
-    parser = command_line(__doc__, __file__, figure=False)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--seeds", type=int, default=1, help="how many")
-    parser.set_defaults(framework="jax")
-    args = parser.parse_args()
-    # Tensors as small as these gain nothing from threads, and wait for them if the
-    # cores are busy.
-    torch.set_num_threads(1)
-    for framework in chosen(args.framework):
-        show(framework, args.steps, args.seeds)
+def draw(framework: str, found: Means) -> Figure:
+    """Draws zeros and small weights, and the accuracy, of the tables' rows."""
+    figure = Figure(figsize=(9.5, 6.2), layout="constrained")
+    figure.suptitle(
+        f"What keeps exact zeros on minibatches (digits, {framework}; in brackets: "
+        "the table)"
+    )
+    zeros, accuracy = figure.subplots(1, 2, sharey=True, width_ratios=(2, 1))
+    places = -np.arange(len(found))
+    for name, color, height in ((SMALL, "0.82", 0.8), (ZEROS, "0.35", 0.5)):
+        sizes = [means[name] for means in found.values()]
+        zeros.barh(places, sizes, height, color=color, edgecolor="0", label=name)
+    accuracy.plot([means[ACCURACY] for means in found.values()], places, "ko")
+    labels = [f"{label} ({title[0]}.)" for title, label in found]
+    zeros.set_yticks(places, labels, fontsize=9)
+    zeros.set(xlabel="weights [%]", xlim=(0, 100))
+    accuracy.set(xlabel="accuracy on held-out digits [%]")
+    accuracy.locator_params(axis="x", nbins=4)
+    accuracy.grid(color="0.9")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
 
 
-def show(framework: str, steps: int, seeds: int) -> None:
-    """Trains in one framework, and prints its tables."""
+def show(framework: str, steps: int, seeds: int) -> Means:
+    """Trains in one framework, prints its tables and gives their numbers."""
     train = {"jax": train_jax, "torch": train_torch}[framework]
     console, data, tables = Console(), digits(test_size=0.25), rows()
     settings = (s for group in tables.values() for s in group.values())
@@ -219,15 +230,36 @@ def show(framework: str, steps: int, seeds: int) -> None:
         averaged = dataclasses.replace(setting, averaged=True)
         found[averaged].append(row(first, average, data))
 
+    means: Means = {}
     columns = [[FIRST, ZEROS, ACCURACY], *[[ZEROS, SMALL, ACCURACY]] * 2]
     for (title, group), names in zip(tables.items(), columns, strict=True):
         table = Table("setting", title=f"{title} ({framework})")
         for name in names:
             table.add_column(name, justify="right")
         for label, setting in group.items():
-            means = (np.mean([each[name] for each in found[setting]]) for name in names)
-            table.add_row(label, *(f"{x:.1f}%" for x in means))
+            runs = found[setting]
+            mean = {name: np.mean([run[name] for run in runs]) for name in runs[0]}
+            table.add_row(label, *(f"{mean[name]:.1f}%" for name in names))
+            means[title, label] = mean
         console.print(table)
+    return means
+
+
+def main() -> None:
+    """Trains every setting once for each seed, prints the tables and draws."""
+    parser = command_line(__doc__, __file__)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--seeds", type=int, default=1, help="how many")
+    parser.set_defaults(framework="jax")
+    args = parser.parse_args()
+    # Tensors as small as these gain nothing from threads, and wait for them if the
+    # cores are busy.
+    torch.set_num_threads(1)
+    found = {}
+    for framework in chosen(args.framework):
+        found[framework] = show(framework, args.steps, args.seeds)
+    first = next(iter(found))
+    save(draw(FRAMEWORKS[first].name, found[first]), args.out)
 
 
 if __name__ == "__main__":
