@@ -1,7 +1,7 @@
 """Say "90 % zeros": how a network of 64, 256, 256 and 10 units fares at five targets.
 
     python examples/target_network.py
-    python examples/target_network.py --steps 1500 --seeds 3
+    python examples/target_network.py --framework both --seeds 3
 
 It learns scikit-learn's digits under Adam with a cosine learning rate. Four ways to the
 same number of zeros, for targets of 50 to 98 %:
@@ -175,8 +175,9 @@ def draw(found: dict[str, np.ndarray], seeds: int) -> Figure:
 def main() -> None:
     """Prints a table for each framework, and draws."""
     parser = command_line(__doc__, __file__)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.set_defaults(framework="jax")
     arguments = parser.parse_args()
     # Tensors as small as these gain nothing from threads.
     torch.set_num_threads(1)

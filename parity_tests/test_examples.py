@@ -28,7 +28,7 @@ OPTIONS = {
     "scale_out_torch": "--steps 200",
     "shrinkage_curves": "",
     "sparse_network": "",
-    "target_network": "--steps 50 --seeds 1",
+    "target_network": "--steps 50 --framework both",
     "thresholds": "--steps 300",
     "why_zeros": "",
     "benchmarks/accuracy_vs_sparsity": (
