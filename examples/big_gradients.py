@@ -17,6 +17,7 @@ Zeros are the penalty's. Both go together, clipping first, if it comes to rest: 
 scales by s < 1 at the solution (last row), this is that of strength / s.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -117,6 +118,7 @@ def train_torch(problem: Problem, way: Way) -> np.ndarray:
     return trail
 
 
+@functools.cache
 def lasso(strength: float) -> np.ndarray:
     """Solves by scikit-learn."""
     X, y, _ = diabetes()

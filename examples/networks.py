@@ -60,6 +60,17 @@ def kernels(params: Weights) -> list[Any]:
     return [v for k, v in params.items() if k.startswith("kernel")]
 
 
+def pruning_ramp(done: Any, begin: float = 0.05, end: float = 0.6) -> Any:
+    """Gives how much of magnitude pruning is done: a cubic ramp from 0 to 1.
+
+    Args:
+      done: the fraction of the steps that is done.
+      begin: the fraction before which nothing is pruned.
+      end: the fraction from which on nothing more is (Zhu and Gupta, 2017).
+    """
+    return 1 - (1 - np.clip((done - begin) / (end - begin), 0, 1)) ** 3
+
+
 def measure(weights: dict[str, np.ndarray], data: Split) -> tuple[float, float, float]:
     """Gives exact zeros, weights below 1e-3, and test accuracy: all in percent."""
     flat = np.concatenate([kernel.ravel() for kernel in kernels(weights)])

@@ -37,7 +37,7 @@ from data import Split, digits, minibatches
 from l1jax.order_statistics import kth_largest
 from l1jax.targets import target_sparsity as jax_target
 from l1torch.targets import target_sparsity as torch_target
-from networks import BATCH, UNITS, forward, initial, kernels, measure
+from networks import BATCH, UNITS, forward, initial, kernels, measure, pruning_ramp
 
 TARGETS = (0.5, 0.8, 0.9, 0.95, 0.98)
 LEARNING_RATE = 3e-3
@@ -54,8 +54,7 @@ Weights = dict[str, np.ndarray]
 
 def pruned_sizes(target: float, steps: int) -> np.ndarray:
     """How many weights magnitude pruning makes zero at each step: the same ramp."""
-    u = (np.arange(1, steps + 1) / steps - BEGIN) / (END - BEGIN)
-    share = target * (1 - (1 - np.clip(u, 0, 1)) ** 3)
+    share = target * pruning_ramp(np.arange(1, steps + 1) / steps, BEGIN, END)
     total = sum(m * n for m, n in itertools.pairwise(UNITS))
     return np.round(share * total).astype(np.int32)
 

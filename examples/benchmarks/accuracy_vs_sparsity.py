@@ -42,7 +42,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # for the shared modules
 
 from common import FRAMEWORKS, chosen, command_line, save
 from data import Split, digits, minibatches
-from networks import BATCH, Weights, forward, initial, kernels, measure
+from networks import BATCH, Weights, forward, initial, kernels, measure, pruning_ramp
 
 ADAM, MOMENTUM = 2e-3, 0.1  # the first learning rates, of Adam and of SGD
 CUT = 1e-3  # the hand-picked one: what is smaller counts as zero
@@ -119,13 +119,9 @@ def without(weights: Weights, cut: float) -> Weights:
 
 
 def pruned(weights: Weights, left: float, done: float) -> Weights:
-    """Prunes the smallest weights, along the cubic ramp of Zhu and Gupta (2017).
-
-    It begins at 5 % of the steps and leaves the fraction `left` from 60 % on.
-    """
-    missing = 1 - np.clip((done - 0.05) / (0.6 - 0.05), 0, 1)
+    """Prunes the smallest weights, to the fraction `left` at the end of the ramp."""
     sizes = np.sort(np.concatenate([abs(k).ravel() for k in kernels(weights)]))
-    zeros = round((1 - left) * (1 - missing**3) * sizes.size)
+    zeros = round((1 - left) * pruning_ramp(done) * sizes.size)
     return without(weights, sizes[zeros - 1]) if zeros else weights
 
 
