@@ -170,9 +170,10 @@ class PenaltyTerms:
 
     @property
     def least(self) -> float:
-        """The smallest positive strength of an element."""
+        """The smallest positive, finite strength of an element; 1 if none is."""
         strengths = np.where(self.slopes > 0, self.slopes, self.ridge)
-        return float(np.min(strengths[strengths > 0], initial=1.0))
+        strengths = strengths[(strengths > 0) & np.isfinite(strengths)]
+        return float(strengths.min()) if len(strengths) else 1.0
 
     @property
     def free(self) -> Array:

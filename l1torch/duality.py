@@ -169,9 +169,10 @@ class PenaltyTerms:
 
     @property
     def least(self) -> float:
-        """The smallest positive strength of an element."""
+        """The smallest positive, finite strength of an element; 1 if none is."""
         strengths = torch.where(self.slopes > 0, self.slopes, self.ridge)
-        return float(strengths[strengths > 0].min()) if strengths.any() else 1.0
+        strengths = strengths[(strengths > 0) & strengths.isfinite()]
+        return float(strengths.min()) if len(strengths) else 1.0
 
     @property
     def free(self) -> Tensor:

@@ -150,6 +150,23 @@ def test_it_bounds_the_distance_to_the_optimum(twin: Twin, loss, penalty, interc
         assert gap.gap >= primal - best - 1e-12
 
 
+@pytest.mark.parametrize("strength", [1e-3, 0.5, 3.0, 1e3])
+@pytest.mark.parametrize("penalty", ["l1", "groups"])
+def test_it_is_the_formula_at_every_strength(twin: Twin, penalty, strength):
+    X, y = data("squared")
+    made, value = PENALTIES[penalty]
+    w = np.random.default_rng(0).normal(size=P)
+    residual = X @ w + 7 - y
+    primal = np.mean(residual**2) / 2 + strength * value(w)
+    residual -= residual.mean()
+    pull = (X.T @ residual / N).reshape(-1, 1 if penalty == "l1" else 2)
+    steepest = np.linalg.norm(pull, axis=1).max() / np.sqrt(pull.shape[1])
+    theta = residual * min(1, strength / steepest)
+    dual = -np.mean(theta * (theta / 2 + y))
+    gap = gap_of(twin, X, y, w, strength, 7.0, penalty=made(twin.lib))
+    np.testing.assert_allclose([gap.primal, gap.dual], [primal, dual], rtol=1e-12)
+
+
 @pytest.mark.parametrize("loss", STRENGTHS)
 def test_it_is_relative_to_the_objective_of_zero(twin: Twin, loss):
     X, y, objective, shape, _ = problem(loss, "l1", True)
