@@ -7,13 +7,13 @@ found without sorting.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from l1jax.checks import check_choice, check_int, check_real
 from l1jax.constraint import Constraint
 from l1jax.masks import Mask, weights_only
 from l1jax.order_statistics import (
@@ -27,6 +27,8 @@ from l1jax.order_statistics import (
 )
 from l1jax.penalties import l1, penalty_value
 from l1jax.penalty import Penalty, sign
+
+_SCOPES = ("array", "tree")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,17 +203,8 @@ def l1_ball(radius: float, *, scope: str = "array") -> Penalty:
       >>> print(l1_ball(2.0).prox(jnp.array([3.0, -0.5, -2.0]), 1.0))
       [ 1.5  0.  -0.5]
     """
-    if isinstance(radius, bool) or not isinstance(radius, int | float):
-        raise TypeError(
-            f"radius must be a Python number >= 0, got {radius!r} of type "
-            f"{type(radius).__name__}. Pass one such as 10.0, or float(radius)."
-        )
-    if not 0 <= radius < math.inf:
-        raise ValueError(
-            f"radius must be finite and >= 0, got {radius!r}. Pass one such as 10.0; "
-            "without a bound there is no constraint."
-        )
-    return _L1Ball(float(radius), _checked_scope(scope))
+    radius = check_real("radius", radius, "[0, inf)", "one such as 10.0")
+    return _L1Ball(radius, check_choice("scope", scope, _SCOPES))
 
 
 def top_k(k: int, *, scope: str = "array") -> Penalty:
@@ -243,7 +236,10 @@ def top_k(k: int, *, scope: str = "array") -> Penalty:
       >>> print(top_k(2).prox(jnp.array([3.0, -0.5, -2.0]), 1.0))
       [ 3.  0. -2.]
     """
-    return _TopK(_checked_int("k", k, 0), _checked_scope(scope))
+    return _TopK(
+        check_int("k", k, "one such as 2", least=0),
+        check_choice("scope", scope, _SCOPES),
+    )
 
 
 def n_of_m(n: int = 2, m: int = 4, axis: int = -1) -> Penalty:
@@ -270,14 +266,15 @@ def n_of_m(n: int = 2, m: int = 4, axis: int = -1) -> Penalty:
       >>> print(n_of_m(1, 2).prox(jnp.array([3.0, -0.5, -2.0, 2.0]), 1.0))
       [ 3.  0. -2.  0.]
     """
-    m = _checked_int("m", m, 1)
-    n = _checked_int("n", n, 0)
+    m = check_int("m", m, "one such as 4")
+    n = check_int("n", n, "one such as 2", least=0)
     if n > m:
         raise ValueError(
             f"n must be at most m, got n={n} of m={m}. Pass n_of_m(2, 4) to keep two "
             "of every four."
         )
-    return _NOfM(n, m, _checked_int("axis", axis, None))
+    axis = check_int("axis", axis, "an axis such as -1", least=None)
+    return _NOfM(n, m, axis)
 
 
 def implied_radius(params: Any, mask: Mask = weights_only) -> jax.Array:
@@ -315,25 +312,3 @@ def _scores(
 
 def _kept(x: jax.Array, mark: jax.Array) -> jax.Array:
     return jnp.where(mark | jnp.isnan(x), x, 0)
-
-
-def _checked_scope(scope: str) -> str:
-    if scope not in ("array", "tree"):
-        raise ValueError(
-            f"scope must be 'array' or 'tree', got {scope!r}. Pass 'array' to treat "
-            "each array by itself, 'tree' for all together."
-        )
-    return scope
-
-
-def _checked_int(argument: str, value: int, least: int | None) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(
-            f"{argument} must be a Python int, got {value!r} of type "
-            f"{type(value).__name__}. Pass one such as 2."
-        )
-    if least is not None and value < least:
-        raise ValueError(
-            f"{argument} must be at least {least}, got {value}. Pass a larger one."
-        )
-    return value

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from l1jax.nonconvex import Elementwise, exceeds_root, require_above
+from l1jax.checks import check_real
+from l1jax.nonconvex import SCALES, Elementwise, exceeds_root
 from l1jax.penalty import (
     Penalty,
     gradient_operand,
@@ -129,8 +130,8 @@ def log_sum(epsilon: float) -> Penalty:
       >>> print(log_sum(1.0).prox(jnp.array([3.0, 0.5]), 3.0))
       [2. 0.]
     """
-    require_above("epsilon", epsilon, 0, "0.1")
-    return _LogSum(float(epsilon))
+    epsilon = check_real("epsilon", epsilon, SCALES, "0.1")
+    return _LogSum(epsilon)
 
 
 def lp(p: float) -> Penalty:
@@ -158,8 +159,8 @@ def lp(p: float) -> Penalty:
       >>> print(lp(0.5).prox(jnp.array([1.25, 0.75]), 0.5))
       [1. 0.]
     """
-    require_above("p", p, 0, "0.5", below=1)
-    return _Lp(float(p))
+    p = check_real("p", p, "(0, 1)", "0.5")
+    return _Lp(p)
 
 
 def l0() -> Penalty:

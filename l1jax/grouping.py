@@ -9,13 +9,14 @@ import dataclasses
 import functools
 import itertools
 import math
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from l1jax.checks import check_int
 
 UNITS = ("heads", "input", "output")
 """The units of layers that groups may belong to."""
@@ -210,7 +211,9 @@ def check_axes(axis: Any) -> tuple[int, ...]:
     axes = axis if isinstance(axis, Sequence) else (axis,)
     if not axes:
         raise ValueError("axis must name an axis, got none. Use l1() for elements.")
-    return tuple(check_index("axis", one) for one in axes)
+    return tuple(
+        check_int("axis", one, "an axis such as 0", least=None) for one in axes
+    )
 
 
 def check_members(groups: Any) -> Members:
@@ -223,7 +226,10 @@ def check_members(groups: Any) -> Members:
     owners: dict[int, str] = {}
     members = []
     for name, indices in groups.items():
-        indices = tuple(check_index(f"groups[{name!r}]", i) for i in indices)
+        indices = tuple(
+            check_int(f"groups[{name!r}]", i, "indices such as 0", least=0)
+            for i in indices
+        )
         if not indices or min(indices) < 0:
             raise ValueError(
                 f"groups[{name!r}] must hold indices from 0, and one at least, got "
@@ -240,19 +246,6 @@ def check_members(groups: Any) -> Members:
     if not owners:
         raise ValueError("groups must not be empty, got {}. Name the groups.")
     return tuple(members)
-
-
-def check_index(argument: str, value: Any) -> int:
-    """Gives a Python integer, or raises TypeError."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"{argument} must be of integers, got {value!r} of type "
-            f"{type(value).__name__}. Pass Python integers."
-        ) from None
 
 
 def _position(axis: int, shape: tuple[int, ...], path: str) -> int:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from l1jax.checks import check_choice
 from l1jax.design import Array, Design, as_data, double
 from l1jax.duality import PenaltyTerms, checked_targets, coef_shape, penalty_terms
 from l1jax.linear_losses import LinearLoss, loss_named
@@ -172,11 +173,7 @@ def _checked_method(
     method: Any, loss: LinearLoss, terms: PenaltyTerms, samples: int, features: int
 ) -> str:
     """Checks the method, and chooses one for "auto"."""
-    if not isinstance(method, str) or method not in _METHODS:
-        raise ValueError(
-            f"method must be one of {', '.join(map(repr, _METHODS))}, got {method!r}. "
-            "Pass 'auto'."
-        )
+    check_choice("method", method, _METHODS)
     grouped = terms.group is not None
     if method == "auto":
         few = loss.quadratic and features <= min(samples, _FEW_FEATURES)

@@ -7,14 +7,12 @@ thresholds at which it is discontinuous, and stays the global argmin there.
 """
 
 import dataclasses
-import math
-import numbers
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from l1jax.checks import check_real
 from l1jax.penalty import (
     Penalty,
     absolute,
@@ -24,6 +22,9 @@ from l1jax.penalty import (
     sign,
 )
 from l1jax.prox import solve
+
+SCALES = "[1e-18, 1e18]"
+"""The scales whose squares and reciprocals single precision holds."""
 
 
 class Elementwise(Penalty):
@@ -166,9 +167,9 @@ def mcp(scale: float, gamma: float = 3.0) -> Penalty:
       >>> print(mcp(1.0, 3.0).prox(jnp.array([4.0, 2.0, 0.5]), 1.0))
       [4.  1.5 0. ]
     """
-    require_above("scale", scale, 0, "1.0")
-    require_above("gamma", gamma, 1, "3.0")
-    return _MCP(float(scale), float(gamma))
+    scale = check_real("scale", scale, SCALES, "1.0")
+    gamma = check_real("gamma", gamma, "(1, 1e18]", "3.0")
+    return _MCP(scale, gamma)
 
 
 def scad(scale: float, a: float = 3.7) -> Penalty:
@@ -195,9 +196,9 @@ def scad(scale: float, a: float = 3.7) -> Penalty:
       >>> print(scad(1.0, 4.0).prox(jnp.array([5.0, 3.0, 1.5]), 1.0))
       [5.  2.5 0.5]
     """
-    require_above("scale", scale, 0, "1.0")
-    require_above("a", a, 2, "3.7")
-    return _SCAD(float(scale), float(a))
+    scale = check_real("scale", scale, SCALES, "1.0")
+    a = check_real("a", a, "(2, 1e18]", "3.7")
+    return _SCAD(scale, a)
 
 
 def capped_l1(cap: float) -> Penalty:
@@ -217,25 +218,8 @@ def capped_l1(cap: float) -> Penalty:
       >>> print(capped_l1(1.0).prox(jnp.array([2.0, 1.25, 0.5]), 1.0))
       [2.   0.25 0.  ]
     """
-    require_above("cap", cap, 0, "1.0")
-    return _CappedL1(float(cap))
-
-
-def require_above(
-    argument: str, value: Any, low: float, example: str, below: float = math.inf
-) -> None:
-    """Raises unless `value` is a Python number in the open interval."""
-    interval = f"in ({low}, {below})" if below < math.inf else f"finite and above {low}"
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"{argument} must be a Python number {interval}, got {value!r} of type "
-            f"{type(value).__name__}. Pass a number such as {example}."
-        )
-    if not low < value < below:
-        raise ValueError(
-            f"{argument} must be {interval}, got {value!r}. Pass a number such as "
-            f"{example}."
-        )
+    cap = check_real("cap", cap, SCALES, "1.0")
+    return _CappedL1(cap)
 
 
 def exceeds_root(a: jax.Array, t: jax.Array, factor: float) -> jax.Array:

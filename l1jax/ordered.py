@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from l1jax.checks import check_real
 from l1jax.penalty import Penalty, gradient_operand, operands, sign
 from l1jax.prox import solve
 from l1jax.variation import fuse
@@ -202,17 +203,7 @@ def slope(q: float) -> Penalty:
       >>> print(slope(0.1).subgradient(jnp.array([3.0, 0.0])).round(2))
       [1.96 0.  ]
     """
-    if isinstance(q, bool) or not isinstance(q, int | float):
-        raise TypeError(
-            f"q must be a Python number in (0, 1), got {q!r} of type "
-            f"{type(q).__name__}. Pass the false discovery rate, such as 0.1."
-        )
-    if not 0 < q < 1:
-        raise ValueError(
-            f"q must lie in (0, 1), got {q!r}. Pass the false discovery rate, such as "
-            "0.1."
-        )
-    return _Slope(float(q))
+    return _Slope(check_real("q", q, "(0, 1)", "the false discovery rate, such as 0.1"))
 
 
 def _shortened(weights: tuple[float, ...]) -> str:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from l1jax.checks import check_real
 from l1jax.hyperparameters import check_strength, strengths_at
 from l1jax.leaves import named_leaves, require_real_floating
 from l1jax.masks import Mask, selected, weights_only
@@ -155,17 +156,10 @@ def elastic_net(l1_ratio: float) -> Penalty:
       >>> print(elastic_net(0.5).prox(jnp.array([3.5, -0.5]), 1.0))
       [2. 0.]
     """
-    if isinstance(l1_ratio, bool) or not isinstance(l1_ratio, int | float):
-        raise TypeError(
-            f"l1_ratio must be a Python number in [0, 1], got {l1_ratio!r} of type "
-            f"{type(l1_ratio).__name__}. Pass 1.0 for the lasso, 0.0 for ridge."
-        )
-    if not 0 <= l1_ratio <= 1:
-        raise ValueError(
-            f"l1_ratio must lie in [0, 1], got {l1_ratio!r}. Pass 1.0 for the lasso, "
-            "0.0 for ridge."
-        )
-    return _ElasticNet(float(l1_ratio))
+    l1_ratio = check_real(
+        "l1_ratio", l1_ratio, "[0, 1]", "1.0 for the lasso, 0.0 for ridge"
+    )
+    return _ElasticNet(l1_ratio)
 
 
 def nonnegative_l1() -> Penalty:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from l1jax.checks import check_real
 from l1jax.leaves import describe, named_leaves
 from l1jax.path import RegularisationPath
 
@@ -70,11 +71,8 @@ def plot_path(
             f"labels must be {weights.shape[1]} names, one for each weight, got "
             f"{len(labels)}. Pass one for each, or None."
         )
-    if strength is not None and not 0 < strength < np.inf:
-        raise ValueError(
-            f"strength must be positive and finite, got {strength!r}. Pass the one "
-            "that was chosen, or None."
-        )
+    if strength is not None:
+        check_real("strength", strength, "(0, inf)", "the one that was chosen, or None")
     if axes is None:
         figure = Figure(figsize=(7, 5.5), layout="constrained")
         axes = figure.subplots(

@@ -1,13 +1,13 @@
 """The strengths of a path, and the arguments that go with them: checked, spaced."""
 
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from l1jax.checks import LARGEST, check_int, check_real
 from l1jax.solvers import check_limits
 
 
@@ -31,13 +31,8 @@ def spaced_strengths(largest: float, count: int, ratio: float) -> np.ndarray:
 
 def check_spacing(count: int, ratio: float) -> None:
     """Raises unless strengths can be spaced so."""
-    require_count("count", count)
-    require_real("ratio", ratio, "1e-3")
-    if not 0 < ratio < 1:
-        raise ValueError(
-            f"ratio must be in (0, 1), got {ratio!r}. Pass the smallest strength over "
-            "the largest, such as 1e-3."
-        )
+    check_int("count", count, "one such as 100", most=10**6)
+    check_real("ratio", ratio, "(0, 1)", "the smallest over the largest, such as 1e-3")
 
 
 def check_strengths(strengths: Sequence[float]) -> np.ndarray:
@@ -83,25 +78,8 @@ def check_settings(
             f"optimizer={optimizer!r}. Pass both, or leave both to solve."
         )
     if steps is not None:
-        require_count("steps", steps)
+        check_int("steps", steps, "one such as 100", most=LARGEST)
     check_limits(tol, max_iterations)
-
-
-def require_count(argument: str, value: int) -> None:
-    """Raises unless it is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-        raise ValueError(
-            f"{argument} must be an integer >= 1, got {value!r}. Pass one such as 100."
-        )
-
-
-def require_real(argument: str, value: float, example: str) -> None:
-    """Raises unless it is a real number."""
-    if not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"{argument} must be a real number, got {value!r}. Pass one such as "
-            f"{example}."
-        )
 
 
 def require_finite_loss(value: Any) -> None:

@@ -6,13 +6,13 @@ anew at every step.
 """
 
 import dataclasses
-import math
-import numbers
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+
+from l1jax.checks import LARGEST, check_choice, check_int, check_real
 
 Scope = Literal["global", "array"]
 Method = Literal["quantile", "pi"]
@@ -142,50 +142,27 @@ def target_sparsity(
       >>> print((params["w"] == 0).mean())
       0.5
     """
-    if not _is_number(target) or not 0 <= target < 1:
+    target = check_real(
+        "target", target, "[0, 1)", "the fraction of zeros, 0.9 for 90 %"
+    )
+    steps = check_int("steps", steps, "the number of optimizer steps", most=LARGEST)
+    begin = check_real("begin", begin, "[0, 1)", "a fraction of steps such as 0.05")
+    end = check_real("end", end, "(0, 1]", "a fraction of steps such as 0.6")
+    if not begin < end:
         raise ValueError(
-            f"target must be a number in [0, 1), got {target!r}. Pass the fraction of "
-            "zeros, such as 0.9 for 90 %."
+            f"begin must be less than end, got {begin!r} and {end!r}. Pass fractions "
+            "of steps, such as 0.05 and 0.6."
         )
-    if isinstance(steps, bool) or not isinstance(steps, numbers.Integral):
-        raise TypeError(
-            f"steps must be a whole number, got {steps!r} of type "
-            f"{type(steps).__name__}. Pass the number of optimizer steps."
-        )
-    if steps < 1:
-        raise ValueError(
-            f"steps must be >= 1, got {steps!r}. Pass the number of optimizer steps."
-        )
-    if not (_is_number(begin) and _is_number(end) and 0 <= begin < end <= 1):
-        raise ValueError(
-            f"begin and end must be numbers with 0 <= begin < end <= 1, got {begin!r} "
-            f"and {end!r}. Pass fractions of steps, such as 0.05 and 0.6."
-        )
-    for argument, value, choices in (
-        ("scope", scope, get_args(Scope)),
-        ("method", method, get_args(Method)),
-    ):
-        if value not in choices:
-            raise ValueError(
-                f"{argument} must be one of {choices}, got {value!r}. Pass "
-                f"{choices[0]!r} if in doubt."
-            )
-    if snap is not None and not (_is_number(snap) and end <= snap <= 1):
-        raise ValueError(
-            f"snap must be None or a number in [end, 1], got {snap!r} with end={end!r}."
-            " Pass 0.75, or a smaller end."
-        )
+    scope = check_choice("scope", scope, get_args(Scope))
+    method = check_choice("method", method, get_args(Method))
+    if snap is not None:
+        snap = check_real("snap", snap, f"[{end}, 1]", "0.75, or a smaller end")
     return TargetSparsity(
-        float(target),
-        int(steps),
+        target,
+        steps,
         float(begin),
         float(end),
         scope,
         method,
-        None if snap is None else float(snap),
+        snap,
     )
-
-
-def _is_number(value: object) -> bool:
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return real and math.isfinite(value)

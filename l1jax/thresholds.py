@@ -1,13 +1,13 @@
 """From an effective step to the threshold of a prox: the metric and the cap."""
 
 import math
-import numbers
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from l1jax.checks import check_choice, check_real
 from l1jax.hyperparameters import nonnegative
 from l1jax.penalty import Penalty
 from l1jax.step_sizes import EffectiveStep
@@ -17,11 +17,7 @@ Metric = Literal["coordinate", "tensor", "none"]
 
 def check_metric(metric: Metric, penalty: Penalty) -> None:
     """Raises ValueError for an unknown metric, or one that the penalty cannot take."""
-    if metric not in get_args(Metric):
-        raise ValueError(
-            f"metric must be one of {get_args(Metric)}, got {metric!r}. Pass "
-            "'coordinate' for the objective as written."
-        )
+    check_choice("metric", metric, get_args(Metric))
     if metric == "coordinate" and not penalty.takes_metric:
         raise ValueError(
             f"metric must not be 'coordinate' with {penalty!r}, whose prox cannot take "
@@ -35,12 +31,12 @@ def check_max_ratio(max_ratio: ArrayLike) -> None:
     """Raises unless it is a number above 1; infinity is one."""
     if isinstance(max_ratio, jax.Array):
         return  # looking into it would block; see `threshold_of`
-    number = isinstance(max_ratio, numbers.Real) and not isinstance(max_ratio, bool)
-    if not number or math.isnan(max_ratio) or max_ratio <= 1:
-        raise ValueError(
-            f"max_ratio must be a number above 1, got {max_ratio!r}: at 1 and below it "
-            "changes the solution. Pass 10.0, or math.inf for no cap."
-        )
+    check_real(
+        "max_ratio",
+        max_ratio,
+        "(1, inf]",
+        "10.0, or math.inf for no cap: at 1 and below it changes the solution",
+    )
 
 
 def threshold_of(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from l1jax.checks import check_real
 from l1jax.penalty import Penalty, gradient_operand, largest, operands, sign
 from l1jax.prox import shrink, solve
 
@@ -287,15 +288,7 @@ def fused_lasso(l1_ratio: float) -> Penalty:
       >>> print(fused_lasso(0.5).prox(jnp.array([0.0, 1.0, 5.0, 6.0]), 2.0))
       [0. 0. 4. 4.]
     """
-    if isinstance(l1_ratio, bool) or not isinstance(l1_ratio, int | float):
-        raise TypeError(
-            f"l1_ratio must be a Python number in [0, 1], got {l1_ratio!r} of type "
-            f"{type(l1_ratio).__name__}. Pass 1.0 for the lasso, 0.0 for total "
-            "variation."
-        )
-    if not 0 <= l1_ratio <= 1:
-        raise ValueError(
-            f"l1_ratio must lie in [0, 1], got {l1_ratio!r}. Pass 1.0 for the lasso, "
-            "0.0 for total variation."
-        )
-    return _FusedLasso(float(l1_ratio))
+    l1_ratio = check_real(
+        "l1_ratio", l1_ratio, "[0, 1]", "1.0 for the lasso, 0.0 for steps"
+    )
+    return _FusedLasso(l1_ratio)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from l1jax.checks import check_real
 from l1jax.leaves import compute_dtype, describe, named_leaves
 from l1jax.penalty import Penalty, absolute, gradient_operand, largest, operands, sign
 from l1jax.prox import shrink, solve
@@ -160,16 +160,9 @@ def adaptive_l1(pilot: Any, power: float = 1.0) -> Penalty:
       >>> print(penalty.at("w", (3,)).prox(jnp.array([3.0, 3.0, 3.0]), 1.0))
       [2.5 1.  0. ]
     """
-    if isinstance(power, bool) or not isinstance(power, numbers.Real):
-        raise TypeError(
-            f"power must be a Python number above 0, got {power!r} of type "
-            f"{type(power).__name__}. Pass 1.0, or 2.0 to trust the pilot more."
-        )
-    if not 0 < power < math.inf:
-        raise ValueError(
-            f"power must be finite and above 0, got {power!r}. Pass 1.0, or 2.0 to "
-            "trust the pilot more."
-        )
+    power = check_real(
+        "power", power, "(0, inf)", "1.0, or 2.0 to trust the pilot more"
+    )
 
     def weights(estimate: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", over="ignore"):

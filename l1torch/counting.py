@@ -6,7 +6,8 @@ import math
 import torch
 from torch import Tensor
 
-from l1torch.nonconvex import Elementwise, exceeds_root, require_above
+from l1torch.checks import check_real
+from l1torch.nonconvex import SCALES, Elementwise, exceeds_root
 from l1torch.penalty import (
     Penalty,
     gradient_operand,
@@ -128,8 +129,8 @@ def log_sum(epsilon: float) -> Penalty:
       >>> log_sum(1.0).prox(torch.tensor([3.0, 0.5]), 3.0)
       tensor([2., 0.])
     """
-    require_above("epsilon", epsilon, 0, "0.1")
-    return _LogSum(float(epsilon))
+    epsilon = check_real("epsilon", epsilon, SCALES, "0.1")
+    return _LogSum(epsilon)
 
 
 def lp(p: float) -> Penalty:
@@ -157,8 +158,8 @@ def lp(p: float) -> Penalty:
       >>> lp(0.5).prox(torch.tensor([1.25, 0.75]), 0.5)
       tensor([1.0000, 0.0000])
     """
-    require_above("p", p, 0, "0.5", below=1)
-    return _Lp(float(p))
+    p = check_real("p", p, "(0, 1)", "0.5")
+    return _Lp(p)
 
 
 def l0() -> Penalty:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from l1torch.checks import check_flag, check_int, check_real
 from l1torch.group_norms import group_norm, shrink_by_norm, shrink_in_metric
 from l1torch.grouping import (
     UNITS,
@@ -17,7 +18,6 @@ from l1torch.grouping import (
     Members,
     along,
     check_axes,
-    check_index,
     check_members,
     in_blocks,
     named,
@@ -274,25 +274,17 @@ def sparse_group_l1(
       tensor([[2.4000, 3.2000],
               [0.0000, 0.0000]])
     """
-    if isinstance(l1_ratio, bool) or not isinstance(l1_ratio, int | float):
-        raise TypeError(
-            f"l1_ratio must be a Python number in [0, 1], got {l1_ratio!r} of type "
-            f"{type(l1_ratio).__name__}. Pass 1.0 for the lasso, 0.0 for groups alone."
-        )
-    if not 0 <= l1_ratio <= 1:
-        raise ValueError(
-            f"l1_ratio must lie in [0, 1], got {l1_ratio!r}. Pass 1.0 for the lasso, "
-            "0.0 for groups alone."
-        )
-    return _checked(float(l1_ratio), axis, block, groups, layouts, scale_by_size)
+    l1_ratio = check_real(
+        "l1_ratio", l1_ratio, "[0, 1]", "1.0 for the lasso, 0.0 for groups"
+    )
+    return _checked(l1_ratio, axis, block, groups, layouts, scale_by_size)
 
 
 def _checked(
     l1_ratio: float, axis: Any, block: Any, groups: Any, layouts: Any, scale: Any
 ) -> Penalty:
     """Checks the arguments of `group_l1` and makes them hashable."""
-    if not isinstance(scale, bool):
-        raise TypeError(f"scale_by_size must be True or False, got {scale!r}.")
+    scale = check_flag("scale_by_size", scale)
     by_unit = isinstance(groups, str)
     if by_unit and groups not in UNITS:
         raise ValueError(
@@ -318,9 +310,7 @@ def _checked(
         axis = 0
     axes = None if axis is None else check_axes(axis)
     if block is not None:
-        block = check_index("block", block)
-        if block < 1:
-            raise ValueError(f"block must be at least 1, got {block}. Pass a length.")
+        block = check_int("block", block, "a length such as 4")
     if (block is not None or not (by_unit or groups is None)) and (
         axes is None or len(axes) != 1
     ):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from l1torch.checks import check_choice
 from l1torch.design import Design, as_data, double
 from l1torch.duality import PenaltyTerms, checked_targets, coef_shape, penalty_terms
 from l1torch.hyperparameters import Number
@@ -171,11 +172,7 @@ def _checked_method(
     method: Any, loss: LinearLoss, terms: PenaltyTerms, samples: int, features: int
 ) -> str:
     """Checks the method, and chooses one for "auto"."""
-    if not isinstance(method, str) or method not in _METHODS:
-        raise ValueError(
-            f"method must be one of {', '.join(map(repr, _METHODS))}, got {method!r}. "
-            "Pass 'auto'."
-        )
+    check_choice("method", method, _METHODS)
     grouped = terms.group is not None
     if method == "auto":
         few = loss.quadratic and features <= min(samples, _FEW_FEATURES)

@@ -1,7 +1,6 @@
 """Paths of linear models: for many strengths, and to a number of features."""
 
 import math
-import numbers
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from l1torch.certificates import OptimalityResidual
+from l1torch.checks import check_int
 from l1torch.design import Design, as_data
 from l1torch.duality import FreeColumns, checked_targets, coef_shape, penalty_terms
 from l1torch.linear import LinearSolution, solve_linear
@@ -298,12 +298,8 @@ def _in_double(design: Design, found: LinearSolution) -> tuple[Tensor, Tensor]:
 
 def require_k(k: int, shape: tuple[int, ...]) -> None:
     """Raises unless it is a number of features."""
-    whole = isinstance(k, numbers.Integral) and not isinstance(k, bool)
-    if len(shape) == 2 and not (whole and 0 <= k <= shape[1]):
-        raise ValueError(
-            f"k must be an integer in 0..{shape[1]}, the number of features, got "
-            f"{k!r}. Pass how many to keep."
-        )
+    if len(shape) == 2:
+        check_int("k", k, "how many features to keep", least=0, most=shape[1])
 
 
 def _solved(*args: Any, **settings: Any) -> LinearSolution:

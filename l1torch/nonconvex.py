@@ -7,13 +7,11 @@ thresholds at which it is discontinuous, and stays the global argmin there.
 """
 
 import dataclasses
-import math
-import numbers
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from l1torch.checks import check_real
 from l1torch.hyperparameters import Number
 from l1torch.penalty import (
     Penalty,
@@ -24,6 +22,9 @@ from l1torch.penalty import (
     sign,
 )
 from l1torch.prox import solve
+
+SCALES = "[1e-18, 1e18]"
+"""The scales whose squares and reciprocals single precision holds."""
 
 
 class Elementwise(Penalty):
@@ -165,9 +166,9 @@ def mcp(scale: float, gamma: float = 3.0) -> Penalty:
       >>> mcp(1.0, 3.0).prox(torch.tensor([4.0, 2.0, 0.5]), 1.0)
       tensor([4.0000, 1.5000, 0.0000])
     """
-    require_above("scale", scale, 0, "1.0")
-    require_above("gamma", gamma, 1, "3.0")
-    return _MCP(float(scale), float(gamma))
+    scale = check_real("scale", scale, SCALES, "1.0")
+    gamma = check_real("gamma", gamma, "(1, 1e18]", "3.0")
+    return _MCP(scale, gamma)
 
 
 def scad(scale: float, a: float = 3.7) -> Penalty:
@@ -194,9 +195,9 @@ def scad(scale: float, a: float = 3.7) -> Penalty:
       >>> scad(1.0, 4.0).prox(torch.tensor([5.0, 3.0, 1.5]), 1.0)
       tensor([5.0000, 2.5000, 0.5000])
     """
-    require_above("scale", scale, 0, "1.0")
-    require_above("a", a, 2, "3.7")
-    return _SCAD(float(scale), float(a))
+    scale = check_real("scale", scale, SCALES, "1.0")
+    a = check_real("a", a, "(2, 1e18]", "3.7")
+    return _SCAD(scale, a)
 
 
 def capped_l1(cap: float) -> Penalty:
@@ -216,25 +217,8 @@ def capped_l1(cap: float) -> Penalty:
       >>> capped_l1(1.0).prox(torch.tensor([2.0, 1.25, 0.5]), 1.0)
       tensor([2.0000, 0.2500, 0.0000])
     """
-    require_above("cap", cap, 0, "1.0")
-    return _CappedL1(float(cap))
-
-
-def require_above(
-    argument: str, value: Any, low: float, example: str, below: float = math.inf
-) -> None:
-    """Raises unless `value` is a Python number in the open interval."""
-    interval = f"in ({low}, {below})" if below < math.inf else f"finite and above {low}"
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"{argument} must be a Python number {interval}, got {value!r} of type "
-            f"{type(value).__name__}. Pass a number such as {example}."
-        )
-    if not low < value < below:
-        raise ValueError(
-            f"{argument} must be {interval}, got {value!r}. Pass a number such as "
-            f"{example}."
-        )
+    cap = check_real("cap", cap, SCALES, "1.0")
+    return _CappedL1(cap)
 
 
 def exceeds_root(a: Tensor, t: Tensor, factor: float) -> Tensor:

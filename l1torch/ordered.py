@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from l1torch.checks import check_real
 from l1torch.hyperparameters import Number
 from l1torch.penalty import Penalty, gradient_operand, largest, operands, sign
 from l1torch.prox import solve
@@ -208,17 +209,7 @@ def slope(q: float) -> Penalty:
       >>> slope(0.1).subgradient(torch.tensor([3.0, 0.0]))
       tensor([1.9600, 0.0000])
     """
-    if isinstance(q, bool) or not isinstance(q, int | float):
-        raise TypeError(
-            f"q must be a Python number in (0, 1), got {q!r} of type "
-            f"{type(q).__name__}. Pass the false discovery rate, such as 0.1."
-        )
-    if not 0 < q < 1:
-        raise ValueError(
-            f"q must lie in (0, 1), got {q!r}. Pass the false discovery rate, such as "
-            "0.1."
-        )
-    return _Slope(float(q))
+    return _Slope(check_real("q", q, "(0, 1)", "the false discovery rate, such as 0.1"))
 
 
 def _shortened(weights: tuple[float, ...]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l1torch.checks import check_real
 from l1torch.hyperparameters import (
     Number,
     Strength,
@@ -182,17 +183,10 @@ def elastic_net(l1_ratio: float) -> Penalty:
       >>> elastic_net(0.5).prox(torch.tensor([3.5, -0.5]), 1.0)
       tensor([2., 0.])
     """
-    if isinstance(l1_ratio, bool) or not isinstance(l1_ratio, int | float):
-        raise TypeError(
-            f"l1_ratio must be a Python number in [0, 1], got {l1_ratio!r} of type "
-            f"{type(l1_ratio).__name__}. Pass 1.0 for the lasso, 0.0 for ridge."
-        )
-    if not 0 <= l1_ratio <= 1:
-        raise ValueError(
-            f"l1_ratio must lie in [0, 1], got {l1_ratio!r}. Pass 1.0 for the lasso, "
-            "0.0 for ridge."
-        )
-    return _ElasticNet(float(l1_ratio))
+    l1_ratio = check_real(
+        "l1_ratio", l1_ratio, "[0, 1]", "1.0 for the lasso, 0.0 for ridge"
+    )
+    return _ElasticNet(l1_ratio)
 
 
 def nonnegative_l1() -> Penalty:

@@ -1,10 +1,9 @@
 """Schedules of the strength: wait, warm up, hold, cool down."""
 
 import functools
-import math
-import numbers
 
-from l1torch.hyperparameters import Schedule, check_number
+from l1torch.checks import LARGEST, check_int, check_real
+from l1torch.hyperparameters import Schedule
 
 
 def strength_schedule(
@@ -60,15 +59,11 @@ def strength_schedule(
     """
     lengths = {"delay": delay, "warm_up": warm_up, "cool_down": cool_down}
     for argument, value in (lengths | ({} if hold is None else {"hold": hold})).items():
-        _check_length(argument, value)
-    for argument, value in (("strength", strength), ("start", start), ("end", end)):
-        check_number(argument, value)
-    if isinstance(power, bool) or not isinstance(power, numbers.Real):
-        raise TypeError(f"power must be a number > 0, got {power!r}. Pass 1.0 or 3.0.")
-    if not 0 < power < math.inf:
-        raise ValueError(
-            f"power must be finite and > 0, got {power!r}. Pass 1.0 or 3.0."
-        )
+        check_int(argument, value, "0 to leave it out", least=0, most=LARGEST)
+    strength = check_real("strength", strength, "[0, inf)", "one such as 1e-3")
+    start = check_real("start", start, "[0, inf)", "one such as 0.0")
+    end = check_real("end", end, "[0, inf)", "one such as 0.0")
+    power = check_real("power", power, "(0, inf)", "1.0 or 3.0")
     if cool_down and hold is None:
         raise ValueError(
             f"hold must be given with cool_down={cool_down!r}, got None: a strength "
@@ -90,16 +85,3 @@ def _ramp(step: int, begin: int, length: int, power: float) -> float:
     """Goes from 0 to 1 within `length` steps from `begin` on."""
     left = (begin + length - step) / max(length, 1)
     return 1 - min(max(left, 0.0), 1.0) ** power
-
-
-def _check_length(argument: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(
-            f"{argument} must be a whole number of steps, got {value!r} of type "
-            f"{type(value).__name__}. Pass an int such as 1000."
-        )
-    if value < 0:
-        raise ValueError(
-            f"{argument} must be a whole number of steps >= 0, got {value!r}. Pass 0 "
-            "to leave this part out."
-        )

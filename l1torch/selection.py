@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
+from l1torch.checks import check_choice, check_int, check_real, is_number, scalar
 from l1torch.design import Design, as_data
 from l1torch.duality import checked_targets
 from l1torch.linear import LinearSolution, solve_linear
@@ -19,7 +20,7 @@ from l1torch.linear_paths import linear_strengths, mean_losses, solve_all
 from l1torch.path import RegularisationPath
 from l1torch.penalties import l1
 from l1torch.penalty import Penalty
-from l1torch.strengths import require_real, shorten
+from l1torch.strengths import shorten
 
 Rule = Literal["one_se", "min"]
 
@@ -120,11 +121,7 @@ def cross_validate(
       >>> found.strength
       0.01
     """
-    if rule not in ("one_se", "min"):
-        raise ValueError(
-            f"rule must be 'one_se' or 'min', got {rule!r}. Pass 'min' for the "
-            "smallest mean loss."
-        )
+    check_choice("rule", rule, ("one_se", "min"))
     X, y = as_data(X, y)
     design, model = Design(X), loss_named(loss)
     parts = fold_indices(folds, design.n, shuffle)
@@ -180,11 +177,8 @@ def fold_indices(
     folds: int | Sequence[Sequence[int]], n: int, shuffle: int | None
 ) -> list[np.ndarray]:
     """Gives the rows of each fold, checked."""
-    if isinstance(folds, numbers.Integral) and not isinstance(folds, bool):
-        if not 2 <= folds <= n:
-            raise ValueError(
-                f"folds must be in 2..{n}, the number of rows, got {folds}. Pass 5."
-            )
+    if is_number(scalar(folds), numbers.Integral):
+        folds = check_int("folds", folds, "5", least=2, most=n)
         rows = list(range(n))
         if shuffle is not None:
             random.Random(shuffle).shuffle(rows)
@@ -282,28 +276,18 @@ def information_criterion(
       >>> path.best(-information_criterion(path, n=6)).strength
       0.1
     """
-    if kind not in ("aic", "bic", "ebic"):
-        raise ValueError(
-            f"kind must be 'aic', 'bic' or 'ebic', got {kind!r}. Pass 'bic'."
-        )
-    if loss not in ("squared", "logistic", "multinomial"):
-        raise ValueError(
-            f"loss must be 'squared', 'logistic' or 'multinomial', got {loss!r}. Pass "
-            "the path's."
-        )
-    if isinstance(n, bool) or not isinstance(n, numbers.Integral) or n < 1:
-        raise ValueError(
-            f"n must be an integer >= 1, got {n!r}. Pass the number of rows, len(X)."
-        )
-    require_real("gamma", gamma, "0.5")
-    if not 0 <= gamma <= 1:
-        raise ValueError(f"gamma must be in [0, 1], got {gamma!r}. Pass 0.5.")
+    check_choice("kind", kind, ("aic", "bic", "ebic"))
+    check_choice("loss", loss, ("squared", "logistic", "multinomial"))
+    check_int("n", n, "the number of rows, len(X)")
+    check_real("gamma", gamma, "[0, 1]", "0.5")
     known = noise_variance is not None
-    if known and (loss != "squared" or not 0 < noise_variance < math.inf):
+    if known and loss != "squared":
         raise ValueError(
-            "noise_variance must be positive and finite, and for the squared loss "
-            f"only, got {noise_variance!r} for {loss!r}. Pass None."
+            "noise_variance must be None but for the squared loss, got "
+            f"{noise_variance!r} for {loss!r}. Pass None."
         )
+    if known:
+        check_real("noise_variance", noise_variance, "(0, inf)", "one such as 1.0")
     if loss != "squared":
         deviance = 2 * n * path.loss
     elif not known:

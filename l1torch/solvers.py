@@ -3,13 +3,13 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping
-from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from l1torch.certificates import OptimalityResidual, penalised_rows
+from l1torch.checks import LARGEST, check_int, check_real
 from l1torch.fista import Problem
 from l1torch.hyperparameters import Strength
 from l1torch.masks import Mask, weights_only
@@ -138,26 +138,8 @@ def solve(
 
 def check_limits(tol: float, max_iterations: int) -> None:
     """Raises for a tolerance or number of iterations that no solver can work with."""
-    if isinstance(tol, bool) or not isinstance(tol, Real | Tensor):
-        raise TypeError(
-            f"tol must be a real number >= 0, got {tol!r} of type "
-            f"{type(tol).__name__}. Pass a number such as 1e-6."
-        )
-    if not isinstance(tol, Tensor) and not 0 <= tol < math.inf:
-        raise ValueError(
-            f"tol must be a finite real number >= 0, got {tol!r}. Pass a number such "
-            "as 1e-6."
-        )
-    if isinstance(max_iterations, bool) or not isinstance(max_iterations, Integral):
-        raise TypeError(
-            f"max_iterations must be an integer >= 1, got {max_iterations!r} of type "
-            f"{type(max_iterations).__name__}. Pass a number such as 10_000."
-        )
-    if max_iterations < 1:
-        raise ValueError(
-            f"max_iterations must be >= 1, got {max_iterations!r}. Pass a number such "
-            "as 10_000."
-        )
+    check_real("tol", tol, "[0, 1)", "one such as 1e-6")
+    check_int("max_iterations", max_iterations, "one such as 10_000", most=LARGEST)
 
 
 def require_tensors(params: Any) -> None:

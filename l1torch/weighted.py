@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from l1torch.checks import check_real
 from l1torch.hyperparameters import Number
 from l1torch.leaves import compute_dtype, describe, named_leaves
 from l1torch.penalty import Penalty, absolute, gradient_operand, largest, operands, sign
@@ -163,16 +163,9 @@ def adaptive_l1(pilot: Any, power: float = 1.0) -> Penalty:
       >>> penalty.at("w", (3,)).prox(torch.tensor([3.0, 3.0, 3.0]), 1.0)
       tensor([2.5000, 1.0000, 0.0000])
     """
-    if isinstance(power, bool) or not isinstance(power, numbers.Real):
-        raise TypeError(
-            f"power must be a Python number above 0, got {power!r} of type "
-            f"{type(power).__name__}. Pass 1.0, or 2.0 to trust the pilot more."
-        )
-    if not 0 < power < math.inf:
-        raise ValueError(
-            f"power must be finite and above 0, got {power!r}. Pass 1.0, or 2.0 to "
-            "trust the pilot more."
-        )
+    power = check_real(
+        "power", power, "(0, inf)", "1.0, or 2.0 to trust the pilot more"
+    )
 
     def weights(estimate: Tensor) -> Tensor:
         return 1 / estimate.abs() ** power

@@ -7,11 +7,11 @@ one step's noise. Here it accumulates over `window` steps, in the optimizer's me
 """
 
 import math
-import numbers
 
 import torch
 from torch import Tensor
 
+from l1torch.checks import LARGEST, check_int
 from l1torch.hyperparameters import Number
 from l1torch.penalties import l1
 from l1torch.penalty import Penalty
@@ -22,15 +22,9 @@ BUDGETS = ("l1_plus", "l1_minus")
 
 def check_window(window: float, penalty: Penalty) -> None:
     """Raises unless it is a whole number >= 1, or infinity, and the penalty is L1."""
-    whole = isinstance(window, numbers.Integral) and not isinstance(window, bool)
-    if not whole and not (isinstance(window, float) and window == math.inf):
-        raise TypeError(
-            f"window must be a whole number of steps, got {window!r} of type "
-            f"{type(window).__name__}. Pass an int such as 10."
-        )
-    if window < 1:
-        raise ValueError(
-            f"window must be >= 1, got {window!r}. Pass 1 for the ordinary prox."
+    if not (isinstance(window, float) and window == math.inf):
+        check_int(
+            "window", window, "1 for the ordinary prox, or math.inf", most=LARGEST
         )
     if window > 1 and type(penalty) is not type(l1()):
         raise ValueError(

@@ -335,14 +335,14 @@ def test_attributes(name):
 def test_bad_input(twin):
     lib = twin.lib
     for radius in (-1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match=rf"radius must be finite .* got {radius}"):
+        with pytest.raises(ValueError, match=rf"radius must be .* got {radius}"):
             lib.l1_ball(radius)
     for radius in ("1", True, None, twin.array(1.0)):
         with pytest.raises(TypeError, match="radius must be a Python number"):
             lib.l1_ball(radius)
     for make in (lib.l1_ball, lib.top_k):
         with pytest.raises(
-            ValueError, match="scope must be 'array' or 'tree', got 'all'"
+            ValueError, match="scope must be one of 'array', 'tree', got 'all'"
         ):
             make(1, scope="all")
     for make, argument in (
@@ -351,10 +351,12 @@ def test_bad_input(twin):
         (lambda m: lib.n_of_m(2, m), "m"),
     ):
         with pytest.raises(
-            TypeError, match=rf"{argument} must be a Python int, got 1.5"
+            TypeError, match=rf"{argument} must be a Python int.* got 1.5"
         ):
             make(1.5)
-        with pytest.raises(ValueError, match=rf"{argument} must be at least .* got -1"):
+        with pytest.raises(
+            ValueError, match=rf"{argument} must be a Python int >= .* got -1"
+        ):
             make(-1)
     with pytest.raises(TypeError, match="axis must be a Python int"):
         lib.n_of_m(2, 4, 0.0)

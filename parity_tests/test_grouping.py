@@ -318,14 +318,18 @@ def test_transforms_bind_by_name(twin):
 @pytest.mark.parametrize(
     ("kwargs", "error", "match"),
     [
-        ({"axis": 1.0}, TypeError, "axis must be of integers, got 1.0"),
-        ({"axis": True}, TypeError, "axis must be of integers, got True"),
-        ({"axis": "0"}, TypeError, "axis must be of integers, got '0'"),
+        ({"axis": 1.0}, TypeError, "axis must be a Python int, got 1.0"),
+        ({"axis": True}, TypeError, "axis must be a Python int, got True"),
+        ({"axis": "0"}, TypeError, "axis must be a Python int, got '0'"),
         ({"axis": ()}, ValueError, "axis must name an axis"),
         ({"block": 2}, ValueError, "axis must be one axis"),
         ({"axis": (0, 1), "block": 2}, ValueError, "axis must be one axis"),
-        ({"axis": 0, "block": 0}, ValueError, "block must be at least 1, got 0"),
-        ({"axis": 0, "block": 2.0}, TypeError, "block must be of integers, got 2.0"),
+        ({"axis": 0, "block": 0}, ValueError, "block must be a Python int >= 1, got 0"),
+        (
+            {"axis": 0, "block": 2.0},
+            TypeError,
+            "block must be a Python int >= 1, got 2.0",
+        ),
         ({"axis": (0, 1), "groups": {"a": [0]}}, ValueError, "axis must be one axis"),
         ({"block": 1, "groups": {"a": [0]}}, ValueError, "cannot be given both"),
         ({"groups": "units"}, ValueError, "groups must be one of .* got 'units'"),
@@ -335,9 +339,9 @@ def test_transforms_bind_by_name(twin):
         (
             {"groups": {"a": [-1]}},
             ValueError,
-            r"groups\['a'\] must hold indices from 0",
+            r"groups\['a'\] must be a Python int >= 0",
         ),
-        ({"groups": {"a": [0.5]}}, TypeError, r"groups\['a'\] must be of integers"),
+        ({"groups": {"a": [0.5]}}, TypeError, r"groups\['a'\] must be a Python int"),
         (
             {"groups": {"a": [0, 1], "b": [1]}},
             ValueError,

@@ -221,7 +221,7 @@ def test_bad_input(twin):
         with pytest.raises(ValueError, match="weights must be finite numbers >= 0"):
             module.owl(weights)
     for q in (0.0, 1.0, float("nan")):
-        with pytest.raises(ValueError, match=f"q must lie in .* got {q}"):
+        with pytest.raises(ValueError, match=f"q must be .* in .* got {q}"):
             module.slope(q)
     with pytest.raises(TypeError, match="q must be a Python number"):
         module.slope("0.1")

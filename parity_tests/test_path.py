@@ -307,14 +307,18 @@ def test_solvers_do_not_warn_beside_the_path(twin):
         ({"strengths": [0.1, 0.1]}, ValueError, "strictly decreasing"),
         ({"strengths": [0.1, 0.0]}, ValueError, "positive and finite, got 0."),
         ({"strengths": [math.nan]}, ValueError, "positive and finite, got nan"),
-        ({"count": 0}, ValueError, "count must be an integer >= 1, got 0"),
-        ({"ratio": 1.0}, ValueError, "ratio must be in (0, 1), got 1.0"),
+        ({"count": 0}, ValueError, "count must be a Python int >= 1"),
+        (
+            {"ratio": 1.0},
+            ValueError,
+            "ratio must be a Python number in (0, 1), got 1.0",
+        ),
         ({"tol": -1.0}, ValueError, "tol must be"),
         ({"max_iterations": 0}, ValueError, "max_iterations must be"),
         ({"optimizer": 3, "steps": 1}, TypeError, "optimizer must be a function of"),
         ({"steps": 3}, ValueError, "steps must be given if and only if optimizer is"),
         ({"optimizer": len}, ValueError, "steps must be given if and only if"),
-        ({"optimizer": len, "steps": 0}, ValueError, "steps must be an integer >= 1"),
+        ({"optimizer": len, "steps": 0}, ValueError, "steps must be a Python int >= 1"),
     ],
 )
 def test_bad_input(twin, kwargs, error, message):
@@ -374,7 +378,7 @@ def test_bad_input_to_the_figure(twin, paths, monkeypatch):
         plot_path(path, labels=["a"])
     with pytest.raises(ValueError, match="params must be a key"):
         plot_path(path, params="v")
-    with pytest.raises(ValueError, match="strength must be positive"):
+    with pytest.raises(ValueError, match="strength must be a Python"):
         plot_path(path, strength=0.0)
     with pytest.raises(ValueError, match="axes must be two"):
         plot_path(path, axes=[None])

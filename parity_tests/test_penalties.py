@@ -282,7 +282,7 @@ def test_a_penalty_is_a_hashable_constant(twin):
 def test_bad_input(twin):
     lib = twin.lib
     for ratio in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match=f"l1_ratio must lie .* got {ratio}"):
+        with pytest.raises(ValueError, match=f"l1_ratio must be .* got {ratio}"):
             lib.elastic_net(ratio)
     for ratio in ("0.5", None, True):
         with pytest.raises(TypeError, match=f"l1_ratio must be .* got {ratio!r}"):

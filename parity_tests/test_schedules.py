@@ -107,14 +107,14 @@ def test_one_schedule_trains_both_alike(name):
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        ({"warm_up": -1}, ValueError, "warm_up must be a whole number of steps >= 0"),
-        ({"hold": 1.5}, TypeError, "hold must be a whole number of steps, got 1.5"),
-        ({"delay": True}, TypeError, "delay must be a whole number"),
+        ({"warm_up": -1}, ValueError, "warm_up must be a Python int >= 0"),
+        ({"hold": 1.5}, TypeError, "hold must be a Python int .* got 1.5"),
+        ({"delay": True}, TypeError, "delay must be a Python int"),
         ({"cool_down": 5}, ValueError, "hold must be given with cool_down=5"),
-        ({"start": -1.0}, ValueError, "start must be a finite real number >= 0"),
-        ({"end": math.nan}, ValueError, "end must be a finite real number >= 0"),
-        ({"power": 0.0}, ValueError, "power must be finite and > 0, got 0.0"),
-        ({"power": "3"}, TypeError, "power must be a number > 0, got '3'"),
+        ({"start": -1.0}, ValueError, "start must be a Python number"),
+        ({"end": math.nan}, ValueError, "end must be a Python number"),
+        ({"power": 0.0}, ValueError, "power must be a Python .* got 0.0"),
+        ({"power": "3"}, TypeError, "power must be a Python .* got '3'"),
     ],
 )
 def test_bad_input(twin, wrong, error, message):

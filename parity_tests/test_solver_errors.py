@@ -110,9 +110,9 @@ BAD = {
     "a target": (TypeError, "regularisation_path", {"strength": object()}),
     "an infinite strength": (ValueError, "strength must be", {"strength": math.inf}),
     "a negative strength": (ValueError, "strength must be", {"strength": -1.0}),
-    "a NaN tol": (ValueError, "tol must be a finite", {"tol": math.nan}),
-    "a negative tol": (ValueError, "tol must be a finite", {"tol": -1e-9}),
-    "a worded tol": (TypeError, "tol must be a real number", {"tol": "small"}),
+    "a NaN tol": (ValueError, "tol must be a Python", {"tol": math.nan}),
+    "a negative tol": (ValueError, "tol must be a Python", {"tol": -1e-9}),
+    "a worded tol": (TypeError, "tol must be a Python", {"tol": "small"}),
     "no iterations": (ValueError, "max_iterations must be", {"max_iterations": 0}),
     "half iterations": (TypeError, "max_iterations must be", {"max_iterations": 1.5}),
     "nothing to penalise": (

@@ -158,16 +158,20 @@ class TorchNorm(l1torch.Penalty):
 
 @pytest.mark.parametrize("twin", ["jax", "torch"])
 def test_bad_input(twin):
-    for bad in (1.0, 1, 0.5, -2.0, math.nan, True, "10", None):
-        with pytest.raises(ValueError, match="max_ratio must be a number above 1, got"):
-            make(twin, max_ratio=bad)
+    for error, values in (
+        (ValueError, (1.0, 1, 0.5, -2.0, math.nan)),
+        (TypeError, (True, "10", None, np.ones(2))),
+    ):
+        for bad in values:
+            with pytest.raises(error, match=r"max_ratio must be .* \(1, inf\], got"):
+                make(twin, max_ratio=bad)
     with pytest.raises(ValueError, match="metric must be one of .*'tensor'.*got 'l2'"):
         make(twin, metric="l2")
     for bad in (0, -1):
-        with pytest.raises(ValueError, match=f"window must be >= 1, got {bad}"):
+        with pytest.raises(ValueError, match=f"window must be .* >= 1 .* got {bad}"):
             make(twin, window=bad)
     for bad in (2.0, True, "3"):
-        with pytest.raises(TypeError, match="window must be a whole number of steps"):
+        with pytest.raises(TypeError, match="window must be a Python int"):
             make(twin, window=bad)
     lib = l1jax if twin == "jax" else l1torch
     with pytest.raises(ValueError, match=r"window must be 1 with _ElasticNet.*got 2"):

@@ -249,7 +249,7 @@ def test_special_values(twin, ratio, dtype):
 def test_bad_input(twin):
     module = twin.lib
     for ratio in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match=f"l1_ratio must lie .* got {ratio}"):
+        with pytest.raises(ValueError, match=f"l1_ratio must be .* got {ratio}"):
             module.fused_lasso(ratio)
     with pytest.raises(TypeError, match="l1_ratio must be .* got '1'"):
         module.fused_lasso("1")
