@@ -137,6 +137,10 @@ class PenaltyTerms:
         slopes = np.where(w != 0, self.slopes, 0)  # no 0 * inf
         return float(np.sum(slopes * np.abs(w) + self.ridge / 2 * w**2))
 
+    def feasible(self, w: Array) -> Array:
+        """Gives the nearest coefficients at which the penalty is finite."""
+        return np.where(np.isinf(self.slopes), 0, np.maximum(w, self.floor))
+
     def violation(self, w: Array, grad: Array) -> Array:
         """Gives the distance of `-grad` to the subdifferential, element by element."""
         if self.group is not None:

@@ -135,6 +135,10 @@ class PenaltyTerms:
         slopes = torch.where(w != 0, self.slopes, 0)  # no 0 * inf
         return float(torch.sum(slopes * w.abs() + self.ridge / 2 * w**2))
 
+    def feasible(self, w: Tensor) -> Tensor:
+        """Gives the nearest coefficients at which the penalty is finite."""
+        return torch.where(self.slopes.isinf(), 0, torch.maximum(w, self.floor))
+
     def violation(self, w: Tensor, grad: Tensor) -> Tensor:
         """Gives the distance of `-grad` to the subdifferential, element by element."""
         if self.group is not None:

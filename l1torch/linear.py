@@ -97,7 +97,7 @@ def solve_linear(
       tol: the relative duality gap to reach, >= 0.
       max_iterations: the most rounds, or steps of FISTA, >= 1.
       init: where to start, coefficients and intercept, or a `LinearSolution` for
-        another strength; zeros by default.
+        another strength; zeros by default. What the penalty forbids is left out.
 
     Returns:
       A `LinearSolution`.
@@ -119,6 +119,7 @@ def solve_linear(
     terms = penalty_terms(penalty, strength, shape)
     method = _checked_method(method, model, terms, design.n, design.p)
     coef, intercept = _start(init, shape, fit_intercept)
+    coef = terms.feasible(coef)
     gram = method == "gram"
     solver = NewtonSolver(design, model, targets, terms, fit_intercept, gram)
 

@@ -240,6 +240,47 @@ def test_a_start_far_off_does_no_harm(twin: Twin, loss):
 
 
 @pytest.mark.parametrize("loss", ["squared", "logistic", "multinomial"])
+def test_infinite_weights_are_as_if_the_columns_were_left_out(twin: Twin, loss):
+    X, y = regression(60, 12)
+    if loss != "squared":
+        y = np.digitize(y, np.quantile(y, [0.3, 0.7][: 1 + (loss != "logistic")]))
+    weights = np.ones((12, 3) if loss == "multinomial" else 12)
+    weights[[1, 4]] = np.inf
+    start = twin.array(np.ones_like(weights)), twin.array(np.zeros(weights.shape[1:]))
+    penalty, used = twin.lib.weighted_l1(weights), np.isfinite(weights).reshape(12, -1)
+    settings = {"loss": loss, "tol": 1e-10}
+    without = fit(twin, X[:, used[:, 0]], y, 0.05, **settings)
+    for init in (None, start):
+        found = fit(twin, X, y, 0.05, **settings, penalty=penalty, init=init)
+        assert found.converged
+        assert not twin.numpy(found.coef)[[1, 4]].any()
+        np.testing.assert_allclose(found.objective, without.objective, rtol=1e-9)
+    gap = module(twin, "duality").duality_gap(
+        *(twin.array(X), twin.array(y), found.coef, 0.05),
+        intercept=found.intercept,
+        loss=loss,
+        penalty=penalty,
+    )
+    assert abs(gap.relative) < 1e-9
+    if loss == "multinomial":  # held for one of the classes alone
+        weights[[1, 4], 0] = 1
+        penalty = twin.lib.weighted_l1(weights)
+        found = fit(twin, X, y, 0.05, **settings, penalty=penalty, init=start)
+        assert found.converged
+        assert not twin.numpy(found.coef)[[1, 4], 1:].any()
+        assert found.objective < without.objective - 1e-3
+
+
+def test_a_start_below_zero_is_no_start_for_nonnegative_coefficients(twin: Twin):
+    X, y = regression(40, 60)
+    start = twin.array(-np.ones(60)), twin.array(0.0)
+    settings = {"penalty": twin.lib.nonnegative_l1(), "tol": 1e-10}
+    cold, warm = (fit(twin, X, y, 0.3, **settings, init=i) for i in (None, start))
+    assert warm.converged
+    np.testing.assert_allclose(warm.objective, cold.objective, rtol=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["squared", "logistic", "multinomial"])
 def test_the_twins_agree(loss):
     X, y = regression(40, 60, seed=2)
     if loss != "squared":
