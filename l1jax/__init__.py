@@ -1,6 +1,14 @@
 """L1 regularisation with exact zeros for optax; the twin of `l1torch`."""
 
-from importlib.metadata import version as _version
+try:
+    import jax  # noqa: F401
+    import optax  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"l1jax needs jax and optax: {error}. Install them by "
+        "`pip install 'l1twins[jax]'`.",
+        name=error.name,
+    ) from error
 
 from l1jax.certificates import OptimalityResidual, optimality_residual
 from l1jax.clipping import clip_by_global_l1_norm
@@ -45,7 +53,7 @@ from l1jax.variation import fused_lasso, total_variation
 from l1jax.weighted import adaptive_l1, weighted_l1
 from l1jax.zero_solution import lambda_max
 
-__version__ = _version("l1twins")
+__version__ = "0.1.0"
 
 __all__ = [
     "AddSubgradientState",

@@ -1,6 +1,14 @@
 """L1 regularisation with exact zeros for torch.optim; the twin of `l1jax`."""
 
-from importlib.metadata import version as _version
+try:
+    import numpy  # noqa: F401
+    import torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"l1torch needs numpy and torch: {error}. Install them by "
+        "`pip install 'l1twins[torch]'`.",
+        name=error.name,
+    ) from error
 
 from l1torch.certificates import OptimalityResidual, optimality_residual
 from l1torch.clipping import clip_by_global_l1_norm
@@ -47,7 +55,7 @@ from l1torch.variation import fused_lasso, total_variation
 from l1torch.weighted import adaptive_l1, weighted_l1
 from l1torch.zero_solution import lambda_max
 
-__version__ = _version("l1twins")
+__version__ = "0.1.0"
 
 __all__ = [
     "AddSubgradientState",

@@ -88,6 +88,33 @@ def test_one_version():
     assert l1jax.__version__ == importlib.metadata.version("l1twins")
 
 
+@pytest.mark.parametrize("lib", [l1jax, l1torch])
+def test_a_checkout_that_is_not_installed_knows_its_version(lib):
+    code = f"""
+import importlib.metadata
+def not_installed(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+importlib.metadata.version = importlib.metadata.distribution = not_installed
+import {lib.__name__}
+print({lib.__name__}.__version__)
+"""
+    done = run_without([], code)
+    assert done.stdout.strip() == lib.__version__, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("lib", "missing"),
+    [(l1jax, "jax"), (l1jax, "optax"), (l1torch, "torch"), (l1torch, "numpy")],
+)
+def test_a_missing_framework_is_named_with_the_remedy(lib, missing):
+    extra = lib.__name__.removeprefix("l1")
+    done = run_without([missing], f"import {lib.__name__}")
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ModuleNotFoundError: ")
+    assert f"No module named '{missing}'" in last
+    assert f"pip install 'l1twins[{extra}]'" in last
+
+
 USE_JAX = """
 import jax.numpy as jnp, l1jax
 params = {"w": jnp.ones(3)}
