@@ -8,7 +8,7 @@ may look at structure, names and shapes only.
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ _NOT_A_WEIGHT = frozenset(
     ["b", "negative_slope", "num_batches_tracked", "running_mean", "running_var"]
 )
 _NOT_PARAMETERS = "batch_stats"
+_PARAMETRISED = frozenset(["layer_instance", "parametrizations"])
 
 
 def weights_only(params: Any) -> Any:
@@ -38,6 +39,15 @@ def weights_only(params: Any) -> Any:
     is called weight and has fewer than two dimensions (the scale of a torch or equinox
     normalisation layer). A vector called otherwise, or a bare array, is a weight. A
     leaf in a list is known by the list's name.
+
+    What a parametrisation derives a weight from is left out too, its norm and its
+    direction: under `g v / |v|` a penalty would pull v to zero without moving the
+    weight, and 0/0 follows. By their names: all in a scope called parametrizations
+    (torch) or layer_instance (flax); `*_g` with `*_v` (torch's weight_norm of old); the
+    weight that has a `*/scale` of `flax.linen.WeightNorm`; `g` with `layer.*`
+    (equinox). To prune whole rows name the norms, which stay finite, with `by_path`.
+    Names do not tell what spectral normalisation in linen, in equinox, or in torch's
+    old manner (`weight_orig`, as in `torch.nn.utils.prune`) normalises: a weight to us.
 
     A scale called `weight` of two or more dimensions (layer normalisation over several
     axes) cannot be told from a kernel: name it with `by_path`.
@@ -52,7 +62,11 @@ def weights_only(params: Any) -> Any:
       TypeError: given a step count, by `optax.inject_hyperparams`.
     """
     _require_params(params)
-    flags = [_is_weight(path, leaf) for path, leaf in named_leaves(params)]
+    leaves = named_leaves(params)
+    derived = _derived_from(
+        {path: getattr(leaf, "shape", ()) for path, leaf in leaves if leaf is not None}
+    )
+    flags = [path not in derived and _is_weight(path, leaf) for path, leaf in leaves]
     return _like(params, flags)
 
 
@@ -162,6 +176,40 @@ def _is_weight(path: str, leaf: Any) -> bool:
     if name in _NOT_A_WEIGHT or not _NOT_WEIGHTS.isdisjoint(name.split("_")):
         return False
     return not (name == "weight" and len(jnp.shape(leaf)) < 2)
+
+
+def _derived_from(shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """Names what parametrisations derive a weight from; see `weights_only`."""
+    found = set()
+    for name, shape in shapes.items():
+        *scope, own_name = name.split(".")
+        if not _PARAMETRISED.isdisjoint(scope):
+            found.add(name)
+        elif "/" in own_name and own_name.endswith("/scale"):
+            # The normalised layer stands beside the module that holds its scale.
+            found.add(".".join([*scope[:-1], *own_name.split("/")[:-1]]))
+        for norm in _norms_of(scope, own_name):
+            of_all = own_name.endswith("_v") and shapes.get(norm) == ()
+            if of_all or (norm in shapes and _is_norm(shapes[norm], shape)):
+                found |= {name, norm}
+    return found
+
+
+def _norms_of(scope: list[str], direction: str) -> Iterator[str]:
+    """Gives the names that equinox and torch would give to the norm of a direction."""
+    if scope[-1:] == ["layer"]:
+        yield ".".join([*scope[:-1], "g"])
+    if direction.endswith("_v"):
+        yield ".".join([*scope, direction.removesuffix("_v") + "_g"])
+
+
+def _is_norm(norm: tuple[int, ...], direction: tuple[int, ...]) -> bool:
+    """Tells whether `norm` is the shape of one number for each slice along an axis."""
+    return (
+        len(norm) == len(direction) > 1
+        and sum(n != 1 for n in norm) <= 1
+        and all(n in (1, size) for n, size in zip(norm, direction, strict=True))
+    )
 
 
 def _like(params: Any, flags: list[bool]) -> Any:

@@ -7,7 +7,7 @@ function from the parameters to one. A function may look at names and shapes onl
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -24,6 +24,7 @@ _NOT_A_WEIGHT = frozenset(
     ["b", "negative_slope", "num_batches_tracked", "running_mean", "running_var"]
 )
 _NOT_PARAMETERS = "batch_stats"
+_PARAMETRISED = frozenset(["layer_instance", "parametrizations"])
 
 
 def weights_only(params: Any) -> Any:
@@ -36,19 +37,35 @@ def weights_only(params: Any) -> Any:
     of a torch or equinox normalisation layer). A vector called otherwise, or a bare
     tensor, is a weight. A parameter in a list is known by the list's name.
 
+    What a parametrisation derives a weight from is left out too, its norm and its
+    direction: under `g v / |v|` a penalty would pull v to zero without moving the
+    weight, and 0/0 follows. By their names: all in a scope called parametrizations
+    (torch) or layer_instance (flax); `*_g` with `*_v` (torch's weight_norm of old); the
+    weight that has a `*/scale` of `flax.linen.WeightNorm`; `g` with `layer.*`
+    (equinox). To prune whole rows name the norms, which stay finite, with `by_path`.
+    Names do not tell what spectral normalisation in linen, in equinox, or in torch's
+    old manner (`weight_orig`, as in `torch.nn.utils.prune`) normalises: a weight to us.
+
     A scale called `weight` of two or more dimensions (layer normalisation over several
     axes) cannot be told from a kernel: name it with `by_path`.
 
     Args:
       params: a module, or a mapping from dotted names to tensors. In a sequence of
-        tensors, which have no names, those of two or more dimensions are weights.
+        tensors, which have no names, those of two or more dimensions are weights,
+        whatever they are for.
 
     Returns:
       A dict from the names to Python bools; a list for a sequence.
     """
     if not has_names(params):
         return [leaf.dim() > 1 for _, leaf in named_leaves(params)]
-    return {name: _is_weight(name, leaf) for name, leaf in named_leaves(params)}
+    leaves = named_leaves(params)
+    derived = _derived_from(
+        {name: tuple(leaf.shape) for name, leaf in leaves if isinstance(leaf, Tensor)}
+    )
+    return {
+        name: name not in derived and _is_weight(name, leaf) for name, leaf in leaves
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,3 +163,37 @@ def _is_weight(name: str, leaf: Tensor | None) -> bool:
     if own_name in _NOT_A_WEIGHT or not _NOT_WEIGHTS.isdisjoint(own_name.split("_")):
         return False
     return not (own_name == "weight" and leaf.dim() < 2)
+
+
+def _derived_from(shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """Names what parametrisations derive a weight from; see `weights_only`."""
+    found = set()
+    for name, shape in shapes.items():
+        *scope, own_name = name.split(".")
+        if not _PARAMETRISED.isdisjoint(scope):
+            found.add(name)
+        elif "/" in own_name and own_name.endswith("/scale"):
+            # The normalised layer stands beside the module that holds its scale.
+            found.add(".".join([*scope[:-1], *own_name.split("/")[:-1]]))
+        for norm in _norms_of(scope, own_name):
+            of_all = own_name.endswith("_v") and shapes.get(norm) == ()
+            if of_all or (norm in shapes and _is_norm(shapes[norm], shape)):
+                found |= {name, norm}
+    return found
+
+
+def _norms_of(scope: list[str], direction: str) -> Iterator[str]:
+    """Gives the names that equinox and torch would give to the norm of a direction."""
+    if scope[-1:] == ["layer"]:
+        yield ".".join([*scope[:-1], "g"])
+    if direction.endswith("_v"):
+        yield ".".join([*scope, direction.removesuffix("_v") + "_g"])
+
+
+def _is_norm(norm: tuple[int, ...], direction: tuple[int, ...]) -> bool:
+    """Tells whether `norm` is the shape of one number for each slice along an axis."""
+    return (
+        len(norm) == len(direction) > 1
+        and sum(n != 1 for n in norm) <= 1
+        and all(n in (1, size) for n, size in zip(norm, direction, strict=True))
+    )
