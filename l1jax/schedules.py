@@ -1,13 +1,12 @@
 """Schedules of the strength: wait, warm up, hold, cool down."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from l1jax.checks import LARGEST, check_int, check_real
 from l1jax.hyperparameters import Schedule
+from l1jax.ramps import ramp
 
 
 def strength_schedule(
@@ -31,6 +30,7 @@ def strength_schedule(
       cool_down  strength + (end - strength) * (1 - (1 - x)^power)
       then       end, if there is a cool-down
 
+    The ends of each part are met exactly, and no value lies outside of its two numbers.
     `power=1` is a straight line; `power=3` is steep first and flat at its end, the ramp
     of gradual pruning (Zhu and Gupta, 2017). A warm-up over the first tenth of the
     training spares weights whose second moments the optimizer does not know yet; a
@@ -54,7 +54,8 @@ def strength_schedule(
 
     Raises:
       TypeError: a length that is not an int, a value that is not a number.
-      ValueError: one that is negative or not finite; a cool-down without `hold`.
+      ValueError: one that is negative or not finite; a cool-down without `hold`; where
+        it is called, a number beyond the range of JAX's default floats.
 
     Example:
       >>> schedule = strength_schedule(1.0, warm_up=4, hold=2, cool_down=2)
@@ -75,19 +76,12 @@ def strength_schedule(
         )
 
     def schedule(count: ArrayLike) -> jax.Array:
-        # Of the default precision: int32 by itself would give float32.
-        step = jnp.asarray(count, jnp.result_type(float))
-        ramp = functools.partial(_ramp, step, power=power)
-        value = start + (strength - start) * ramp(delay, warm_up)
-        if cool_down:
-            begin = delay + warm_up + hold
-            value = value + (end - strength) * ramp(begin, cool_down)
-        return value
+        warmed = ramp(count, delay, delay + warm_up, start, strength, power)
+        if not cool_down:
+            return warmed
+        begin = delay + warm_up + hold
+        cooled = ramp(count, begin, begin + cool_down, strength, end, power)
+        step = jnp.asarray(count, cooled.dtype)
+        return jnp.where(step > float(begin), cooled, warmed)
 
     return schedule
-
-
-def _ramp(step: jax.Array, begin: int, length: int, power: float) -> jax.Array:
-    """Goes from 0 to 1 within `length` steps from `begin` on."""
-    left = (begin + length - step) / max(length, 1)
-    return 1 - jnp.clip(left, 0, 1) ** power

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from l1jax.checks import LARGEST, check_choice, check_int, check_real
+from l1jax.ramps import ramp
 
 Scope = Literal["global", "array"]
 Method = Literal["quantile", "pi"]
@@ -37,9 +38,7 @@ class TargetSparsity:
           step: how many steps have been taken, this one included.
         """
         first, last = self.begin * self.steps, self.end * self.steps
-        elapsed = jnp.asarray(step, jnp.result_type(float)) - first
-        left = 1 - jnp.clip(elapsed * (1 / (last - first)), 0, 1)
-        return self.target * (1 - left * left * left)
+        return ramp(step, first, last, 0.0, self.target, 3.0)
 
     def count(self, step: ArrayLike, size: int) -> jax.Array:
         """Gives the number of zeros wanted among `size` weights, an integer.

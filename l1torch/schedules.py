@@ -1,9 +1,8 @@
 """Schedules of the strength: wait, warm up, hold, cool down."""
 
-import functools
-
 from l1torch.checks import LARGEST, check_int, check_real
 from l1torch.hyperparameters import Schedule
+from l1torch.ramps import ramp
 
 
 def strength_schedule(
@@ -27,6 +26,7 @@ def strength_schedule(
       cool_down  strength + (end - strength) * (1 - (1 - x)^power)
       then       end, if there is a cool-down
 
+    The ends of each part are met exactly, and no value lies outside of its two numbers.
     `power=1` is a straight line; `power=3` is steep first and flat at its end, the ramp
     of gradual pruning (Zhu and Gupta, 2017). A warm-up over the first tenth of the
     training spares weights whose second moments the optimizer does not know yet; a
@@ -71,17 +71,11 @@ def strength_schedule(
         )
 
     def schedule(count: int) -> float:
-        ramp = functools.partial(_ramp, count, power=power)
-        value = start + (strength - start) * ramp(delay, warm_up)
-        if cool_down:
-            begin = delay + warm_up + hold
-            value = value + (end - strength) * ramp(begin, cool_down)
-        return value
+        warmed = ramp(count, delay, delay + warm_up, start, strength, power)
+        if not cool_down:
+            return warmed
+        begin = delay + warm_up + hold
+        cooled = ramp(count, begin, begin + cool_down, strength, end, power)
+        return cooled if count > begin else warmed
 
     return schedule
-
-
-def _ramp(step: int, begin: int, length: int, power: float) -> float:
-    """Goes from 0 to 1 within `length` steps from `begin` on."""
-    left = (begin + length - step) / max(length, 1)
-    return 1 - min(max(left, 0.0), 1.0) ** power

@@ -9,6 +9,7 @@ import dataclasses
 from typing import Literal, get_args
 
 from l1torch.checks import LARGEST, check_choice, check_int, check_real
+from l1torch.ramps import ramp
 
 Scope = Literal["global", "array"]
 Method = Literal["quantile", "pi"]
@@ -33,15 +34,11 @@ class TargetSparsity:
           step: how many steps have been taken, this one included.
         """
         first, last = self.begin * self.steps, self.end * self.steps
-        left = 1 - min(max((step - first) * (1 / (last - first)), 0.0), 1.0)
-        return self.target * (1 - left * left * left)
+        return ramp(step, first, last, 0.0, self.target, 3.0)
 
     def count(self, step: int, size: int) -> int:
         """Gives the number of zeros wanted among `size` weights."""
-        full = round(self.target * size)
-        if step >= self.end * self.steps:
-            return full
-        return min(round(self.fraction(step) * size), full)
+        return round(self.fraction(step) * size)
 
     @property
     def snap_step(self) -> int | None:

@@ -1,7 +1,10 @@
 """Strengths that follow the step count: the same values in both frameworks."""
 
 import math
+import sys
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +50,101 @@ def test_the_twins_agree():
         kwargs = PARTS | {"start": 0.1, "end": 0.2, "power": power}
         ours = values(l1jax, 30, 0.7, **kwargs)
         assert_allclose(ours, values(l1torch, 30, 0.7, **kwargs), rtol=1e-14)
+
+
+LENGTHS = st.one_of(st.integers(0, 12), st.integers(0, 2**31 - 1))
+POWERS = st.one_of(
+    st.sampled_from([1.0, 3.0, 0.5]), st.floats(5e-324, sys.float_info.max)
+)
+
+
+def numbers(largest):
+    """Strengths that are no subnormal numbers, which XLA takes for zero."""
+    return st.one_of(
+        st.sampled_from([0.0, 1e-3, 1e-4, 1e-2, largest]), st.floats(1e-37, largest)
+    )
+
+
+@st.composite
+def schedules(draw, largest):
+    """Arguments of a schedule, and a step of each part, its ends, and their values."""
+    strength, start, end = (draw(numbers(largest)) for _ in range(3))
+    delay, warm_up, hold, cool_down = (draw(LENGTHS) for _ in range(4))
+    options = {"delay": delay, "warm_up": warm_up, "hold": hold, "start": start}
+    options |= {"cool_down": cool_down, "end": end, "power": draw(POWERS)}
+    ends = np.cumsum([delay, warm_up, hold, cool_down]).tolist()
+    values = [start if warm_up else strength, strength, strength, end]
+    if not cool_down:
+        values[3] = strength
+    exact = [*zip(ends, values, strict=True)]
+    if delay:
+        exact.append((0, start))
+    inside = [draw(st.integers(0, ends[3] + 3)) for _ in range(3)]
+    between = [
+        (low + draw(st.integers(0, length)), {*pair})
+        for low, length, pair in (
+            (delay, warm_up, (start, strength)),
+            (ends[2], cool_down, (strength, end if cool_down else strength)),
+        )
+    ]
+    whole = {start, strength, end if cool_down else strength}
+    between += [(step, whole) for step in inside]
+    return strength, options, exact, between
+
+
+def check_schedule(schedule, drawn, dtype, steps):
+    """The ends are exact, and nothing lies outside of the two numbers of its part."""
+    _, _, exact, between = drawn
+    for step, value in exact:
+        if step < steps:
+            assert schedule(step) == dtype(value)
+    for step, pair in between:
+        if step < steps:
+            assert dtype(min(pair)) <= schedule(step) <= dtype(max(pair))
+
+
+@pytest.mark.parametrize("x64", [True, False])
+@hypothesis.given(data=st.data())
+@hypothesis.settings(max_examples=25)
+def test_no_schedule_leaves_its_numbers(x64, data):
+    dtype = np.float64 if x64 else np.float32
+    drawn = data.draw(schedules(float(np.finfo(dtype).max)))
+    strength, options, exact, between = drawn
+    theirs = l1torch.strength_schedule(strength, **options)
+    check_schedule(theirs, drawn, np.float64, math.inf)
+    with jax.enable_x64(x64):
+        ours = l1jax.strength_schedule(strength, **options)
+        check_schedule(lambda t: ours(np.float64(t)), drawn, dtype, math.inf)
+        # Counts are int32. Compiled, a step may round otherwise.
+        check_schedule(jax.jit(ours), drawn, dtype, 2**31)
+        if x64:
+            for step, _ in exact + between:
+                assert_allclose(ours(step), theirs(step), rtol=1e-9, atol=1e-300)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 100, 2**31 - 1])
+@hypothesis.given(
+    target=st.floats(0, 1, exclude_max=True),
+    ends=st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda x: x[0] != x[1]),
+    where=st.floats(0, 1),
+)
+@hypothesis.example(target=0.9, ends=(0.0, 5e-324), where=0.0)
+@hypothesis.settings(max_examples=25)
+def test_no_target_leaves_its_ramp(steps, target, ends, where):
+    begin, end = sorted(ends)
+    for lib in (l1jax, l1torch):
+        made = lib.target_sparsity(target, steps, begin=begin, end=end)
+        assert made.fraction(begin * steps) in (0, target)
+        assert made.fraction(end * steps) == made.fraction(steps) == target
+        assert 0 <= made.fraction(where * steps) <= target
+        assert 0 <= made.count(where * steps, 1001) <= round(target * 1001)
+
+
+def test_single_precision_says_what_it_cannot_hold():
+    schedule = l1jax.strength_schedule(1.0, start=1e308, warm_up=3)
+    assert schedule(0) == 1e308
+    with jax.enable_x64(False), pytest.raises(ValueError, match="float32, got 1e.308"):
+        jax.jit(schedule)(0)
 
 
 def test_compiled_in_single_precision():
