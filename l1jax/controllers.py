@@ -16,9 +16,6 @@ from l1jax.penalty import Penalty
 from l1jax.quantiles import key_of, kth_smallest, least_strength
 from l1jax.targets import TargetSparsity
 
-_PROPORTIONAL, _INTEGRAL, _LARGEST_MOVE = 5.0, 0.05, 0.1
-_WEAKEST, _STRONGEST = 1e-12, 1e12  # where the controller's strength stops
-
 Threshold = Callable[[Any], jax.Array]
 """Gives an array's threshold at a strength."""
 
@@ -28,9 +25,6 @@ class Control(NamedTuple):
 
     strength: Any
     """The strength of the last step."""
-
-    error: Any
-    """For `method="pi"`, the fraction of zeros that lacked then; else None."""
 
 
 class Row(NamedTuple):
@@ -70,19 +64,15 @@ def initial_control(target: TargetSparsity, params: Any, mask: Mask) -> Control:
     kinds = [compute_dtype(dtype_of(leaf)) for (_, leaf), chosen in rows if chosen]
     dtype = jnp.result_type(*kinds) if kinds else jnp.result_type(float)
 
-    def zeros() -> Any:
-        if target.scope == "global":
-            return jnp.zeros([], dtype)
-        return jax.tree.map(lambda _: jnp.zeros([], dtype), params)
-
-    return Control(zeros(), zeros() if target.method == "pi" else None)
+    if target.scope == "global":
+        return Control(jnp.zeros([], dtype))
+    return Control(jax.tree.map(lambda _: jnp.zeros([], dtype), params))
 
 
 def follow(
     target: TargetSparsity,
     penalty: Penalty,
     rows: dict[int, Row],
-    params: Any,
     step: jax.Array,
     control: Control,
 ) -> tuple[list[jax.Array], Control]:
@@ -92,7 +82,6 @@ def follow(
       target: the target.
       penalty: the penalty.
       rows: the arrays that take the step, by their position among the parameters.
-      params: the parameters, for their tree.
       step: the number of this step, from 1.
       control: what was kept from the step before.
 
@@ -102,24 +91,22 @@ def follow(
     if not rows:
         return [], control
     if target.scope == "global":
-        return _follow(target, penalty, list(rows.values()), step, control)
-    treedef = jax.tree.structure(params, is_leaf=_is_none)
-    strengths, errors = (
-        [None] * treedef.num_leaves
-        if tree is None
-        else jax.tree.leaves(tree, is_leaf=_is_none)
-        for tree in control
-    )
+        chosen = list(rows.values())
+        found = _follow(target, penalty, chosen, step, control.strength)
+        return found.new, Control(found.strength)
+    strengths, treedef = jax.tree.flatten(control.strength, is_leaf=_is_none)
     new = []
     for i, row in rows.items():
-        own = Control(strengths[i], errors[i])
-        moved, own = _follow(target, penalty, [row], step, own)
-        new += moved
-        strengths[i], errors[i] = own
-    return new, Control(
-        jax.tree.unflatten(treedef, strengths),
-        None if control.error is None else jax.tree.unflatten(treedef, errors),
-    )
+        found = _follow(target, penalty, [row], step, strengths[i])
+        new += found.new
+        strengths[i] = found.strength
+    return new, Control(jax.tree.unflatten(treedef, strengths))
+
+
+class _Found(NamedTuple):
+    strength: jax.Array
+    new: list[jax.Array]
+    """The arrays, shrunk at this strength."""
 
 
 def _follow(
@@ -127,66 +114,29 @@ def _follow(
     penalty: Penalty,
     rows: Sequence[Row],
     step: jax.Array,
-    control: Control,
-) -> tuple[list[jax.Array], Control]:
+    guess: jax.Array,
+) -> _Found:
     size = sum(row.x.size for row in rows)
 
-    def shrink() -> tuple[list[jax.Array], Control]:
-        if target.method == "pi":
-            now = _controlled(target, penalty, rows, step, control)
-            return _prox(penalty, rows, now.strength), now
-        wanted = target.count(step, size)
-        found = _quantile(penalty, rows, wanted, control.strength)
-        return found.new, Control(found.strength, None)
+    def shrink() -> _Found:
+        return _quantile(penalty, rows, target.count(step, size), guess)
 
-    def prune() -> tuple[list[jax.Array], Control]:
-        dtype = control.strength.dtype
+    def prune() -> _Found:
         kept = k_largest(
-            [jnp.abs(row.x).astype(dtype) for row in rows],
+            [jnp.abs(row.x).astype(guess.dtype) for row in rows],
             size - round(target.target * size),
         )
         new = [jnp.where(k, row.x, 0) for k, row in zip(kept, rows, strict=True)]
-        return new, jax.tree.map(jnp.zeros_like, control)
+        return _Found(jnp.zeros_like(guess), new)
 
-    def freeze() -> tuple[list[jax.Array], Control]:
+    def freeze() -> _Found:
         new = [jnp.where(row.param == 0, 0, row.x) for row in rows]
-        return new, jax.tree.map(jnp.zeros_like, control)
+        return _Found(jnp.zeros_like(guess), new)
 
     if target.snap_step is None:
         return shrink()
     phase = (step >= target.snap_step) + (step > target.snap_step).astype(jnp.int32)
     return jax.lax.switch(phase, (shrink, prune, freeze))
-
-
-def _controlled(
-    target: TargetSparsity,
-    penalty: Penalty,
-    rows: Sequence[Row],
-    step: jax.Array,
-    control: Control,
-) -> Control:
-    """Moves the strength by what the zeros lack; starts from the quantile."""
-    size = sum(row.x.size for row in rows)
-    dtype = control.strength.dtype
-    zeros = total([count(row.param == 0) for row in rows])
-    error = (target.fraction(step) - zeros * (1 / max(size, 1))).astype(dtype)
-    move = _PROPORTIONAL * (error - control.error) + _INTEGRAL * error
-    factor = jnp.exp(jnp.clip(move, -_LARGEST_MOVE, _LARGEST_MOVE))
-    moved = jnp.clip(control.strength * factor, _WEAKEST, _STRONGEST).astype(dtype)
-    off = control.strength == 0
-
-    def start() -> jax.Array:
-        wanted = target.count(step, size)
-        return _quantile(penalty, rows, wanted, control.strength).strength
-
-    strength = jax.lax.cond(off, start, lambda: moved)
-    return Control(strength, jnp.where(off, 0, error))
-
-
-class _Found(NamedTuple):
-    strength: jax.Array
-    new: list[jax.Array]
-    """The arrays, shrunk at this strength."""
 
 
 def _quantile(

@@ -260,7 +260,7 @@ def proximal(
         new_count, control = optax.safe_increment(state.count), None
         if target:
             leaves, control = followed_updates(
-                *(target, penalty, leaves, rows, params),
+                *(target, penalty, leaves, rows),
                 *(threshold, new_count, state.control),
             )
         elif window == 1:

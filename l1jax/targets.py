@@ -16,7 +16,6 @@ from l1jax.checks import LARGEST, check_choice, check_int, check_real
 from l1jax.ramps import ramp
 
 Scope = Literal["global", "array"]
-Method = Literal["quantile", "pi"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +27,6 @@ class TargetSparsity:
     begin: float
     end: float
     scope: Scope
-    method: Method
     snap: float | None
 
     def fraction(self, step: ArrayLike) -> jax.Array:
@@ -63,7 +61,6 @@ def target_sparsity(
     begin: float = 0.05,
     end: float = 0.6,
     scope: Scope = "global",
-    method: Method = "quantile",
     snap: float | None = None,
 ) -> TargetSparsity:
     """Asks for a fraction of zeros in place of a strength.
@@ -76,22 +73,17 @@ def target_sparsity(
 
     (Zhu and Gupta, 2017). From `end * steps` on, also after `steps`, it is the target.
 
-    With `method="quantile"` the strength is, at each step, the least at which the prox
-    makes so many zeros: for L1 the s(t)-quantile of `|z| / E` over the penalised
-    weights, `z` being the weights after the optimizer's own step and `E` its effective
-    step, so that `E * strength` is the threshold. Nothing needs tuning. The number of
-    zeros is `round(s(t) * N)`, exactly, apart from ties: zeros that are there already,
-    and weights whose `|z| / E` agree to some units in the last place, of which a large
-    float32 model has a few. The quantile is found by counting, in about five passes
-    that start from the strength before; nothing is sorted. For penalties other than
-    `l1()` the zeros of the prox are counted, which takes one prox a pass, some twenty
-    of them; of groups a whole number is zero, so that there may be up to one more than
-    asked for. `max_ratio` does not act: the ramp does its work.
-
-    With `method="pi"` a proportional-integral controller moves the logarithm of the
-    strength by what the fraction of zeros lacks, at most 0.1 a step: one count a step,
-    but the zeros follow only to about a point, in runs of 2000 steps or more. It starts
-    from the quantile, at the first step that asks for a zero.
+    At each step the strength is the least at which the prox makes so many zeros: for L1
+    the s(t)-quantile of `|z| / E` over the penalised weights, `z` being the weights
+    after the optimizer's own step and `E` its effective step, so that `E * strength` is
+    the threshold. Nothing needs tuning. The number of zeros is `round(s(t) * N)`,
+    exactly, apart from ties: zeros that are there already, and weights whose `|z| / E`
+    agree to some units in the last place, of which a large float32 model has a few. The
+    quantile is found by counting, in about five passes that start from the strength
+    before; nothing is sorted. For penalties other than `l1()` the zeros of the prox are
+    counted, which takes one prox a pass, some twenty of them; of groups a whole number
+    is zero, so that there may be up to one more than asked for. `max_ratio` does not
+    act: the ramp does its work.
 
     With `snap`, the step `snap * steps` keeps the largest `|z|` and sets the others to
     zero, so that exactly `round(target * N)` are. From then on the strength is 0 and a
@@ -118,7 +110,6 @@ def target_sparsity(
       end: when the target is reached, likewise; `0 <= begin < end <= 1`.
       scope: `"global"` counts all penalised weights together, by one strength;
         `"array"` counts in each array, with a strength of its own.
-      method: `"quantile"` or `"pi"`, see above.
       snap: when to prune and freeze, as a fraction of `steps`, in [end, 1]; 0.75 is a
         good choice. `None`: never.
 
@@ -153,7 +144,6 @@ def target_sparsity(
             "of steps, such as 0.05 and 0.6."
         )
     scope = check_choice("scope", scope, get_args(Scope))
-    method = check_choice("method", method, get_args(Method))
     if snap is not None:
         snap = check_real("snap", snap, f"[{end}, 1]", "0.75, or a smaller end")
     return TargetSparsity(
@@ -162,6 +152,5 @@ def target_sparsity(
         float(begin),
         float(end),
         scope,
-        method,
         snap,
     )

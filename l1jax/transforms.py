@@ -187,7 +187,7 @@ def proximal_step(
         if target:
             step = optax.safe_increment(state.count)
             leaves, control = followed_updates(
-                target, penalty, leaves, rows, params, threshold, step, state.control
+                target, penalty, leaves, rows, threshold, step, state.control
             )
         else:
             thresholds = {i: threshold(i, row[2]) for i, row in rows.items()}
@@ -289,7 +289,6 @@ def followed_updates(
     penalty: Penalty,
     updates: list[Any],
     rows: dict[int, tuple[str, jax.Array, Any]],
-    params: Any,
     threshold: Callable[[int, Any], jax.Array],
     step: jax.Array,
     control: Control,
@@ -304,7 +303,7 @@ def followed_updates(
         )
         for i, (path, param, _) in rows.items()
     }
-    new, control = follow(target, penalty, moved, params, step, control)
+    new, control = follow(target, penalty, moved, step, control)
     return _differences(list(updates), rows, new), control
 
 

@@ -19,18 +19,12 @@ from l1torch.quantiles import kth_smallest, least_strength
 from l1torch.sharding import local, over_shards
 from l1torch.targets import TargetSparsity
 
-_PROPORTIONAL, _INTEGRAL, _LARGEST_MOVE = 5.0, 0.05, 0.1
-_WEAKEST, _STRONGEST = 1e-12, 1e12  # where the controller's strength stops
-
 
 class Control(NamedTuple):
     """What a target keeps from step to step: one number, or one for each parameter."""
 
     strength: Any
     """The strength of the last step."""
-
-    error: Any
-    """For `method="pi"`, the fraction of zeros that lacked then; else None."""
 
 
 class Row(NamedTuple):
@@ -43,8 +37,6 @@ class Row(NamedTuple):
     """Gives, in parts, the strength that makes each weight zero under L1."""
     zeros: Callable[[Number], Tensor]
     """Counts what the prox would make zero at a strength, in this process's shard."""
-    zeros_before: Tensor | None
-    """Counts the zeros before the step, likewise; for `method="pi"`."""
     sample: Callable[[int], Iterator[Tensor]] | None = None
     """Gives about every n-th of the ratios; None where that saves nothing."""
 
@@ -72,8 +64,7 @@ def check_target(target: TargetSparsity, penalty: Penalty, window: float = 1) ->
 
 def initial_control(target: TargetSparsity, names: Sequence[str]) -> Control:
     """Makes the control before the first step."""
-    zeros = 0.0 if target.scope == "global" else dict.fromkeys(names, 0.0)
-    return Control(zeros, zeros if target.method == "pi" else None)
+    return Control(0.0 if target.scope == "global" else dict.fromkeys(names, 0.0))
 
 
 def next_control(
@@ -95,23 +86,15 @@ def next_control(
     frozen = target.snap_step is not None and step >= target.snap_step
     if target.scope == "global":
         if frozen:
-            return Control(0.0, None if control.error is None else 0.0)
-        own = Control(*(_entry(value, "") for value in control))
-        return _next(target, penalty, rows, step, own) if rows else control
-    strengths, errors = (
-        {row.name: _entry(value, row.name) for row in rows} for value in control
-    )
+            return Control(0.0)
+        guess = _entry(control.strength, "")
+        return Control(_next(target, penalty, rows, step, guess)) if rows else control
+    strengths = control.strength if isinstance(control.strength, Mapping) else {}
+    found = {}
     for row in rows:
-        own = Control(0.0, 0.0)
-        if not frozen:
-            own = Control(strengths[row.name], errors[row.name])
-            own = _next(target, penalty, [row], step, own)
-        strengths[row.name], errors[row.name] = own
-    strengths, errors = (
-        (value if isinstance(value, Mapping) else {}) | new
-        for value, new in zip(control, (strengths, errors), strict=True)
-    )
-    return Control(strengths, None if control.error is None else errors)
+        guess = _entry(control.strength, row.name)
+        found[row.name] = 0.0 if frozen else _next(target, penalty, [row], step, guess)
+    return Control({**strengths, **found})
 
 
 def largest_kept(target: TargetSparsity, params: Sequence[Tensor]) -> list[Tensor]:
@@ -138,29 +121,10 @@ def _next(
     penalty: Penalty,
     rows: Sequence[Row],
     step: int,
-    control: Control,
-) -> Control:
-    size = sum(row.param.numel() for row in rows)
-    wanted = target.count(step, size)
-
-    if target.method == "quantile":
-        return Control(_quantile(penalty, rows, wanted, control.strength), None)
-    if isinstance(control.strength, float) and control.strength == 0:
-        return Control(_quantile(penalty, rows, wanted, 0.0), 0.0)
-    zeros = _total([row.zeros_before for row in rows], rows)
-    dtype = _widest([row.param for row in rows])
-    fraction = target.fraction(step)
-    error = (fraction - zeros.to(torch.float64) * (1 / max(size, 1))).to(dtype)
-    move = _PROPORTIONAL * (error - control.error) + _INTEGRAL * error
-    factor = move.clamp(-_LARGEST_MOVE, _LARGEST_MOVE).exp()
-    strength = (control.strength * factor).clamp(_WEAKEST, _STRONGEST)
-    return Control(as_number(strength), as_number(error))
-
-
-def _quantile(
-    penalty: Penalty, rows: Sequence[Row], wanted: int, guess: Number
+    guess: Number,
 ) -> Number:
-    """Gives the least strength at which the prox makes so many zeros."""
+    """Gives the least strength at which the prox makes the zeros that are wanted."""
+    wanted = target.count(step, sum(row.param.numel() for row in rows))
     if wanted == 0:
         return 0.0
     dtype = _widest([row.param for row in rows])

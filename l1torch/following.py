@@ -11,7 +11,6 @@ from torch import Tensor
 from l1torch.controllers import (
     Control,
     Row,
-    count_zeros,
     largest_kept,
     next_control,
 )
@@ -40,8 +39,6 @@ class Following:
             for _, param, _ in chosen:
                 if self.step > self.snap:
                     self.before[param] = local(param.detach()) == 0
-                elif target.method == "pi":
-                    self.before[param] = count_zeros(param.detach())
 
     def take(self, shrinking: Shrinking, states: Any) -> tuple[Shrinking, Targets]:
         """Finds the strength after the optimizer's own step; prunes and freezes.
@@ -68,8 +65,6 @@ class Following:
                 local(param.detach()).masked_fill_(self.before[param], 0)
         for group, _ in self.led:
             group["l1"] = _part(control.strength, group)
-            if control.error is not None:
-                group["l1_error"] = _part(control.error, group)
         if self.step >= self.snap:
             return shrinking, []
         return shrinking, [
@@ -89,21 +84,16 @@ class Following:
             zeros=functools.partial(
                 shrinking.zeros, name, param.detach(), state, group
             ),
-            zeros_before=self.before.get(param),
             sample=ratios,
         )
 
 
 def _kept(groups: list[Group]) -> Control:
     """Gathers the control from the groups."""
-
-    def gathered(key: str) -> Any:
-        values = [group[key] for group in groups if key in group]
-        if values and all(isinstance(value, Mapping) for value in values):
-            return {name: x for value in values for name, x in value.items()}
-        return values[0] if values else None
-
-    return Control(gathered("l1"), gathered("l1_error"))
+    values = [group["l1"] for group in groups]
+    if values and all(isinstance(value, Mapping) for value in values):
+        return Control({name: x for value in values for name, x in value.items()})
+    return Control(values[0] if values else None)
 
 
 def _part(value: Any, group: Group) -> Any:

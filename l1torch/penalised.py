@@ -79,8 +79,7 @@ class PenalisedOptimizer(DelegatingOptimizer):
         ):
             self._require_fit(group | settings, flags)
         for group, settings in zip(self.param_groups, self._initial, strict=True):
-            for key in ("l1_count", "l1_error"):  # of an earlier wrapper
-                group.pop(key, None)
+            group.pop("l1_count", None)  # of an earlier wrapper
             group.update(copy.deepcopy(settings))
 
     def __repr__(self) -> str:
@@ -138,10 +137,8 @@ class PenalisedOptimizer(DelegatingOptimizer):
             settings = {"l1": own, "l1_default": True}
         elif isinstance(self._strength, TargetSparsity):
             names = [name for name, _ in named_params(group)]
-            first, error = initial_control(self._strength, names)
+            first = initial_control(self._strength, names).strength
             settings = {"l1": first, "l1_count": 0, "l1_default": True}
-            if error is not None:
-                settings["l1_error"] = error
         elif is_schedule(self._strength):
             first = as_number(self._strength(0))
             settings = {"l1": first, "l1_count": 0, "l1_default": True}

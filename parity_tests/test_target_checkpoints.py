@@ -34,11 +34,8 @@ def take(optimizer, params, places, steps):
 
 
 @pytest.mark.parametrize("scope", ["global", "array"])
-@pytest.mark.parametrize("method", ["quantile", "pi"])
-def test_torch_goes_on_from_a_checkpoint_bitwise(method, scope):
-    target = l1torch.targets.target_sparsity(
-        0.9, STEPS, method=method, scope=scope, snap=0.7
-    )
+def test_torch_goes_on_from_a_checkpoint_bitwise(scope):
+    target = l1torch.targets.target_sparsity(0.9, STEPS, scope=scope, snap=0.7)
     optimizer, params, places = proximal_and_params(target)
     take(optimizer, params, places, range(13))
     file = io.BytesIO()
@@ -95,30 +92,27 @@ def test_torch_counts_over_processes():
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         mesh = dist.init_device_mesh("cpu", (1,))
-        for method in ("quantile", "pi"):
-            target = l1torch.targets.target_sparsity(
-                0.9, STEPS, method=method, snap=0.75
+        target = l1torch.targets.target_sparsity(0.9, STEPS, snap=0.75)
+        plain, params, places = proximal_and_params(target)
+        sharded = {
+            name: torch.nn.Parameter(
+                distribute_tensor(param.detach().clone(), mesh, [Shard(0)])
             )
-            plain, params, places = proximal_and_params(target)
-            sharded = {
-                name: torch.nn.Parameter(
-                    distribute_tensor(param.detach().clone(), mesh, [Shard(0)])
-                )
-                for name, param in params.items()
-            }
-            base = torch.optim.Adam(sharded.items(), lr=RATE)
-            optimizer = l1torch.Proximal(base, target)
-            for step in range(STEPS):
-                take(plain, params, places, [step])
-                for name, param in sharded.items():
-                    place = torch.tensor(places[name][step])
-                    grad = param.detach() - distribute_tensor(place, mesh, [Shard(0)])
-                    param.grad = grad
-                optimizer.step()
-                for name, param in sharded.items():
-                    shard, whole = param.detach().to_local(), params[name].detach()
-                    torch.testing.assert_close(shard, whole, rtol=1e-12, atol=1e-14)
-                    assert torch.equal(shard == 0, whole == 0)
+            for name, param in params.items()
+        }
+        base = torch.optim.Adam(sharded.items(), lr=RATE)
+        optimizer = l1torch.Proximal(base, target)
+        for step in range(STEPS):
+            take(plain, params, places, [step])
+            for name, param in sharded.items():
+                place = torch.tensor(places[name][step])
+                grad = param.detach() - distribute_tensor(place, mesh, [Shard(0)])
+                param.grad = grad
+            optimizer.step()
+            for name, param in sharded.items():
+                shard, whole = param.detach().to_local(), params[name].detach()
+                torch.testing.assert_close(shard, whole, rtol=1e-12, atol=1e-14)
+                assert torch.equal(shard == 0, whole == 0)
     finally:
         dist.destroy_process_group()
 
@@ -126,9 +120,7 @@ def test_torch_counts_over_processes():
 @pytest.mark.slow
 @pytest.mark.parametrize("scope", ["global", "array"])
 def test_jax_goes_on_from_a_checkpoint_bitwise(scope):
-    target = l1jax.targets.target_sparsity(
-        0.9, STEPS, scope=scope, method="pi", snap=0.7
-    )
+    target = l1jax.targets.target_sparsity(0.9, STEPS, scope=scope, snap=0.7)
     tx = l1jax.proximal(optax.adam, RATE, target)
     start, places = data()
 
