@@ -266,7 +266,7 @@ class FreeColumns:
         """
         columns, classes = self._columns, self._classes
         moved = np.zeros(len(classes))
-        value, exact, smallest = loss.value(scores, targets), not len(classes), math.inf
+        exact, smallest = not len(classes), math.inf
         sizes = np.sqrt(np.mean(columns**2, 0))
         sizes[sizes == 0] = 1
         for _ in range(100 if len(classes) else 0):
@@ -281,15 +281,12 @@ class FreeColumns:
             hessian = loss.hessian(columns / sizes, classes, scores)
             step = -np.linalg.lstsq(hessian, grad / sizes)[0] / sizes
             size = 1.0
-            while True:
-                new = scores + self._scores(size * step)
-                new_value = loss.value(new, targets)
-                # Near the end rounding hides the decrease.
-                fell = new_value <= value + 1e-15 * abs(value)
-                if fell or exact or size < 1e-8:
-                    break
+            shift = self._scores(step)
+            while not (exact or loss.change(scores, size * shift, targets) <= 0):
                 size /= 2
-            moved, scores, value = moved + size * step, new, new_value
+            moved, scores = moved + size * step, scores + size * shift
+            if size < 1e-8:
+                break
 
         def add(coef: Array, intercept: Array) -> None:
             count = len(self._flat)

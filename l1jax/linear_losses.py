@@ -46,6 +46,18 @@ class LinearLoss(abc.ABC):
     def dual(self, residual: Array, targets: Array) -> float:
         """Gives minus the mean of the conjugate of each sample's loss at `residual`."""
 
+    def change(self, scores: Array, moved: Array, targets: Array) -> float:
+        """Gives `value(scores + moved) - value(scores)`.
+
+        Of small moves the two values would differ by less than their rounding: there,
+        and where it is exact, the change is the move times the mean of the slopes.
+        """
+        if not self.quadratic and np.abs(moved).max() > 0.1:
+            return self.value(scores + moved, targets) - self.value(scores, targets)
+        before = self.residual(scores, targets)
+        after = self.residual(scores + moved, targets)
+        return float(np.sum((before + after) / 2 * moved)) / len(moved)
+
 
 class _Squared(LinearLoss):
     """`1/2 (score - y)^2`, with numbers y."""
@@ -84,10 +96,12 @@ class _Logistic(LinearLoss):
         return y[:, None]
 
     def value(self, scores: Array, targets: Array) -> float:
-        return float(np.mean(np.logaddexp(0, scores) - targets * scores))
+        # Not as a difference of scores, which would leave their rounding.
+        return float(np.mean(np.logaddexp(0, (1 - 2 * targets) * scores)))
 
     def residual(self, scores: Array, targets: Array) -> Array:
-        return _sigmoid(scores) - targets
+        sign = 1 - 2 * targets
+        return sign * _sigmoid(sign * scores)
 
     def hessian(self, columns: Array, classes: Array, scores: Array) -> Array:
         weights = _sigmoid(scores) * _sigmoid(-scores)
@@ -116,12 +130,14 @@ class _Multinomial(LinearLoss):
         return np.eye(len(count))[classes]
 
     def value(self, scores: Array, targets: Array) -> float:
-        largest = scores.max(1, keepdims=True)
-        sums = np.exp(scores - largest).sum(1, keepdims=True)
-        return float(np.mean(largest + np.log(sums) - _dot(scores, targets)))
+        wrong = scores - (scores * targets).sum(1, keepdims=True)
+        largest = wrong.max(1, keepdims=True)
+        sums = np.exp(wrong - largest).sum(1, keepdims=True)
+        return float(np.mean(largest + np.log(sums)))
 
     def residual(self, scores: Array, targets: Array) -> Array:
-        return _softmax(scores) - targets
+        others = _softmax(scores) * (1 - targets)
+        return others - targets * others.sum(1, keepdims=True)
 
     def hessian(self, columns: Array, classes: Array, scores: Array) -> Array:
         chances = _softmax(scores)[:, classes]
@@ -156,10 +172,6 @@ def _sigmoid(x: Array) -> Array:
 def _softmax(scores: Array) -> Array:
     chances = np.exp(scores - scores.max(1, keepdims=True))
     return chances / chances.sum(1, keepdims=True)
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return (a * b).sum(1, keepdims=True)
 
 
 def _x_log_x(x: Array) -> Array:

@@ -60,7 +60,8 @@ class NewtonSolver:
         """
         loss, targets, terms = self._loss, self._targets, self._terms
         scores = self._design.scores(coef) + intercept
-        bound, least, stalled, precise = -math.inf, math.inf, 0, False
+        # No loss or penalty is below 0.
+        bound, least, stalled, precise = 0.0, math.inf, 0, False
         for iteration in range(max_iterations + 1):
             scores, add, exact = self._free.fit(loss, targets, scores)
             add(coef, intercept)
@@ -70,9 +71,10 @@ class NewtonSolver:
             certain = precise or not coef.any()
             while True:
                 grad = self._design.gradient(residual, certain)
-                dual = -math.inf
+                dual = bound
                 if exact:
-                    dual = dual_value(loss, targets, residual, grad, coef, terms)
+                    found = dual_value(loss, targets, residual, grad, coef, terms)
+                    dual = max(dual, found)
                 rough = objective - dual > max(100 * tol, 1e-3) * self.null
                 if certain or (rough and iteration < max_iterations):
                     break
@@ -80,10 +82,11 @@ class NewtonSolver:
                 certain = precise = True
             if certain:
                 # Any lower bound holds for all coefficients.
-                bound = dual = max(bound, dual)
-            gap = objective - dual
-            stalled = 0 if gap < least else stalled + 1
-            least = min(gap, least)
+                bound = dual
+            gap, stalled = objective - dual, stalled + 1
+            # Less than that is rounding, which may fall for ever.
+            if gap < 0.99 * least:
+                least, stalled = gap, 0
             converged = certain and gap <= tol * self.null
             if converged or iteration == max_iterations or stalled > 10:
                 break
@@ -170,19 +173,21 @@ class NewtonSolver:
         by_class[np.arange(len(step)), classes] = step
         moved = columns @ by_class
 
-        def objective(size: float) -> float:
-            at = w + size * step
-            penalty = slopes @ np.abs(at) + ridge @ at**2 / 2
-            return self._loss.value(scores + size * moved, self._targets) + penalty
+        def rise(size: float) -> float:
+            """How much the penalty grows, not hidden by the rounding of w."""
+            moves = size * step
+            at = w + moves
+            lengths = np.where(at * w > 0, np.sign(w) * moves, np.abs(at) - np.abs(w))
+            return float(slopes @ lengths + ridge @ (moves * (w + moves / 2)))
 
         size = 1.0
         if not self._loss.quadratic:
-            before = objective(0.0)
-            change = slopes @ (np.abs(new) - np.abs(w)) + ridge @ (new**2 - w**2) / 2
-            decrease = float(g @ step) + change
-            # Near the end rounding hides the decrease.
-            slack = 1e-15 * abs(before)
-            while objective(size) > before + 1e-4 * size * decrease + slack:
+            decrease = 1e-4 * (float(g @ step) + rise(1.0))
+
+            def change(size: float) -> float:
+                return self._loss.change(scores, size * moved, self._targets)
+
+            while not change(size) + rise(size) <= size * decrease:
                 size /= 2
                 if size < 1e-10:
                     return scores

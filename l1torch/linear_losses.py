@@ -45,6 +45,18 @@ class LinearLoss(abc.ABC):
     def dual(self, residual: Tensor, targets: Tensor) -> float:
         """Gives minus the mean of the conjugate of each sample's loss at `residual`."""
 
+    def change(self, scores: Tensor, moved: Tensor, targets: Tensor) -> float:
+        """Gives `value(scores + moved) - value(scores)`.
+
+        Of small moves the two values would differ by less than their rounding: there,
+        and where it is exact, the change is the move times the mean of the slopes.
+        """
+        if not self.quadratic and moved.abs().max() > 0.1:
+            return self.value(scores + moved, targets) - self.value(scores, targets)
+        before = self.residual(scores, targets)
+        after = self.residual(scores + moved, targets)
+        return float(torch.sum((before + after) / 2 * moved)) / len(moved)
+
 
 class _Squared(LinearLoss):
     """`1/2 (score - y)^2`, with numbers y."""
@@ -83,11 +95,13 @@ class _Logistic(LinearLoss):
         return y[:, None]
 
     def value(self, scores: Tensor, targets: Tensor) -> float:
-        soft = torch.logaddexp(torch.zeros_like(scores), scores)
-        return float(torch.mean(soft - targets * scores))
+        # Not as a difference of scores, which would leave their rounding.
+        wrong = (1 - 2 * targets) * scores
+        return float(torch.mean(torch.logaddexp(torch.zeros_like(wrong), wrong)))
 
     def residual(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return torch.sigmoid(scores) - targets
+        sign = 1 - 2 * targets
+        return sign * torch.sigmoid(sign * scores)
 
     def hessian(self, columns: Tensor, classes: Tensor, scores: Tensor) -> Tensor:
         weights = torch.sigmoid(scores) * torch.sigmoid(-scores)
@@ -117,11 +131,12 @@ class _Multinomial(LinearLoss):
         return torch.eye(len(count), dtype=torch.float64)[classes]
 
     def value(self, scores: Tensor, targets: Tensor) -> float:
-        own = (scores * targets).sum(1)
-        return float(torch.mean(torch.logsumexp(scores, 1) - own))
+        wrong = scores - (scores * targets).sum(1, keepdim=True)
+        return float(torch.mean(torch.logsumexp(wrong, 1)))
 
     def residual(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return torch.softmax(scores, 1) - targets
+        others = torch.softmax(scores, 1) * (1 - targets)
+        return others - targets * others.sum(1, keepdim=True)
 
     def hessian(self, columns: Tensor, classes: Tensor, scores: Tensor) -> Tensor:
         weighted = columns * torch.softmax(scores, 1)[:, classes]

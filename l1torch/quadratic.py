@@ -6,6 +6,9 @@ import sys
 import torch
 from torch import Tensor
 
+_LONGEST = 1e8
+"""How little the proximal term of the last problems weighs."""
+
 
 def minimise(
     H: Tensor,
@@ -46,16 +49,17 @@ def minimise(
     best, least, stalled = start, math.inf, 0
     while steps < max_steps:
         violation = largest_violation(w, Hw - c, slopes, floor)
-        # The last digits: a violation that does not fall any more is rounding.
+        # The last digits: a violation that does not fall any more is rounding. Columns
+        # that are nearly equal trade weights only after a long stretch.
         if violation < least:
             best, least, stalled = w, violation, 0
-        else:
+        elif stretch == _LONGEST:
             stalled += 1
         if violation <= tol or stalled > 2:
             break
         w, taken = _proximal_point(H, c, slopes, floor, w, Hw, h / stretch, tol / 10)
         Hw, steps = H @ w, steps + taken
-        stretch = min(10 * stretch, 1e8)
+        stretch = min(10 * stretch, _LONGEST)
     return best
 
 

@@ -1,0 +1,87 @@
+"""Newton's method ends: at the gap asked for, or where rounding ends all progress."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from parity_tests.test_linear import module
+from parity_tests.twins import TWINS
+
+
+def separable():
+    """The outer rows of ordered data, whose labels three columns tell apart."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 30))
+    y = X[:, :3].sum(1) + rng.normal(size=120) * 0.3
+    X, y = X[np.argsort(y)], np.sort(y) > 0
+    largest = np.abs(X.T @ (y - y.mean())).max() / 120
+    rows = np.r_[0:48, 72:120]
+    return X[rows], y[rows], largest * 1e-3 ** (np.arange(100) / 99)
+
+
+def hard(kind, classes):
+    """Correlated columns, or far from zero, or more than rows; and few strengths."""
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(40, 200) if kind == "wide" else (100, 30))
+    score = X[:, :3].sum(1) + 0.3 * rng.normal(size=len(X))
+    if kind == "correlated":
+        X += 10 * rng.normal(size=(100, 1))
+    elif kind == "far":
+        X += 1000
+    elif kind == "scales":
+        X *= 10.0 ** rng.uniform(-3, 3, 30)
+    y = np.digitize(score, np.quantile(score, np.arange(1, classes) / classes))
+    largest = np.abs((X - X.mean(0)).T @ np.eye(classes)[y]).max() / len(y)
+    return X, y, largest * 1e-3 ** (np.arange(1, 9) / 8)
+
+
+@functools.cache
+def solved(data, loss, penalty="l1()", tol=1e-9):
+    """Solves along a path in both twins; gives the solutions of each."""
+    X, y, strengths = data()
+    found = []
+    for twin in TWINS:
+        arrays = twin.array(X), twin.array(y, "int64")
+        made = eval(f"lib.{penalty}", {"lib": twin.lib})
+        solve_all = module(twin, "linear_paths").solve_all
+        settings = {"loss": loss, "penalty": made, "fit_intercept": True, "tol": tol}
+        found.append(solve_all(*arrays, strengths, **settings, max_iterations=100)[1])
+    return found
+
+
+@pytest.mark.parametrize("tol", [1e-6, 1e-9])
+def test_separable_data_take_few_rounds_and_the_same_in_both_twins(tol):
+    for rows in zip(*solved(separable, "logistic", tol=tol), strict=True):
+        assert all(one.relative_gap <= tol for one in rows)
+        assert rows[0].iterations == rows[1].iterations <= 5
+
+
+@pytest.mark.parametrize("penalty", ["l1()", "elastic_net(0.5)"])
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("correlated", marks=pytest.mark.slow),
+        "far",
+        pytest.param("scales", marks=pytest.mark.slow),
+        pytest.param("wide", marks=pytest.mark.slow),
+    ],
+)
+def test_hard_data_reach_a_small_gap_in_both_twins(kind, classes, penalty):
+    loss = "logistic" if classes == 2 else "multinomial"
+    found = solved(lambda: hard(kind, classes), loss, penalty)
+    for rows in zip(*found, strict=True):
+        assert all(one.relative_gap <= 1e-9 for one in rows)
+        fewest, most = sorted(one.iterations for one in rows)
+        assert most <= min(fewest + 1, 15)
+
+
+@pytest.mark.parametrize("loss", ["logistic", "multinomial"])
+def test_where_rounding_ends_all_progress_it_stops_and_says_what_it_reached(twin, loss):
+    X, y, strengths = hard("far", 3 if loss == "multinomial" else 2)
+    arrays = twin.array(X), twin.array(y, "int64")
+    with pytest.warns(UserWarning, match="after .* relative duality gap is .*e-1"):
+        found = module(twin).solve_linear(*arrays, strengths[4], loss=loss, tol=0.0)
+    assert found.iterations < 60
+    assert found.relative_gap < 1e-10
