@@ -11,6 +11,7 @@ from l1jax.hyperparameters import Strength, check_strength, strengths_at
 from l1jax.leaves import (
     compute_dtype,
     named_leaves,
+    parameters_of,
     require_real_floating,
     require_same_tree,
 )
@@ -66,7 +67,7 @@ def optimality_residual(
     Args:
       grads: the gradients of the mean loss, without the penalty: a tree as `params`. A
         leaf whose gradient is `None` is passed over.
-      params: tree of arrays, of any shapes.
+      params: tree of arrays, of any shapes, or a flax `nnx.Module`: its `nnx.Param`s.
       strength: lambda, per unit of the mean loss: a number >= 0, an array that
         broadcasts to its parameter, or a tree of these that is a prefix of the
         parameters'. A constraint takes any: it has no effect.
@@ -84,6 +85,7 @@ def optimality_residual(
       ValueError: a negative or NaN strength; a strength or mask that does not fit;
         gradients of another tree, or a joint penalty and gradients of some leaves only.
     """
+    grads, params = parameters_of(grads), parameters_of(params)
     rows = penalised_rows(params, strength, penalty, mask)
     require_same_tree(grads, params, "grads")
     slopes = [grad for _, grad in named_leaves(grads)]

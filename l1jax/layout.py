@@ -32,7 +32,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from l1jax.grouping import Grouping
-from l1jax.leaves import named_leaves
+from l1jax.leaves import named_leaves, parameters_of
 
 Layouts = tuple[tuple[str, str], ...]
 """Pairs of a glob pattern and a layout; the last that matches holds. An array that none
@@ -55,7 +55,7 @@ def layouts(params: Any) -> dict[str, str]:
     or transposed (`kkoi`, flax's `transpose_kernel=True`).
 
     Args:
-      params: a tree of arrays.
+      params: a tree of arrays, or a flax `nnx.Module`.
 
     Returns:
       Mapping from the dotted path of an array to its layout.
@@ -66,7 +66,7 @@ def layouts(params: Any) -> dict[str, str]:
     """
     known = (
         (path, _by_name(path, jnp.ndim(leaf)))
-        for path, leaf in named_leaves(params)
+        for path, leaf in named_leaves(parameters_of(params))
         if leaf is not None
     )
     return {path: layout for path, layout in known if layout}

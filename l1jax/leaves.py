@@ -1,6 +1,7 @@
 """The leaves of a parameter tree: their dotted names, and values spread over them."""
 
 import collections
+import sys
 from typing import Any
 
 import jax
@@ -20,6 +21,34 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
         (_dotted(path[:-1] if _is_box(path) and siblings[path[:-1]] == 1 else path), x)
         for path, x in flat
     ]
+
+
+def parameters_of(tree: Any) -> Any:
+    """Takes flax's `nnx.Module`s for their parameters; other trees stay as they are.
+
+    A module becomes the `nnx.State` of its `nnx.Param`s: running statistics and random
+    keys are none. Of an `nnx.State` only these kinds are left out, as its variables
+    have been chosen by the user.
+    """
+    nnx: Any = sys.modules.get("flax.nnx")
+    if nnx is None:  # flax is optional, and no tree can hold what is not imported
+        return tree
+    others = nnx.BatchStat, nnx.Cache, nnx.Intermediate, nnx.Perturbation, nnx.RngState
+
+    def is_chosen(path: Any, variable: Any) -> bool:
+        kind = getattr(variable, "type", type(variable))  # of flax < 0.12, a field
+        return not (isinstance(kind, type) and issubclass(kind, others))
+
+    def own(node: Any) -> Any:
+        if isinstance(node, nnx.Module):
+            return nnx.state(node, nnx.Param)
+        if isinstance(node, nnx.State):
+            return nnx.filter_state(node, is_chosen)
+        return node
+
+    return jax.tree.map(
+        own, tree, is_leaf=lambda x: isinstance(x, nnx.Module | nnx.State)
+    )
 
 
 def spread(prefix: Any, tree: Any, argument: str) -> list[Any]:

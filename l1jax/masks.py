@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l1jax.leaves import describe, dtype_of, named_leaves, spread
+from l1jax.leaves import describe, dtype_of, named_leaves, parameters_of, spread
 
 Mask = Any | Callable[[Any], Any] | None
 """`None`, a tree of booleans, or a function that gives one."""
@@ -61,13 +61,14 @@ def weights_only(params: Any) -> Any:
     Raises:
       TypeError: given a step count, by `optax.inject_hyperparams`.
     """
-    _require_params(params)
-    leaves = named_leaves(params)
+    own = _leaves_of(params)
     derived = _derived_from(
-        {path: getattr(leaf, "shape", ()) for path, leaf in leaves if leaf is not None}
+        {path: getattr(leaf, "shape", ()) for path, leaf in own if leaf is not None}
     )
-    flags = [path not in derived and _is_weight(path, leaf) for path, leaf in leaves]
-    return _like(params, flags)
+    chosen = {
+        path for path, leaf in own if path not in derived and _is_weight(path, leaf)
+    }
+    return _like(params, chosen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +108,7 @@ class by_path:  # noqa: N801 - called like a function, an object so that it pick
 
     def __call__(self, params: Any) -> Any:
         """Gives the tree of booleans for `params`."""
-        _require_params(params)
-        leaves = named_leaves(params)
+        leaves = _leaves_of(params)
         paths = [path for path, _ in leaves]
         for pattern in self.patterns if leaves else ():
             if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
@@ -118,10 +118,11 @@ class by_path:  # noqa: N801 - called like a function, an object so that it pick
                 )
         return _like(
             params,
-            [
-                any(fnmatch.fnmatchcase(p, glob) for glob in self.patterns)
-                for p in paths
-            ],
+            {
+                path
+                for path in paths
+                if any(fnmatch.fnmatchcase(path, glob) for glob in self.patterns)
+            },
         )
 
 
@@ -156,7 +157,8 @@ def selected(mask: Mask, params: Any) -> list[bool]:
     return flags
 
 
-def _require_params(params: Any) -> None:
+def _leaves_of(params: Any) -> list[tuple[str, Any]]:
+    params = parameters_of(params)
     is_count = jax.tree_util.all_leaves([params]) and jnp.shape(params) == ()
     if is_count and jnp.issubdtype(dtype_of(params), jnp.integer):
         raise TypeError(
@@ -164,6 +166,7 @@ def _require_params(params: Any) -> None:
             "optax.inject_hyperparams takes every function for a schedule. Pass it "
             "static_args='mask'."
         )
+    return named_leaves(params)
 
 
 def _is_weight(path: str, leaf: Any) -> bool:
@@ -212,6 +215,10 @@ def _is_norm(norm: tuple[int, ...], direction: tuple[int, ...]) -> bool:
     )
 
 
-def _like(params: Any, flags: list[bool]) -> Any:
+def _like(params: Any, chosen: set[str]) -> Any:
+    """Gives the tree of flags; of a module that is no tree (flax < 0.11), its state."""
+    if not chosen <= {path for path, _ in named_leaves(params)}:
+        params = parameters_of(params)
     treedef = jax.tree.structure(params, is_leaf=lambda x: x is None)
+    flags = [path in chosen for path, _ in named_leaves(params)]
     return jax.tree.unflatten(treedef, flags)

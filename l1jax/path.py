@@ -20,6 +20,7 @@ from l1jax.leaves import named_leaves
 from l1jax.masks import Mask, selected, weights_only
 from l1jax.penalties import l1
 from l1jax.penalty import Penalty
+from l1jax.solvers import require_arrays
 from l1jax.strengths import (
     check_settings,
     check_spacing,
@@ -197,6 +198,7 @@ def regularisation_path(
         strengths = check_strengths(strengths)
     else:
         check_spacing(count, ratio)
+    require_arrays(params)
     params = jax.tree.map(jnp.asarray, params)
     start, warm = params, warm_start and not vectorised
     if warm or strengths is None:

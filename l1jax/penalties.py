@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from l1jax.checks import check_real
 from l1jax.hyperparameters import check_strength, strengths_at
-from l1jax.leaves import named_leaves, require_real_floating
+from l1jax.leaves import named_leaves, parameters_of, require_real_floating
 from l1jax.masks import Mask, selected, weights_only
 from l1jax.penalty import (
     Penalty,
@@ -189,7 +189,7 @@ def penalty_value(
     `proximal_step`.
 
     Args:
-      params: tree of arrays.
+      params: tree of arrays, or a flax `nnx.Module`: its `nnx.Param`s.
       strength: number, array, or tree of these that is a prefix of `params`; in units
         of the loss.
       penalty: the penalty, of unit strength.
@@ -215,6 +215,7 @@ def penalty_value(
         )
     check_strength(strength)
     require_penalty(penalty)
+    params = parameters_of(params)
     rows = zip(
         named_leaves(params),
         selected(mask, params),

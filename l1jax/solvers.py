@@ -13,7 +13,7 @@ from l1jax.certificates import OptimalityResidual, penalised_rows
 from l1jax.checks import LARGEST, check_int, check_real
 from l1jax.fista import Problem
 from l1jax.hyperparameters import Strength
-from l1jax.leaves import dtype_of
+from l1jax.leaves import dtype_of, parameters_of
 from l1jax.masks import Mask, weights_only
 from l1jax.penalties import l1
 from l1jax.penalty import Penalty
@@ -107,6 +107,7 @@ def solve(
         at the start.
     """
     check_limits(tol, max_iterations)
+    require_arrays(params)
     rows = penalised_rows(params, strength, penalty, mask)
     leaves, treedef = jax.tree.flatten(params)
     rows = [row for row in rows if row[1] is not None]
@@ -150,6 +151,18 @@ def check_limits(tol: float, max_iterations: int) -> None:
     """Raises for a tolerance or number of iterations that no solver can work with."""
     check_real("tol", tol, "[0, 1)", "one such as 1e-6")
     check_int("max_iterations", max_iterations, "one such as 10_000", most=LARGEST)
+
+
+def require_arrays(params: Any) -> None:
+    """Raises TypeError for what holds more than parameters: a flax `nnx.Module`."""
+    own = parameters_of(params)
+    if jax.tree.structure(own) != jax.tree.structure(params):
+        raise TypeError(
+            "params must be a tree of arrays to fit, got flax modules or variables "
+            f"that are no parameters, of type {type(params).__name__}. Split them, "
+            "graphdef, params, rest = nnx.split(model, nnx.Param, ...), pass params, "
+            "and let the loss use nnx.merge(graphdef, params, rest)."
+        )
 
 
 def require_scalar(loss: Callable[[Any], ArrayLike], params: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from l1jax.leaves import describe, named_leaves
+from l1jax.leaves import describe, named_leaves, parameters_of
 from l1jax.masks import Mask, selected
 
 
@@ -91,8 +91,10 @@ def sparsity_report(params: Any, mask: Mask = None) -> SparsityReport:
     """Counts the exact zeros of every array of a tree.
 
     Args:
-      params: any pytree: parameters, an nnx state, an equinox module, updates. Leaves
-        that are not numeric arrays are passed over.
+      params: any pytree: parameters, an equinox module, updates; or a flax
+        `nnx.Module` or state, without running statistics and random keys. Leaves that
+        are not numeric arrays are passed over. Of linen's variables pass `["params"]`,
+        as all collections count.
       mask: the leaves to report, see `weights_only`; the default reports all.
 
     Returns:
@@ -107,6 +109,7 @@ def sparsity_report(params: Any, mask: Mask = None) -> SparsityReport:
       w      2x2       4    2    50.00%          0          1
       total            4    2    50.00%
     """
+    params = parameters_of(params)
     rows, counts = [], []
     for (path, leaf), chosen in zip(
         named_leaves(params), selected(mask, params), strict=True

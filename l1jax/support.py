@@ -10,7 +10,7 @@ import optax
 
 from l1jax.leaves import require_same_tree
 from l1jax.masks import Mask, selected, weights_only
-from l1jax.solvers import Solution, solve
+from l1jax.solvers import Solution, require_arrays, solve
 
 
 def freeze_zeros(
@@ -113,6 +113,7 @@ def refit(
       >>> print(refit(loss, {"w": jnp.array([2.5, 0.0])}).params["w"].round(3))
       [3. 0.]
     """
+    require_arrays(params)
     leaves, treedef = jax.tree.flatten(params, is_leaf=_is_none)
     held = [
         jnp.asarray(x) == 0 if chosen and x is not None else None

@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from l1jax.checks import check_real
-from l1jax.leaves import compute_dtype, describe, named_leaves
+from l1jax.leaves import compute_dtype, describe, named_leaves, parameters_of
 from l1jax.penalty import Penalty, absolute, gradient_operand, largest, operands, sign
 from l1jax.prox import shrink, solve
 
@@ -175,6 +175,7 @@ def _arrays(
     argument: str, given: Any, wanted: str, weights_of: Callable[[Any], Any]
 ) -> np.ndarray | dict[str, np.ndarray]:
     """Gives the weights as arrays on the host, by path if they are given so."""
+    given = parameters_of(given)
     if isinstance(given, list | tuple) or jax.tree_util.all_leaves([given]):
         return _array(argument, given, wanted, weights_of)
     leaves = [(path, leaf) for path, leaf in named_leaves(given) if leaf is not None]

@@ -25,6 +25,7 @@ from l1torch.leaves import named_leaves
 from l1torch.masks import Mask, selected, weights_only
 from l1torch.penalties import l1
 from l1torch.penalty import Penalty
+from l1torch.solvers import require_tensors
 from l1torch.strengths import (
     check_settings,
     check_spacing,
@@ -206,6 +207,7 @@ def regularisation_path(
         strengths = check_strengths(strengths)
     else:
         check_spacing(count, ratio)
+    require_tensors(params)
     params = map_tensors(lambda x: x.detach().clone(), params)
     start, warm = params, warm_start and not vectorised
     if warm or strengths is None:
