@@ -1,8 +1,34 @@
 """An optimizer that hands everything to another, and is one nevertheless."""
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
+
+_P, _R = ParamSpec("_P"), TypeVar("_R")
+
+
+def eager(
+    method: Callable[Concatenate[Any, _P], _R],
+) -> Callable[Concatenate[Any, _P], _R]:
+    """Keeps a method out of the graphs of `torch.compile`, which break at its call.
+
+    What reads groups, states and gradients would be traced anew for each parameter. The
+    optimizer's own step is still compiled.
+    """
+    # The decorator of torch would load the compiler with this module.
+    outside: list[Callable[..., _R]] = []
+
+    @functools.wraps(method)
+    def call(self: Any, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if not torch.compiler.is_compiling():
+            return method(self, *args, **kwargs)
+        if not outside:
+            outside.append(torch.compiler.disable(method))
+        return outside[0](self, *args, **kwargs)
+
+    return call
 
 
 class DelegatingOptimizer(torch.optim.Optimizer):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from l1torch.controllers import check_target
-from l1torch.delegation import require_optimizer
+from l1torch.delegation import eager, require_optimizer
 from l1torch.following import Following
 from l1torch.groups import Group
 from l1torch.hyperparameters import Number, Schedule
@@ -248,25 +248,40 @@ class Proximal(PenalisedOptimizer):
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
         """Takes one step; returns the closure's loss, if there is a closure."""
-        targets = self._targets()
-        for group, _ in targets:
-            self._check_group(group)
-        following = None
-        if isinstance(self._strength, TargetSparsity):
-            following = Following(self._strength, targets)
+        targets, following = self._begin(with_gradients=closure is None)
         if closure is None:
-            self._require_gradients_of_all(targets)
             loss = self.optimizer.step()
         else:
 
             def checked() -> Any:
                 with torch.enable_grad():
                     loss = closure()
-                self._require_dense_gradients()
-                self._require_gradients_of_all(targets)
+                self._check_gradients(targets)
                 return loss
 
             loss = self.optimizer.step(checked)
+        self._finish(targets, following)
+        return loss
+
+    @eager
+    def _begin(self, with_gradients: bool) -> tuple[Targets, Following | None]:
+        targets = self._targets()
+        for group, _ in targets:
+            self._check_group(group)
+        following = None
+        if isinstance(self._strength, TargetSparsity):
+            following = Following(self._strength, targets)
+        if with_gradients:
+            self._require_gradients_of_all(targets)
+        return targets, following
+
+    @eager
+    def _check_gradients(self, targets: Targets) -> None:
+        self._require_dense_gradients()
+        self._require_gradients_of_all(targets)
+
+    @eager
+    def _finish(self, targets: Targets, following: Following | None) -> None:
         shrinking = Shrinking(
             *(self._known, self.penalty, self.metric),
             *(self.max_ratio, self.window, self.fused),
@@ -276,7 +291,6 @@ class Proximal(PenalisedOptimizer):
             targets = following.fixed
         self._shrink(shrinking, targets)
         self._count_step()
-        return loss
 
     def _shrink(self, shrinking: Shrinking, targets: Targets) -> None:
         rows = []

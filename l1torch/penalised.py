@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from l1torch.controllers import initial_control
-from l1torch.delegation import DelegatingOptimizer
+from l1torch.delegation import DelegatingOptimizer, eager
 from l1torch.groups import (
     Group,
     all_params,
@@ -194,6 +194,7 @@ class PenalisedOptimizer(DelegatingOptimizer):
                     names = [name for name, p in named_params(group) if p is param]
                     require_dense(f"the gradient of '{names[0]}'", grad)
 
+    @eager
     def _count_step(self) -> None:
         for group in self.param_groups:
             if "l1_count" in group:

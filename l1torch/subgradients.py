@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l1torch.delegation import eager
 from l1torch.hyperparameters import Number, Schedule, check_strength
 from l1torch.leaves import blocks_with, compute_dtype
 from l1torch.masks import Mask, weights_only
@@ -68,9 +69,8 @@ class Subgradient(PenalisedOptimizer):
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
         """Takes one step; returns the closure's loss, if there is a closure."""
-        targets = self._targets()
+        targets = self._begin(with_gradients=closure is None)
         if closure is None:
-            self._add(targets)
             loss = self.optimizer.step()
         else:
             losses = []
@@ -78,17 +78,26 @@ class Subgradient(PenalisedOptimizer):
             def objective() -> Any:
                 with torch.enable_grad():
                     losses.append(closure())
-                # The base calls this with gradients enabled.
-                with torch.no_grad():
-                    self._require_dense_gradients()
-                    self._add(targets)
-                    loss = losses[-1]
-                    return None if loss is None else self._plus(loss, targets)
+                return self._objective(losses[-1], targets)
 
             self.optimizer.step(objective)
             loss = losses[0] if losses else None
         self._count_step()
         return loss
+
+    @eager
+    def _begin(self, with_gradients: bool) -> Targets:
+        targets = self._targets()
+        if with_gradients:
+            self._add(targets)
+        return targets
+
+    @eager
+    @torch.no_grad()  # the base calls it with gradients enabled
+    def _objective(self, loss: Any, targets: Targets) -> Any:
+        self._require_dense_gradients()
+        self._add(targets)
+        return None if loss is None else self._plus(loss, targets)
 
     def _add(self, targets: Targets) -> None:
         for group, chosen in targets:

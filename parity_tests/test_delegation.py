@@ -2,7 +2,9 @@
 
 import copy
 import io
+import itertools
 import pickle
+import shutil
 import warnings
 
 import numpy as np
@@ -192,6 +194,83 @@ def test_torch_compile(wrap, base):
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         # A compiled Adam rounds otherwise than an eager one.
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+        assert torch.equal(a == 0, b == 0)
+
+
+COMPILED_BASES = {
+    "sgd": lambda params: torch.optim.SGD(params, lr=LR, momentum=0.9),
+    "adam": lambda params: torch.optim.Adam(params, lr=LR),
+    "adamw": lambda params: torch.optim.AdamW(params, lr=LR),
+    "rmsprop": lambda params: torch.optim.RMSprop(params, lr=LR),
+    "adagrad": lambda params: torch.optim.Adagrad(params, lr=LR),
+}
+COMPILED = {
+    "metric": lambda base: l1torch.Proximal(base, STRENGTH, mask=None),
+    "fused": lambda base: l1torch.Proximal(base, STRENGTH, mask=None, fused=True),
+    "subgradient": lambda base: l1torch.Subgradient(base, STRENGTH, mask=None),
+    "target": lambda base: l1torch.Proximal(
+        base, l1torch.target_sparsity(0.5, steps=4, begin=0.0), mask=None
+    ),
+    "groups": lambda base: l1torch.Proximal(
+        base, STRENGTH, penalty=l1torch.group_l1(0), mask=None
+    ),
+    "ball": lambda base: l1torch.Proximal(
+        base, 1.0, penalty=l1torch.l1_ball(3.0, scope="tree"), mask=None
+    ),
+    "frozen": lambda base: l1torch.freeze_zeros(
+        l1torch.Proximal(base, STRENGTH, mask=None), mask=None
+    ),
+}
+LARGE, SMALL = [(600, 700)], [(3, 4), (5,), (2, 3)]
+
+
+QUICK = [("metric", "adam", "large"), ("subgradient", "sgd", "large")]
+SLOW = [
+    case
+    for case in (
+        *itertools.product(COMPILED, COMPILED_BASES, ["large"]),
+        *itertools.product(COMPILED, ["adam"], ["small"]),
+    )
+    if case not in QUICK
+]
+
+
+@pytest.fixture
+def double_precision():
+    """Makes float64 the default, in which a compiled optimizer counts its steps."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="Inductor needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # torch's own, about its graph breaks and jit
+@pytest.mark.parametrize(
+    ("wrapper", "base", "size"),
+    [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)],
+)
+@pytest.mark.usefixtures("double_precision")
+def test_inductor_compiles_a_step_to_the_eager_numbers(wrapper, base, size):
+    results = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        torch.compiler.reset()
+        shapes = LARGE if size == "large" else SMALL
+        named = [
+            (f"w{i}", torch.nn.Parameter(torch.randn(s))) for i, s in enumerate(shapes)
+        ]
+        slopes = [torch.randn(param.shape) for _, param in named]
+        optimizer = COMPILED[wrapper](COMPILED_BASES[base](named))
+        step = torch.compile(optimizer.step) if compiled else optimizer.step
+        found = []
+        for i in range(5):
+            for (_, param), slope in zip(named, slopes, strict=True):
+                param.grad = slope / (1 + i) + 0.1 * param.detach()
+            step()
+            found += [param.detach().clone() for _, param in named]
+        results.append(found)
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
         assert torch.equal(a == 0, b == 0)
 
 
