@@ -21,10 +21,19 @@ Threshold = Callable[[Any], jax.Array]
 
 
 class Control(NamedTuple):
-    """What a target keeps from step to step: one scalar, or one for each array."""
+    """What a target keeps from step to step: what is asked for, and by which strength.
+
+    A training that stops while `wanted` is below `target` has stopped too early.
+    """
 
     strength: Any
-    """The strength of the last step."""
+    """The strength of the last step: a scalar, or one for each array."""
+
+    wanted: jax.Array
+    """The fraction of zeros asked for at the last step."""
+
+    target: jax.Array
+    """The fraction asked for from the end of the ramp on."""
 
 
 class Row(NamedTuple):
@@ -64,9 +73,10 @@ def initial_control(target: TargetSparsity, params: Any, mask: Mask) -> Control:
     kinds = [compute_dtype(dtype_of(leaf)) for (_, leaf), chosen in rows if chosen]
     dtype = jnp.result_type(*kinds) if kinds else jnp.result_type(float)
 
-    if target.scope == "global":
-        return Control(jnp.zeros([], dtype))
-    return Control(jax.tree.map(lambda _: jnp.zeros([], dtype), params))
+    zeros = jnp.zeros([], dtype)
+    if target.scope == "array":
+        zeros = jax.tree.map(lambda _: jnp.zeros([], dtype), params)
+    return Control(zeros, target.fraction(0), jnp.array(target.target, float))
 
 
 def follow(
@@ -88,19 +98,22 @@ def follow(
     Returns:
       The new arrays, in the rows' order, and what to keep.
     """
+    wanted = target.fraction(step).astype(control.wanted.dtype)
+    control = control._replace(wanted=wanted)
     if not rows:
         return [], control
     if target.scope == "global":
         chosen = list(rows.values())
         found = _follow(target, penalty, chosen, step, control.strength)
-        return found.new, Control(found.strength)
+        return found.new, control._replace(strength=found.strength)
     strengths, treedef = jax.tree.flatten(control.strength, is_leaf=_is_none)
     new = []
     for i, row in rows.items():
         found = _follow(target, penalty, [row], step, strengths[i])
         new += found.new
         strengths[i] = found.strength
-    return new, Control(jax.tree.unflatten(treedef, strengths))
+    strength = jax.tree.unflatten(treedef, strengths)
+    return new, control._replace(strength=strength)
 
 
 class _Found(NamedTuple):

@@ -49,7 +49,8 @@ class ProximalState(NamedTuple):
     control: Control | None = None
     """Under a target sparsity, the strength in use, `control.strength`: a scalar, or
     with `scope="array"` a tree of scalars like the parameters, 0 where nothing is
-    penalised, either of which a run of fixed strength can take; else None."""
+    penalised, either of which a run of fixed strength can take; and how far the ramp
+    is, see `Control`. Else None."""
 
 
 def proximal(

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from l1jax.checks import described
+from l1jax.controllers import Control
 from l1jax.leaves import describe, named_leaves, parameters_of
 from l1jax.masks import Mask, selected
 
@@ -40,6 +42,10 @@ class SparsityReport:
     """One row per array, and the totals. `str()` gives a table."""
 
     arrays: tuple[ArraySparsity, ...]
+    wanted: float | None = None
+    """Under a target sparsity, the fraction of zeros asked for by now."""
+    target: float | None = None
+    """Likewise, the fraction asked for in the end."""
 
     @property
     def size(self) -> int:
@@ -62,6 +68,8 @@ class SparsityReport:
             "size": self.size,
             "nnz": self.nnz,
             "sparsity": self.sparsity,
+            "wanted": self.wanted,
+            "target": self.target,
             "arrays": [row.to_dict() for row in self.arrays],
         }
 
@@ -77,6 +85,9 @@ class SparsityReport:
             cells.append((row.path or "(array)", shape, *counts, *zeros))
         totals = (str(self.size), str(self.nnz), f"{self.sparsity:.2%}")
         cells.append(("total", "", *totals, "", ""))
+        for name, fraction in (("wanted", self.wanted), ("target", self.target)):
+            if fraction is not None:
+                cells.append((name, "", "", "", f"{fraction:.2%}", "", ""))
         widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
         return "\n".join(
             "  ".join(
@@ -87,7 +98,9 @@ class SparsityReport:
         )
 
 
-def sparsity_report(params: Any, mask: Mask = None) -> SparsityReport:
+def sparsity_report(
+    params: Any, mask: Mask = None, *, control: Control | None = None
+) -> SparsityReport:
     """Counts the exact zeros of every array of a tree.
 
     Args:
@@ -96,11 +109,15 @@ def sparsity_report(params: Any, mask: Mask = None) -> SparsityReport:
         are not numeric arrays are passed over. Of linen's variables pass `["params"]`,
         as all collections count.
       mask: the leaves to report, see `weights_only`; the default reports all.
+      control: where a target sparsity stands, `state.control`. The last lines then say
+        which fraction of the penalised weights is asked for by now, and in the end:
+        compare it with a report of these, `mask=weights_only`.
 
     Returns:
       A `SparsityReport`.
 
     Raises:
+      TypeError: a `control` of another type.
       ValueError: a mask that does not fit, or selects nothing; no array at all.
 
     Example:
@@ -109,6 +126,10 @@ def sparsity_report(params: Any, mask: Mask = None) -> SparsityReport:
       w      2x2       4    2    50.00%          0          1
       total            4    2    50.00%
     """
+    if not (control is None or isinstance(control, Control)):
+        raise TypeError(
+            f"control must be a Control, got {described(control)}. Pass state.control."
+        )
     params = parameters_of(params)
     rows, counts = [], []
     for (path, leaf), chosen in zip(
@@ -123,11 +144,15 @@ def sparsity_report(params: Any, mask: Mask = None) -> SparsityReport:
             f"params hold no numeric array, got {describe(named_leaves(params))}. Pass "
             "a tree of arrays."
         )
+    standing = {}
+    if control is not None:
+        standing = {"wanted": float(control.wanted), "target": float(control.target)}
     return SparsityReport(
         tuple(
             ArraySparsity(*row, *(None if n is None else int(n) for n in count))
             for row, count in zip(rows, jax.device_get(counts), strict=True)
-        )
+        ),
+        **standing,
     )
 
 

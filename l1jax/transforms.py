@@ -46,7 +46,7 @@ class ProximalStepState(NamedTuple):
     """Steps taken, int32 of shape (): the argument of the schedules."""
 
     control: Control | None = None
-    """Under a target sparsity, the strength in use; else None."""
+    """Under a target sparsity, its strength and how far the ramp is; else None."""
 
 
 def add_subgradient(

@@ -13,6 +13,7 @@ except ModuleNotFoundError as error:
 from l1torch.certificates import OptimalityResidual, optimality_residual
 from l1torch.clipping import clip_by_global_l1_norm
 from l1torch.constraints import implied_radius, l1_ball, n_of_m, top_k
+from l1torch.controllers import Control
 from l1torch.counting import l0, log_sum, lp
 from l1torch.duality import DualityGap, duality_gap
 from l1torch.group_penalties import group_l1, sparse_group_l1
@@ -60,6 +61,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AddSubgradientState",
     "ArraySparsity",
+    "Control",
     "CrossValidation",
     "DualityGap",
     "EffectiveStep",

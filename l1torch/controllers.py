@@ -21,10 +21,19 @@ from l1torch.targets import TargetSparsity
 
 
 class Control(NamedTuple):
-    """What a target keeps from step to step: one number, or one for each parameter."""
+    """What a target keeps from step to step: what is asked for, and by which strength.
+
+    A training that stops while `wanted` is below `target` has stopped too early.
+    """
 
     strength: Any
-    """The strength of the last step."""
+    """The strength of the last step: a number, or one for each parameter."""
+
+    wanted: float
+    """The fraction of zeros asked for at the last step."""
+
+    target: float
+    """The fraction asked for from the end of the ramp on."""
 
 
 class Row(NamedTuple):
@@ -64,7 +73,8 @@ def check_target(target: TargetSparsity, penalty: Penalty, window: float = 1) ->
 
 def initial_control(target: TargetSparsity, names: Sequence[str]) -> Control:
     """Makes the control before the first step."""
-    return Control(0.0 if target.scope == "global" else dict.fromkeys(names, 0.0))
+    zeros = 0.0 if target.scope == "global" else dict.fromkeys(names, 0.0)
+    return Control(zeros, target.fraction(0), target.target)
 
 
 def next_control(
@@ -84,17 +94,19 @@ def next_control(
       control: what was kept from the step before.
     """
     frozen = target.snap_step is not None and step >= target.snap_step
+    wanted = target.fraction(step)
     if target.scope == "global":
-        if frozen:
-            return Control(0.0)
-        guess = _entry(control.strength, "")
-        return Control(_next(target, penalty, rows, step, guess)) if rows else control
+        strength = 0.0 if frozen else control.strength
+        if rows and not frozen:
+            guess = _entry(strength, "")
+            strength = _next(target, penalty, rows, step, guess)
+        return Control(strength, wanted, target.target)
     strengths = control.strength if isinstance(control.strength, Mapping) else {}
     found = {}
     for row in rows:
         guess = _entry(control.strength, row.name)
         found[row.name] = 0.0 if frozen else _next(target, penalty, [row], step, guess)
-    return Control({**strengths, **found})
+    return Control({**strengths, **found}, wanted, target.target)
 
 
 def largest_kept(target: TargetSparsity, params: Sequence[Tensor]) -> list[Tensor]:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from l1torch.controllers import (
     Control,
     Row,
+    initial_control,
     largest_kept,
     next_control,
 )
@@ -22,11 +23,24 @@ from l1torch.shrinking import Shrinking
 from l1torch.targets import TargetSparsity
 
 
-class Following:
-    """Holds what a step must know of the parameters before it.
+def control_of(target: TargetSparsity, groups: Sequence[Group]) -> Control:
+    """Gathers from the groups where the target stands.
 
     Groups that have a strength of their own have no count, and do not follow.
     """
+    led = [group for group in groups if "l1_count" in group]
+    if not led:
+        return initial_control(target, [])
+    strengths = [group["l1"] for group in led]
+    strength = strengths[0]
+    if all(isinstance(each, Mapping) for each in strengths):
+        strength = {name: x for each in strengths for name, x in each.items()}
+    step = max(group["l1_count"] for group in led)
+    return Control(strength, target.fraction(step), target.target)
+
+
+class Following:
+    """Holds what a step must know of the parameters before it."""
 
     def __init__(self, target: TargetSparsity, targets: Targets) -> None:
         self.target = target
@@ -53,8 +67,8 @@ class Following:
             if param.grad is not None
         ]
         rows = [self._row(shrinking, states, *each) for each in moving]
-        kept = _kept([group for group, _ in self.led])
-        control = next_control(self.target, shrinking.penalty, rows, self.step, kept)
+        control = control_of(self.target, [group for group, _ in self.led])
+        control = next_control(self.target, shrinking.penalty, rows, self.step, control)
         params = [param for _, _, param in moving]
         if self.step == self.snap:
             marks = largest_kept(self.target, params)
@@ -86,14 +100,6 @@ class Following:
             ),
             sample=ratios,
         )
-
-
-def _kept(groups: list[Group]) -> Control:
-    """Gathers the control from the groups."""
-    values = [group["l1"] for group in groups]
-    if values and all(isinstance(value, Mapping) for value in values):
-        return Control({name: x for value in values for name, x in value.items()})
-    return Control(values[0] if values else None)
 
 
 def _part(value: Any, group: Group) -> Any:

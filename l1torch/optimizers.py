@@ -6,9 +6,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from l1torch.controllers import check_target
+from l1torch.controllers import Control, check_target
 from l1torch.delegation import eager, require_optimizer
-from l1torch.following import Following
+from l1torch.following import Following, control_of
 from l1torch.groups import Group
 from l1torch.hyperparameters import Number, Schedule
 from l1torch.leaves import compute_dtype
@@ -196,6 +196,17 @@ class Proximal(PenalisedOptimizer):
         self.step_size = step_size
         self.fused = fused
         super().__init__(optimizer, strength, penalty, mask)
+
+    @property
+    def control(self) -> Control | None:
+        """Where a target sparsity stands, see `Control`; None without one."""
+        if not isinstance(self._strength, TargetSparsity):
+            return None
+        return control_of(self._strength, self.param_groups)
+
+    def __repr__(self) -> str:
+        text, control = super().__repr__(), self.control
+        return f"{text[:-1]}, control={control!r})" if control else text
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state dict of this optimizer, or one of the base saved without it.

@@ -89,9 +89,12 @@ def target_sparsity(
 
     The strength in use stands in `param_groups[i]["l1"]`, the steps taken in
     `l1_count`; the state dict saves them, and a run goes on from it as if it had not
-    stopped. A group that has a key `l1` of its own keeps this strength and is not
-    counted. A deep network has no largest useful strength to start a search from, since
-    its gradients vanish at zero; a target needs none.
+    stopped. `optimizer.control`, which `repr(optimizer)` shows and `sparsity_report`
+    takes, has beside it the fractions asked for by now and in the end: a run of fewer
+    steps than `end * steps` ends below the target, and that is where one sees it. A
+    group that has a key `l1` of its own keeps this strength and is not counted. A deep
+    network has no largest useful strength to start a search from, since its gradients
+    vanish at zero; a target needs none.
 
     Args:
       target: the fraction of the penalised weights to be zero, in [0, 1).

@@ -69,7 +69,7 @@ class ProximalStepState(NamedTuple):
     """State of `proximal_step`.
 
     `torch.load(..., weights_only=True)` takes it after
-    `torch.serialization.add_safe_globals([ProximalStepState])`.
+    `torch.serialization.add_safe_globals([Control, ProximalStepState])`.
     """
 
     count: int
@@ -77,7 +77,7 @@ class ProximalStepState(NamedTuple):
 
     control: Control | None = None
     """Under a target sparsity, the strength in use, `control.strength`: a number, or
-    with `scope="array"` a mapping from names; else None."""
+    with `scope="array"` a mapping from names; and how far the ramp is. Else None."""
 
 
 def add_subgradient(

@@ -17,7 +17,6 @@ ALONE = {
     "FrozenZeros": ("l1torch", "in optax freeze_zeros gives a transformation"),
     "Proximal": ("l1torch", "torch optimizers own their parameters: a wrapper steps"),
     "Subgradient": ("l1torch", "as Proximal; in optax a chain does it"),
-    "Control": ("l1jax", "as ProximalState"),
     "ProximalState": ("l1jax", "in torch the base optimizer keeps the state"),
     "proximal": ("l1jax", "in torch a wrapper, Proximal"),
 }

@@ -323,6 +323,49 @@ def test_the_state_of_a_functional_transform_is_saved_by_torch(tmp_path):
     assert bits(run(restored[0], None, SAVED, STEPS)) != bits(run(*half, SAVED, STEPS))
 
 
+SAFE = [l1torch.Control, l1torch.ProximalStepState, l1torch.AddSubgradientState]
+TARGETS = {
+    scope: l1torch.target_sparsity(0.5, STEPS, scope=scope)
+    for scope in ("global", "array")
+}
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        l1torch.add_subgradient(growing),
+        l1torch.clip_by_global_l1_norm(1.0),
+        l1torch.proximal_step(growing, decaying),
+        *(l1torch.proximal_step(target, decaying) for target in TARGETS.values()),
+    ],
+)
+def test_every_state_is_loaded_as_weights_alone(tx, tmp_path):
+    params = {"w": torch.linspace(-1, 1, 8)}
+    _, state = tx.update({"w": torch.zeros(8)}, tx.init(params), params)
+    torch.save(state, tmp_path / "state.pt")
+    with torch.serialization.safe_globals(SAFE):  # the names that the docstrings give
+        loaded = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert type(loaded) is type(state)
+    assert loaded == state
+
+
+@pytest.mark.parametrize("strength", [STRENGTH, growing, *TARGETS.values()])
+def test_every_state_dict_is_loaded_as_weights_alone(strength, tmp_path):
+    def made():
+        weights = torch.nn.Parameter(torch.linspace(-1, 1, 8))
+        weights.grad = torch.ones(8)
+        return l1torch.Proximal(torch.optim.Adam([("w", weights)], lr=0.1), strength)
+
+    optimizer, loaded = made(), made()
+    for _ in range(5):
+        optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    loaded.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert loaded.control == optimizer.control
+    assert (loaded.control is None) == (strength not in TARGETS.values())
+    assert bits(loaded.state_dict()) == bits(optimizer.state_dict())
+
+
 # A checkpoint of one strength, restored by an optimizer that was made with another.
 
 

@@ -3,6 +3,7 @@
 import importlib
 import math
 import pickle
+import re
 
 import jax
 import jax.numpy as jnp
@@ -299,6 +300,54 @@ def test_a_learning_rate_of_zero_keeps_the_strength(twin):
     assert first > 0
     assert float(state.control.strength) == first
     assert not twin.numpy(updates["w"]).any()
+
+
+@pytest.mark.parametrize("scope", ["global", "array"])
+def test_the_state_tells_how_far_the_ramp_is(twin, scope):
+    """A run that stops too early leaves fewer zeros, and says so."""
+    target = target_sparsity(twin, 0.9, 10, scope=scope)
+    start, _ = data()
+    params = {"w": twin.array(start["w"])}
+    step = twin.lib.proximal_step(target, 0.1)
+    if twin is JAX:
+        update = jax.jit(l1jax.proximal(optax.adam, 0.1, target).update)
+        state = l1jax.proximal(optax.adam, 0.1, target).init(params)
+    else:
+        weights = torch.nn.Parameter(params["w"].clone())
+        base = torch.optim.Adam([("w", weights)], lr=0.1)
+        optimizer = l1torch.Proximal(base, target)
+        weights.grad = torch.zeros_like(weights)
+    functional, pure = step.init(params), twin.jit(step.update)
+    still = {"w": 0 * params["w"]}
+    for count in range(5):
+        if twin is TORCH:
+            state = optimizer
+        for each in (functional.control, state.control):
+            assert float(each.wanted) == pytest.approx(ramp(count, 0.9, 10), abs=1e-15)
+            assert float(each.target) == 0.9
+        _, functional = pure(still, functional, params)
+        if twin is JAX:
+            _, state = update(still, state, params)
+        else:
+            optimizer.step()
+    assert re.search(r"wanted=\D*0\.894\d*.*, target=\D*0\.9", repr(state))
+    report = twin.lib.sparsity_report(params, control=state.control)
+    assert report.to_dict()["wanted"] == float(state.control.wanted)
+    last = str(report).splitlines()[-2:]
+    assert [line.split() for line in last] == [
+        ["wanted", "89.46%"],
+        ["target", "90.00%"],
+    ]
+    for moving in ({"w": None}, still):  # also where nothing is led
+        _, functional = step.update(moving, functional, params)
+    assert float(functional.control.wanted) == 0.9
+    if twin is JAX:
+        assert update._cache_size() == 1
+
+
+def test_a_report_wants_a_control(twin):
+    with pytest.raises(TypeError, match="control must be a Control, got 0.9"):
+        twin.lib.sparsity_report(twin.tree({"w": np.ones(3)}), control=0.9)
 
 
 def test_a_target_is_a_value(twin):
