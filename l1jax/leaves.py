@@ -109,6 +109,16 @@ def require_real_floating(path: str, leaf: Any) -> None:
             f"params['{path}'] has dtype {dtype_of(leaf)}; a penalised parameter must "
             "be real floating point. Leave it out with mask=, or convert it."
         )
+    require_known_float(f"params['{path}']", dtype_of(leaf))
+
+
+def require_known_float(name: str, dtype: Any) -> None:
+    """Raises TypeError for floats of 8 bits or less."""
+    if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 16:
+        raise TypeError(
+            f"{name} must have 16 bits or more, got dtype {jnp.dtype(dtype).name}. "
+            "Convert it to bfloat16 or float32, or leave it out with mask=."
+        )
 
 
 def compute_dtype(dtype: Any) -> Any:

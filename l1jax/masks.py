@@ -61,14 +61,16 @@ def weights_only(params: Any) -> Any:
     Raises:
       TypeError: given a step count, by `optax.inject_hyperparams`.
     """
-    own = _leaves_of(params)
+    return _like(params, weights_among(_own(params)))
+
+
+def weights_among(params: Any) -> set[str]:
+    """Gives the dotted paths of the weights, see `weights_only`."""
+    leaves = named_leaves(params)
     derived = _derived_from(
-        {path: getattr(leaf, "shape", ()) for path, leaf in own if leaf is not None}
+        {path: getattr(x, "shape", ()) for path, x in leaves if x is not None}
     )
-    chosen = {
-        path for path, leaf in own if path not in derived and _is_weight(path, leaf)
-    }
-    return _like(params, chosen)
+    return {path for path, x in leaves if path not in derived and _is_weight(path, x)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,7 @@ class by_path:  # noqa: N801 - called like a function, an object so that it pick
 
     def __call__(self, params: Any) -> Any:
         """Gives the tree of booleans for `params`."""
-        leaves = _leaves_of(params)
+        leaves = named_leaves(_own(params))
         paths = [path for path, _ in leaves]
         for pattern in self.patterns if leaves else ():
             if not any(fnmatch.fnmatchcase(path, pattern) for path in paths):
@@ -157,7 +159,7 @@ def selected(mask: Mask, params: Any) -> list[bool]:
     return flags
 
 
-def _leaves_of(params: Any) -> list[tuple[str, Any]]:
+def _own(params: Any) -> Any:
     params = parameters_of(params)
     is_count = jax.tree_util.all_leaves([params]) and jnp.shape(params) == ()
     if is_count and jnp.issubdtype(dtype_of(params), jnp.integer):
@@ -166,7 +168,7 @@ def _leaves_of(params: Any) -> list[tuple[str, Any]]:
             "optax.inject_hyperparams takes every function for a schedule. Pass it "
             "static_args='mask'."
         )
-    return named_leaves(params)
+    return params
 
 
 def _is_weight(path: str, leaf: Any) -> bool:
@@ -178,7 +180,7 @@ def _is_weight(path: str, leaf: Any) -> bool:
         return False
     if name in _NOT_A_WEIGHT or not _NOT_WEIGHTS.isdisjoint(name.split("_")):
         return False
-    return not (name == "weight" and len(jnp.shape(leaf)) < 2)
+    return not (name == "weight" and len(getattr(leaf, "shape", ())) < 2)
 
 
 def _derived_from(shapes: Mapping[str, tuple[int, ...]]) -> set[str]:

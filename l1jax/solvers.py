@@ -13,7 +13,7 @@ from l1jax.certificates import OptimalityResidual, penalised_rows
 from l1jax.checks import LARGEST, check_int, check_real
 from l1jax.fista import Problem
 from l1jax.hyperparameters import Strength
-from l1jax.leaves import dtype_of, parameters_of
+from l1jax.leaves import dtype_of, parameters_of, require_known_float
 from l1jax.masks import Mask, weights_only
 from l1jax.penalties import l1
 from l1jax.penalty import Penalty
@@ -117,6 +117,7 @@ def solve(
                 f"params['{path}'] has dtype {dtype_of(x)}; what is fitted must be "
                 "real floating point. Convert it, or close the loss over it."
             )
+        require_known_float(f"params['{path}']", dtype_of(x))
     require_scalar(loss, params)
     problem = Problem(
         lambda leaves: loss(jax.tree.unflatten(treedef, leaves)), rows, penalty

@@ -8,8 +8,13 @@ import jax.numpy as jnp
 
 from l1jax.checks import described
 from l1jax.controllers import Control
-from l1jax.leaves import describe, named_leaves, parameters_of
-from l1jax.masks import Mask, selected
+from l1jax.leaves import (
+    describe,
+    named_leaves,
+    parameters_of,
+    require_known_float,
+)
+from l1jax.masks import Mask, selected, weights_among
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +31,9 @@ class ArraySparsity:
     """Slices along the first axis that are zero throughout; None below 2 dimensions."""
     zero_columns: int | None
     """Slices along the last axis that are zero throughout; None below 2 dimensions."""
+
+    is_weight: bool
+    """Whether it is one to `weights_only`."""
 
     @property
     def sparsity(self) -> float:
@@ -48,6 +56,18 @@ class SparsityReport:
     """Likewise, the fraction asked for in the end."""
 
     @property
+    def dead(self) -> tuple[str, ...]:
+        """Paths of the weights that are zero throughout: these layers pass nothing on.
+
+        Biases and scales that are all zero are not among them.
+        """
+        return tuple(
+            row.path
+            for row in self.arrays
+            if row.is_weight and row.size and not row.nnz
+        )
+
+    @property
     def size(self) -> int:
         """Number of elements of all arrays."""
         return sum(row.size for row in self.arrays)
@@ -68,6 +88,7 @@ class SparsityReport:
             "size": self.size,
             "nnz": self.nnz,
             "sparsity": self.sparsity,
+            "dead": list(self.dead),
             "wanted": self.wanted,
             "target": self.target,
             "arrays": [row.to_dict() for row in self.arrays],
@@ -89,19 +110,25 @@ class SparsityReport:
             if fraction is not None:
                 cells.append((name, "", "", "", f"{fraction:.2%}", "", ""))
         widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
-        return "\n".join(
+        lines = [
             "  ".join(
                 cell.ljust(width) if i < 2 else cell.rjust(width)
                 for i, (cell, width) in enumerate(zip(line, widths, strict=True))
             ).rstrip()
             for line in cells
-        )
+        ]
+        if self.dead:
+            names = ", ".join(path or "(array)" for path in self.dead)
+            lines.append(f"All weights are zero in: {names}")
+        return "\n".join(lines)
 
 
 def sparsity_report(
     params: Any, mask: Mask = None, *, control: Control | None = None
 ) -> SparsityReport:
     """Counts the exact zeros of every array of a tree.
+
+    Layers whose weights are all zero are named, see `SparsityReport.dead`.
 
     Args:
       params: any pytree: parameters, an equinox module, updates; or a flax
@@ -117,7 +144,8 @@ def sparsity_report(
       A `SparsityReport`.
 
     Raises:
-      TypeError: a `control` of another type.
+      TypeError: a leaf without numbers (`jax.ShapeDtypeStruct`), or of a float type of
+        8 bits or less; a `control` of another type.
       ValueError: a mask that does not fit, or selects nothing; no array at all.
 
     Example:
@@ -131,29 +159,42 @@ def sparsity_report(
             f"control must be a Control, got {described(control)}. Pass state.control."
         )
     params = parameters_of(params)
+    leaves, weights = named_leaves(params), weights_among(params)
     rows, counts = [], []
-    for (path, leaf), chosen in zip(
-        named_leaves(params), selected(mask, params), strict=True
-    ):
+    for (path, leaf), chosen in zip(leaves, selected(mask, params), strict=True):
         if not chosen or not _is_numeric_array(leaf):
             continue
+        _require_numbers(path, leaf)
         rows.append((path, tuple(leaf.shape), leaf.size))
         counts.append(_counts(leaf))
     if not rows:
         raise ValueError(
-            f"params hold no numeric array, got {describe(named_leaves(params))}. Pass "
-            "a tree of arrays."
+            f"params hold no numeric array, got {describe(leaves)}. Pass a tree "
+            "of arrays."
         )
     standing = {}
     if control is not None:
         standing = {"wanted": float(control.wanted), "target": float(control.target)}
     return SparsityReport(
         tuple(
-            ArraySparsity(*row, *(None if n is None else int(n) for n in count))
+            ArraySparsity(
+                *row,
+                *(None if n is None else int(n) for n in count),
+                is_weight=row[0] in weights,
+            )
             for row, count in zip(rows, jax.device_get(counts), strict=True)
         ),
         **standing,
     )
+
+
+def _require_numbers(path: str, leaf: Any) -> None:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        raise TypeError(
+            f"params['{path}'] must hold numbers, got a ShapeDtypeStruct of shape "
+            f"{leaf.shape}. Pass the model when its weights are initialised."
+        )
+    require_known_float(f"params['{path}']", leaf.dtype)
 
 
 def _counts(x: Any) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:

@@ -99,6 +99,7 @@ def require_real_floating(name: str, leaf: Tensor) -> None:
             f"params['{name}'] has dtype {leaf.dtype}; a penalised parameter must be "
             "real floating point. Leave it out with mask=, or convert it."
         )
+    require_known_float(f"params['{name}']", leaf.dtype)
 
 
 def require_dense(argument: str, tensor: Tensor) -> None:
@@ -108,6 +109,15 @@ def require_dense(argument: str, tensor: Tensor) -> None:
             f"{argument} has layout {tensor.layout}; a penalty moves every weight, "
             "whether or not it has a gradient. Use dense gradients (sparse=False in "
             "torch.nn.Embedding), or leave the parameter out with mask=."
+        )
+
+
+def require_known_float(name: str, dtype: torch.dtype) -> None:
+    """Raises TypeError for floats of 8 bits or less."""
+    if dtype.is_floating_point and dtype.itemsize < 2:
+        raise TypeError(
+            f"{name} must have 16 bits or more, got dtype {str(dtype).split('.')[-1]}. "
+            "Convert it to bfloat16 or float32, or leave it out with mask=."
         )
 
 

@@ -57,15 +57,18 @@ def weights_only(params: Any) -> Any:
     Returns:
       A dict from the names to Python bools; a list for a sequence.
     """
+    weights = weights_among(params)
+    flags = {name: name in weights for name, _ in named_leaves(params)}
+    return flags if has_names(params) else list(flags.values())
+
+
+def weights_among(params: Any) -> set[str]:
+    """Gives the names of the weights, or their indices, see `weights_only`."""
+    leaves = [row for row in named_leaves(params) if isinstance(row[1], Tensor)]
     if not has_names(params):
-        return [leaf.dim() > 1 for _, leaf in named_leaves(params)]
-    leaves = named_leaves(params)
-    derived = _derived_from(
-        {name: tuple(leaf.shape) for name, leaf in leaves if isinstance(leaf, Tensor)}
-    )
-    return {
-        name: name not in derived and _is_weight(name, leaf) for name, leaf in leaves
-    }
+        return {name for name, x in leaves if x.dim() > 1}
+    derived = _derived_from({name: tuple(x.shape) for name, x in leaves})
+    return {name for name, x in leaves if name not in derived and _is_weight(name, x)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,9 +156,7 @@ def selected(mask: Mask, params: Any) -> list[bool]:
     return flags
 
 
-def _is_weight(name: str, leaf: Tensor | None) -> bool:
-    if not isinstance(leaf, Tensor):
-        return False
+def _is_weight(name: str, leaf: Tensor) -> bool:
     parts = [part for part in re.split(r"[./]", name) if not part.isdigit()]
     own_name = parts[-1] if parts else ""
     if _NOT_PARAMETERS in parts:

@@ -12,6 +12,7 @@ from l1torch.certificates import OptimalityResidual, penalised_rows
 from l1torch.checks import LARGEST, check_int, check_real
 from l1torch.fista import Problem
 from l1torch.hyperparameters import Strength
+from l1torch.leaves import require_known_float
 from l1torch.masks import Mask, weights_only
 from l1torch.penalties import l1
 from l1torch.penalty import Penalty
@@ -113,6 +114,7 @@ def solve(
                 f"params['{name}'] has dtype {x.dtype}; what is fitted must be real "
                 "floating point. Convert it, or close the loss over it."
             )
+        require_known_float(f"params['{name}']", x.dtype)
     with torch.no_grad():
         problem = Problem(loss, params, rows, penalty)
         start = problem.start()

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from l1torch.checks import described
 from l1torch.controllers import Control
-from l1torch.leaves import describe, named_leaves
-from l1torch.masks import Mask, selected
+from l1torch.leaves import describe, named_leaves, require_known_float
+from l1torch.masks import Mask, selected, weights_among
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,9 @@ class ArraySparsity:
     """Slices along the first axis that are zero throughout; None below 2 dimensions."""
     zero_columns: int | None
     """Slices along the last axis that are zero throughout; None below 2 dimensions."""
+
+    is_weight: bool
+    """Whether it is one to `weights_only`."""
 
     @property
     def sparsity(self) -> float:
@@ -48,6 +51,18 @@ class SparsityReport:
     """Likewise, the fraction asked for in the end."""
 
     @property
+    def dead(self) -> tuple[str, ...]:
+        """Paths of the weights that are zero throughout: these layers pass nothing on.
+
+        Biases and scales that are all zero are not among them.
+        """
+        return tuple(
+            row.path
+            for row in self.arrays
+            if row.is_weight and row.size and not row.nnz
+        )
+
+    @property
     def size(self) -> int:
         """Number of elements of all arrays."""
         return sum(row.size for row in self.arrays)
@@ -68,6 +83,7 @@ class SparsityReport:
             "size": self.size,
             "nnz": self.nnz,
             "sparsity": self.sparsity,
+            "dead": list(self.dead),
             "wanted": self.wanted,
             "target": self.target,
             "arrays": [row.to_dict() for row in self.arrays],
@@ -89,19 +105,25 @@ class SparsityReport:
             if fraction is not None:
                 cells.append((name, "", "", "", f"{fraction:.2%}", "", ""))
         widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
-        return "\n".join(
+        lines = [
             "  ".join(
                 cell.ljust(width) if i < 2 else cell.rjust(width)
                 for i, (cell, width) in enumerate(zip(line, widths, strict=True))
             ).rstrip()
             for line in cells
-        )
+        ]
+        if self.dead:
+            names = ", ".join(path or "(array)" for path in self.dead)
+            lines.append(f"All weights are zero in: {names}")
+        return "\n".join(lines)
 
 
 def sparsity_report(
     params: Any, mask: Mask = None, *, control: Control | None = None
 ) -> SparsityReport:
     """Counts the exact zeros of every tensor of a model.
+
+    Layers whose weights are all zero are named, see `SparsityReport.dead`.
 
     Args:
       params: a module (its parameters), a state dict or other mapping from names to
@@ -116,7 +138,8 @@ def sparsity_report(
       A `SparsityReport`.
 
     Raises:
-      TypeError: `params` is none of these; a `control` of another type.
+      TypeError: `params` is none of these; a tensor without numbers (meta), or of a
+        float type of 8 bits or less; a `control` of another type.
       ValueError: a mask that does not fit, or selects nothing; no tensor at all.
 
     Example:
@@ -132,17 +155,19 @@ def sparsity_report(
             "optimizer.control."
         )
     params = _flat(params)
+    leaves, weights = named_leaves(params), weights_among(params)
     rows = []
-    for (path, leaf), chosen in zip(
-        named_leaves(params), selected(mask, params), strict=True
-    ):
+    for (path, leaf), chosen in zip(leaves, selected(mask, params), strict=True):
         if chosen and isinstance(leaf, Tensor):
-            counts = _counts(leaf.detach())
-            rows.append(ArraySparsity(path, tuple(leaf.shape), leaf.numel(), *counts))
+            _require_numbers(path, leaf)
+            shape, counts = tuple(leaf.shape), _counts(leaf.detach())
+            rows.append(
+                ArraySparsity(path, shape, leaf.numel(), *counts, path in weights)
+            )
     if not rows:
         raise ValueError(
-            f"params hold no tensor, got {describe(named_leaves(params))}. Pass a "
-            "module or a mapping from names to tensors."
+            f"params hold no tensor, got {describe(leaves)}. Pass a module or a "
+            "mapping from names to tensors."
         )
     standing = {}
     if control is not None:
@@ -161,6 +186,15 @@ def _flat(params: Any) -> Any:
         else:
             flat[str(name)] = value
     return flat
+
+
+def _require_numbers(path: str, leaf: Tensor) -> None:
+    if leaf.is_meta:
+        raise TypeError(
+            f"params['{path}'] must hold numbers, got a meta tensor of shape "
+            f"{tuple(leaf.shape)}. Pass the model when its weights are loaded."
+        )
+    require_known_float(f"params['{path}']", leaf.dtype)
 
 
 def _counts(x: Tensor) -> tuple[int, int | None, int | None]:

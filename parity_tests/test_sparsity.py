@@ -90,6 +90,37 @@ def test_subnormal_numbers_are_no_zeros(twin):
     assert l1jax.sparsity_report(np.array([1e-60, 0.0])).nnz == 1
 
 
+def test_layers_that_are_all_zero_are_named(twin):
+    dead = {"0.kernel": np.zeros((3, 2)), "coef": np.zeros(2)}
+    rest = {
+        "0.bias": np.zeros(2),
+        "norm.scale": np.zeros(2),
+        "bn.weight": np.zeros(2),
+        "empty": np.zeros((0, 3)),
+        "1.kernel": np.array([[0.0, 1.0]]),
+        "nan": np.array([[np.nan, 0.0]]),
+    }
+    report = twin.lib.sparsity_report(twin.tree(dead | rest))
+    assert set(report.dead) == set(dead)
+    assert report.to_dict()["dead"] == list(report.dead)
+    last = str(report).splitlines()[-1]
+    assert last == f"All weights are zero in: {', '.join(report.dead)}"
+    assert twin.lib.sparsity_report(twin.tree(rest)).dead == ()
+    masked = twin.lib.sparsity_report(
+        twin.tree(dead | rest), mask=twin.lib.by_path("0.*")
+    )
+    assert masked.dead == ("0.kernel",)
+
+
+def test_bare_and_unnamed_arrays_that_are_all_zero():
+    assert "All weights are zero in: (array)" in str(
+        l1jax.sparsity_report(jnp.zeros((2, 2)))
+    )
+    assert l1torch.sparsity_report(torch.zeros(2, 2)).dead == ("",)
+    unnamed = [torch.zeros(2, 2), torch.zeros(2), torch.ones(2, 2)]
+    assert l1torch.sparsity_report(unnamed).dead == ("0",)
+
+
 def test_nothing_to_report(twin):
     for params in ({}, {"epoch": None}):
         with pytest.raises(ValueError, match="params hold no"):
