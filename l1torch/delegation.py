@@ -1,6 +1,9 @@
 """An optimizer that hands everything to another, and is one nevertheless."""
 
+import dataclasses
 import functools
+import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -31,13 +34,48 @@ def eager(
     return call
 
 
+@dataclasses.dataclass
+class _Watch:
+    """What the hook of a wrapped optimizer must know."""
+
+    wrapper: "weakref.ref[DelegatingOptimizer]"
+    """The last one around it."""
+    inside: bool = False
+    """Whether a wrapper takes the step, the last one or one before."""
+    warned: bool = False
+
+
+# By the base, since a hook that held its wrapper could be neither copied nor pickled.
+_watches: weakref.WeakKeyDictionary[torch.optim.Optimizer, _Watch] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _warn_outside(base: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Warns once of a step of the base in the place of its wrapper's."""
+    if torch.compiler.is_compiling() or base not in _watches:
+        return
+    watch = _watches[base]
+    wrapper = watch.wrapper()
+    if wrapper is None or watch.inside or watch.warned:
+        return
+    watch.warned = True
+    inner, outer = type(base).__name__, type(wrapper).__name__
+    warnings.warn(
+        f"optimizer must step through its wrapper, got {inner}.step() of the {inner} "
+        f"inside of a {outer}, which then does nothing. Call step() of the {outer}, "
+        "and hand it to schedulers and trainers; delete it if it is not needed.",
+        stacklevel=3,
+    )
+
+
 class DelegatingOptimizer(torch.optim.Optimizer):
     """Delegates to a base optimizer; derived classes bring their own `step`.
 
     `param_groups`, `state` and `defaults` are the base's own, so that schedulers,
     `GradScaler` and checkpoints see one optimizer. Step hooks are the wrapper's. It
     says nothing of AMP scaling, so that `GradScaler` unscales the gradients before and
-    leaves out the steps that it skips.
+    leaves out the steps that it skips. A step of the base alone is warned of, once.
 
     A derived class names its own attributes in `_kept`: these are copied and pickled.
     """
@@ -50,6 +88,7 @@ class DelegatingOptimizer(torch.optim.Optimizer):
         # The constructor of Optimizer would make groups of its own. What it sets up
         # besides them, the hook dictionaries, is what unpickling sets up as well.
         super().__setstate__({})
+        self._watch_base()
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -82,6 +121,25 @@ class DelegatingOptimizer(torch.optim.Optimizer):
         # Hooks stay behind, as in torch's own optimizers, and so does the `step` that a
         # scheduler lays over the class's.
         return {name: self.__dict__[name] for name in self._kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._watch_base()
+
+    def _watch_base(self) -> None:
+        if self.optimizer not in _watches:
+            self.optimizer.register_step_pre_hook(_warn_outside)
+        self._watch = _watches.setdefault(self.optimizer, _Watch(weakref.ref(self)))
+        self._watch.wrapper = weakref.ref(self)
+
+    def _step_base(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Steps the base optimizer, for a wrapper's own `step`."""
+        # After an error the next step sets it right; `finally` would break the graphs
+        # of torch.compile.
+        self._watch.inside = True
+        loss = self.optimizer.step(closure)
+        self._watch.inside = False
+        return loss
 
     def _check_base(self, optimizer: Any) -> None:
         """Raises TypeError for a base that this wrapper does not take."""

@@ -261,7 +261,7 @@ class Proximal(PenalisedOptimizer):
         """Takes one step; returns the closure's loss, if there is a closure."""
         targets, following = self._begin(with_gradients=closure is None)
         if closure is None:
-            loss = self.optimizer.step()
+            loss = self._step_base()
         else:
 
             def checked() -> Any:
@@ -270,7 +270,7 @@ class Proximal(PenalisedOptimizer):
                 self._check_gradients(targets)
                 return loss
 
-            loss = self.optimizer.step(checked)
+            loss = self._step_base(checked)
         self._finish(targets, following)
         return loss
 

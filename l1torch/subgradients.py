@@ -71,7 +71,7 @@ class Subgradient(PenalisedOptimizer):
         """Takes one step; returns the closure's loss, if there is a closure."""
         targets = self._begin(with_gradients=closure is None)
         if closure is None:
-            loss = self.optimizer.step()
+            loss = self._step_base()
         else:
             losses = []
 
@@ -80,7 +80,7 @@ class Subgradient(PenalisedOptimizer):
                     losses.append(closure())
                 return self._objective(losses[-1], targets)
 
-            self.optimizer.step(objective)
+            self._step_base(objective)
             loss = losses[0] if losses else None
         self._count_step()
         return loss

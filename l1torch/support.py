@@ -130,7 +130,7 @@ class FrozenZeros(DelegatingOptimizer):
 
         if closure is None:
             clear()
-            loss = self.optimizer.step()
+            loss = self._step_base()
         else:
 
             def cleared() -> Any:
@@ -140,7 +140,7 @@ class FrozenZeros(DelegatingOptimizer):
                     clear()
                 return loss
 
-            loss = self.optimizer.step(cleared)
+            loss = self._step_base(cleared)
         for _, x, zeros in rows:
             x.masked_fill_(zeros, 0)
         return loss

@@ -141,6 +141,73 @@ def test_hooks_are_called_once(wrap):
     assert calls == expected
 
 
+COPIES = {
+    "itself": lambda optimizer: optimizer,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda optimizer: pickle.loads(pickle.dumps(optimizer)),
+}
+
+
+def frozen(base, strength):
+    return l1torch.freeze_zeros(base)
+
+
+@pytest.mark.parametrize("clone", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize(
+    "wrapper", [l1torch.Proximal, l1torch.Subgradient, frozen], ids=lambda w: w.__name__
+)
+def test_a_step_of_the_base_alone_is_warned_of_once(wrapper, clone):
+    model, x = model_and_data()
+    first = wrapper(BASES["adam"](model.named_parameters()), STRENGTH)
+    train(model, first, x, 1)
+    optimizer = clone(first)
+    name = type(optimizer).__name__
+    for param in optimizer.param_groups[0]["params"]:
+        param.grad = torch.ones_like(param)
+    with pytest.warns(
+        UserWarning, match=rf"got Adam.step\(\) .* inside of a {name}"
+    ) as w:
+        optimizer.optimizer.step()
+    assert w[0].filename == __file__
+    optimizer.optimizer.step()  # once
+    optimizer.step()
+
+
+def test_a_base_without_its_wrapper_steps_in_silence(wrap):
+    model, optimizer, x = fresh("adam", wrap)
+    base = optimizer.optimizer
+    assert not isinstance(optimizer, torch.optim.SGD)
+    train(model, copy.deepcopy(base), x, 1)  # its copy has no wrapper
+    earlier, optimizer = optimizer, wrap(base)
+    train(model, earlier, x, 1)  # two wrappers around one base: both may step
+    train(model, optimizer, x, 1)
+    del earlier, optimizer
+    train(model, base, x, 1)
+
+
+def test_wrappers_around_wrappers_and_errors_set_off_no_warning():
+    model, optimizer, x = fresh("adam")
+    outer = l1torch.freeze_zeros(optimizer)
+    scheduler = torch.optim.lr_scheduler.StepLR(outer.optimizer.optimizer, 1)
+    train(model, outer, x, 2)
+    scheduler.step()
+
+    def fails():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        outer.step(fails)
+    train(model, outer, x, 1)
+    with pytest.warns(
+        UserWarning, match="Proximal.step.. of the Proximal inside of a Fr"
+    ):
+        train(model, optimizer, x, 1)
+    with pytest.warns(
+        UserWarning, match="Adam.step.. of the Adam inside of a Proximal"
+    ):
+        train(model, optimizer.optimizer, x, 1)
+
+
 def test_is_an_optimizer_and_hands_on_what_it_has(wrap):
     model, optimizer, x = fresh("adam", wrap)
     base = optimizer.optimizer
