@@ -1,22 +1,18 @@
 """The duality gap of linear models: how far from the optimum a model can be at most."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
 from l1jax.design import Array, Design, as_data, as_numbers, double
-from l1jax.group_penalties import _GroupL1
-from l1jax.hyperparameters import check_number, require_broadcast
 from l1jax.linear_losses import LinearLoss, loss_named
-from l1jax.penalties import _L1, _ElasticNet, _NonnegativeL1, l1
-from l1jax.penalty import Penalty, require_penalty
-from l1jax.weighted import _WeightedL1
+from l1jax.penalties import l1
+from l1jax.penalty import Penalty
+from l1jax.penalty_terms import PenaltyTerms, penalty_terms
 
 
 class DualityGap(NamedTuple):
@@ -60,8 +56,7 @@ def duality_gap(
     A relative gap of 1e-6 is a good solution, 1e-3 a rough one.
 
     It is computed in double precision by numpy on the host whatever the dtype of the
-    data: in single precision gaps stall near 2e-6. Only `group_l1` and
-    `sparse_group_l1` are as precise as JAX is, and without x64 stall there.
+    data: in single precision gaps stall near 2e-6.
 
     Example:
       >>> X, y = jnp.eye(4), jnp.array([8.0, 4.0, 2.0, 0.0])
@@ -113,129 +108,10 @@ def duality_gap(
     return DualityGap(gap, gap / null_objective(model, targets, fitted), primal, dual)
 
 
-@dataclasses.dataclass(frozen=True)
-class PenaltyTerms:
-    """`strength * penalty` as `sum slopes |w| + ridge/2 w^2` over `w >= floor`.
-
-    All arrays have the shape (p, k).
-    """
-
-    slopes: Array
-    ridge: Array
-    floor: Array
-    group: Penalty | None = None
-    """Set for groups, which are no such sum; `slopes` are then their strength."""
-    shape: tuple[int, ...] = ()
-    """The shape of the coefficients of groups."""
-
-    def value(self, w: Array) -> float:
-        """Gives `strength * penalty(w)`."""
-        if self.group is not None:
-            return float(self.group.value(self._grouped(w), self.least))
-        if (w < self.floor).any():
-            return math.inf
-        slopes = np.where(w != 0, self.slopes, 0)  # no 0 * inf
-        return float(np.sum(slopes * np.abs(w) + self.ridge / 2 * w**2))
-
-    def feasible(self, w: Array) -> Array:
-        """Gives the nearest coefficients at which the penalty is finite."""
-        return np.where(np.isinf(self.slopes), 0, np.maximum(w, self.floor))
-
-    def violation(self, w: Array, grad: Array) -> Array:
-        """Gives the distance of `-grad` to the subdifferential, element by element."""
-        if self.group is not None:
-            arrays = self._grouped(w), self._grouped(grad)
-            found = self.group.optimality_distance(*arrays, self.least)
-            return np.asarray(found, np.float64).reshape(w.shape)
-        at_zero = self.steepest(grad) - self.slopes
-        slopes = np.where(w == 0, 0, self.slopes)  # no 0 * inf
-        away = np.abs(grad + slopes * np.sign(w) + self.ridge * w)
-        return np.where(w == 0, np.maximum(at_zero, 0), away)
-
-    def steepest(self, grad: Array) -> Array:
-        """Gives how strongly the loss pulls each element off zero, where it may go."""
-        return np.where(self.floor < 0, np.abs(grad), -grad)
-
-    def largest(self, grad: Array) -> float:
-        """Gives the least multiple of the strength that keeps all at zero.
-
-        Args:
-          grad: the gradient of the loss at zero.
-        """
-        if self.group is not None:
-            return float(self.group.lambda_max(self._grouped(grad))) / self.least
-        steepest = self.steepest(grad)
-        pulled = (steepest > 0) & ((self.slopes > 0) | (self.ridge > 0))
-        with np.errstate(divide="ignore"):  # a ridge alone holds nothing at zero
-            return float(np.max(steepest[pulled] / self.slopes[pulled], initial=0.0))
-
-    def _grouped(self, x: Array) -> jax.Array:
-        return jnp.asarray(x.reshape(self.shape))
-
-    @property
-    def least(self) -> float:
-        """The smallest positive, finite strength of an element; 1 if none is."""
-        strengths = np.where(self.slopes > 0, self.slopes, self.ridge)
-        strengths = strengths[(strengths > 0) & np.isfinite(strengths)]
-        return float(strengths.min()) if len(strengths) else 1.0
-
-    @property
-    def free(self) -> Array:
-        """The flat indices of what is not penalised at all."""
-        return np.flatnonzero((self.slopes == 0) & (self.ridge == 0))
-
-
 def coef_shape(design: Design, loss: LinearLoss, targets: Array) -> tuple[int, ...]:
     """Gives the shape of the coefficients."""
     classes = targets.shape[1:] if loss.name == "multinomial" else ()
     return design.p, *classes
-
-
-def penalty_terms(
-    penalty: Penalty, strength: ArrayLike, shape: tuple[int, ...]
-) -> PenaltyTerms:
-    """Checks penalty and strength, and writes them out for each coefficient."""
-    require_penalty(penalty)
-    check_number("strength", strength)
-    require_broadcast("strength", strength, "coef", shape)
-    penalty = penalty.at("coef", shape)
-    penalty.require_fit("coef", shape, jnp.shape(strength))
-    flat = (shape[0], shape[1] if len(shape) > 1 else 1)
-    s = np.asarray(as_numbers("strength", strength), np.float64)
-    s = np.broadcast_to(s, shape).reshape(flat)
-    check_number("strength", np.array(s))
-    zero = np.zeros(flat)
-    unbounded = np.full(flat, -math.inf)
-    match penalty:
-        case _L1():
-            return PenaltyTerms(s, zero, unbounded)
-        case _ElasticNet(l1_ratio=r):
-            return PenaltyTerms(s * r, s * (1 - r), unbounded)
-        case _NonnegativeL1():
-            if not (s > 0).all():
-                raise ValueError(
-                    "strength must be > 0 under nonnegative_l1(), whose dual point "
-                    f"cannot be scaled otherwise, got {strength!r}. Pass a small one."
-                )
-            return PenaltyTerms(s, zero, zero)
-        case _WeightedL1():
-            weights = np.asarray(penalty.weights, np.float64)
-            weights = np.broadcast_to(weights, shape).reshape(flat)
-            held = np.isinf(weights)  # at every strength, 0 included
-            slopes = np.where(held, math.inf, s * np.where(held, 1, weights))
-            return PenaltyTerms(slopes, zero, unbounded)
-        case _GroupL1() if np.ndim(strength) == 0 and (s > 0).all():
-            return PenaltyTerms(s, zero, unbounded, penalty, shape)
-    if isinstance(penalty, _GroupL1):
-        raise ValueError(
-            f"strength must be one number > 0 for groups, got {strength!r}. Put the "
-            "groups' weights into the penalty."
-        )
-    why = "its dual is not known" if penalty.convex else "it is not convex"
-    raise ValueError(
-        f"penalty {penalty!r} has no duality gap: {why}. Use optimality_residual as "
-        "the certificate, and solve as the solver."
-    )
 
 
 class FreeColumns:
@@ -321,7 +197,7 @@ def dual_value(
       w: the coefficients, of shape (p, k).
       terms: the penalty.
     """
-    if terms.group is not None:
+    if terms.groups is not None:
         return loss.dual(residual / max(1.0, terms.largest(grad)), targets)
     steepest = terms.steepest(grad)
     penalised = (terms.slopes > 0) | (terms.ridge > 0)

@@ -152,6 +152,10 @@ class _GroupL1(Penalty):
         _, high = jax.lax.fori_loop(0, steps, halved, (jnp.zeros_like(high), high))
         return largest(high)
 
+    def owners(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Gives the number of each element's group, from 0, in an array of a shape."""
+        return self._grouping(shape).owners
+
     def _grouping(self, shape: tuple[int, ...], path: str = "x") -> Grouping:
         if isinstance(self.groups, str) and self.path is None:
             raise ValueError(

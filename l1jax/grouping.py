@@ -71,6 +71,17 @@ class Grouping:
         slices = np.array([len(group) for group in self.members], float)
         return self._along_axis(np.maximum(others * slices, 1.0))
 
+    @functools.cached_property
+    def owners(self) -> np.ndarray:
+        """The number of each element's group, from 0, in the shape of the array."""
+        lengths = [1 if i in self.axes else n for i, n in enumerate(self.lengths)]
+        if self.members:
+            lengths[self.axis] = len(self.members)
+        numbers = np.arange(math.prod(lengths)).reshape(lengths)
+        if self.members:
+            numbers = numbers.take(self._owner, self.axis)
+        return np.broadcast_to(numbers, self.lengths).reshape(self.shape)
+
     def view(self, x: jax.Array) -> jax.Array:
         """Reshapes the array to the view."""
         return x.reshape(self.lengths)

@@ -14,12 +14,13 @@ from jax.typing import ArrayLike
 from l1jax.certificates import OptimalityResidual
 from l1jax.checks import check_int
 from l1jax.design import Array, Design, as_data
-from l1jax.duality import FreeColumns, checked_targets, coef_shape, penalty_terms
+from l1jax.duality import FreeColumns, checked_targets, coef_shape
 from l1jax.linear import LinearSolution, solve_linear
 from l1jax.linear_losses import LinearLoss, loss_named
 from l1jax.path import RegularisationPath, warn_unless_converged
 from l1jax.penalties import l1
 from l1jax.penalty import Penalty
+from l1jax.penalty_terms import penalty_terms
 from l1jax.strengths import check_spacing, check_strengths, spaced_strengths
 
 

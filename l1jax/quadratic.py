@@ -1,6 +1,8 @@
-"""Quadratics with an L1 term, to full precision in a few Newton steps, on the host."""
+"""Quadratics with a penalty, to full precision in a few Newton steps, on the host."""
 
 import numpy as np
+
+from l1jax.penalty_terms import PenaltyTerms
 
 Array = np.ndarray
 
@@ -11,26 +13,26 @@ _LONGEST = 1e8
 def minimise(
     H: Array,
     c: Array,
-    slopes: Array,
-    floor: Array,
+    terms: PenaltyTerms,
     start: Array,
     tol: float,
     max_steps: int = 500,
 ) -> Array:
-    """Minimises `1/2 w'Hw - c'w + sum slopes |w|` over `w >= floor`, exact zeros kept.
+    """Minimises `1/2 w'Hw - c'w + terms.value(w)`, exact zeros kept.
 
     The proximal point method: each of its problems adds `sum_j h_j (w_j - w0_j)^2 /
-    (2 stretch)`, with h the diagonal of H, and is solved on the dual side by a
-    semismooth Newton method with a line search, as in Li, Sun and Toh (2018), written
-    in terms of H. A Newton step solves a linear system on the support only, and few are
-    needed. H may be singular: more columns than samples, or columns twice.
+    (2 stretch)`, with h the diagonal of H, its largest number in a group, and is solved
+    on the dual side by a semismooth Newton method with a line search, as in Li, Sun and
+    Toh (2018), and for groups in Zhang, Zhang, Sun and Toh (2020), written in terms of
+    H. A Newton step solves a linear system on the support only, and few are needed. H
+    may be singular: more columns than samples, or columns twice; and neither the scale
+    of columns nor how they are correlated matters much.
 
     Args:
       H: positive semidefinite, of shape (m, m).
       c: of shape (m,).
-      slopes: the weights of the L1 term, >= 0 and finite, of shape (m,).
-      floor: minus infinity, or 0 for what must not be negative, of shape (m,).
-      start: of shape (m,).
+      terms: the penalty, with finite slopes, of shape (m,).
+      start: of shape (m,), where the penalty is finite.
       tol: the largest violation of the optimality conditions to leave, in units of c.
       max_steps: the most Newton steps to take.
 
@@ -40,13 +42,14 @@ def minimise(
     if not len(start):
         return start
     # A column of zeros has no curvature: any positive number will do.
-    h = np.where(np.diagonal(H) > 0, np.diagonal(H), 1)
+    h = np.diagonal(H) if terms.groups is None else terms.groups.largest(np.diagonal(H))
+    h = np.where(h > 0, h, 1)
     # What rounding leaves of a violation.
     tol = max(tol, 10 * np.finfo(float).eps * float(np.abs(c).max()))
     w, Hw, stretch, steps = start, H @ start, 100.0, 0
     best, least, stalled = start, np.inf, 0
     while steps < max_steps:
-        violation = largest_violation(w, Hw - c, slopes, floor)
+        violation = float(terms.violation(w, Hw - c).max())
         # The last digits: a violation that does not fall any more is rounding. Columns
         # that are nearly equal trade weights only after a long stretch.
         if violation < least:
@@ -55,24 +58,16 @@ def minimise(
             stalled += 1
         if violation <= tol or stalled > 2:
             break
-        w, taken = _proximal_point(H, c, slopes, floor, w, Hw, h / stretch, tol / 10)
+        w, taken = _proximal_point(H, c, terms, w, Hw, h / stretch, tol / 10)
         Hw, steps = H @ w, steps + taken
         stretch = min(10 * stretch, _LONGEST)
     return best
 
 
-def largest_violation(w: Array, grad: Array, slopes: Array, floor: Array) -> float:
-    """The largest distance of `-grad` to the slopes of the L1 term at `w`."""
-    at_zero = np.maximum(np.where(floor < 0, np.abs(grad), -grad) - slopes, 0)
-    away = np.abs(grad + slopes * np.sign(w))
-    return float(np.where(w == 0, at_zero, away).max())
-
-
 def _proximal_point(
     H: Array,
     c: Array,
-    slopes: Array,
-    floor: Array,
+    terms: PenaltyTerms,
     centre: Array,
     H_centre: Array,
     metric: Array,
@@ -84,15 +79,12 @@ def _proximal_point(
     """
 
     def primal(Hv: Array) -> tuple[Array, Array]:
-        z = centre + (c - Hv) / metric
-        t = slopes / metric
-        return c - Hv, np.maximum(z - np.clip(z, -t, t), floor)
+        return c - Hv, terms.prox(centre + (c - Hv) / metric, metric)
 
     def dual(v: Array, Hv: Array, q: Array, w: Array) -> float:
         moved = w - centre
-        return float(
-            v @ Hv / 2 + q @ w - slopes @ np.abs(w) - moved @ (metric * moved) / 2
-        )
+        penalty = terms.value(w) + moved @ (metric * moved) / 2
+        return float(v @ Hv / 2 + q @ w - penalty)
 
     v, Hv = centre, H_centre
     q, w = primal(Hv)
@@ -107,10 +99,10 @@ def _proximal_point(
         direction = -error
         direction[support] = 0
         rest = (H @ direction)[support]
-        system = H[np.ix_(support, support)]
-        system[np.diag_indices(len(support))] += metric[support]
+        # The inverse of the derivative of w by q.
+        curvature = np.diag(metric[support]) + terms.hessian(w, support)
         direction[support] = np.linalg.solve(
-            system, -metric[support] * error[support] - rest
+            H[np.ix_(support, support)] + curvature, -curvature @ error[support] - rest
         )
         H_direction = H @ direction
         decrease = float(direction @ slope)

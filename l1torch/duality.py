@@ -1,6 +1,5 @@
 """The duality gap of linear models: how far from the optimum a model can be at most."""
 
-import dataclasses
 import math
 import sys
 from collections.abc import Callable
@@ -10,12 +9,11 @@ import torch
 from torch import Tensor
 
 from l1torch.design import Design, as_data, as_numbers, double
-from l1torch.group_penalties import _GroupL1
-from l1torch.hyperparameters import Number, check_number, require_broadcast
+from l1torch.hyperparameters import Number
 from l1torch.linear_losses import LinearLoss, loss_named
-from l1torch.penalties import _L1, _ElasticNet, _NonnegativeL1, l1
-from l1torch.penalty import Penalty, require_penalty
-from l1torch.weighted import _WeightedL1
+from l1torch.penalties import l1
+from l1torch.penalty import Penalty
+from l1torch.penalty_terms import PenaltyTerms, penalty_terms
 
 
 class DualityGap(NamedTuple):
@@ -111,132 +109,10 @@ def duality_gap(
     return DualityGap(gap, gap / null_objective(model, targets, fitted), primal, dual)
 
 
-@dataclasses.dataclass(frozen=True)
-class PenaltyTerms:
-    """`strength * penalty` as `sum slopes |w| + ridge/2 w^2` over `w >= floor`.
-
-    All tensors have the shape (p, k).
-    """
-
-    slopes: Tensor
-    ridge: Tensor
-    floor: Tensor
-    group: Penalty | None = None
-    """Set for groups, which are no such sum; `slopes` are then their strength."""
-    shape: tuple[int, ...] = ()
-    """The shape of the coefficients of groups."""
-
-    def value(self, w: Tensor) -> float:
-        """Gives `strength * penalty(w)`."""
-        if self.group is not None:
-            return float(self.group.value(self._grouped(w), self.least))
-        if (w < self.floor).any():
-            return math.inf
-        slopes = torch.where(w != 0, self.slopes, 0)  # no 0 * inf
-        return float(torch.sum(slopes * w.abs() + self.ridge / 2 * w**2))
-
-    def feasible(self, w: Tensor) -> Tensor:
-        """Gives the nearest coefficients at which the penalty is finite."""
-        return torch.where(self.slopes.isinf(), 0, torch.maximum(w, self.floor))
-
-    def violation(self, w: Tensor, grad: Tensor) -> Tensor:
-        """Gives the distance of `-grad` to the subdifferential, element by element."""
-        if self.group is not None:
-            arrays = self._grouped(w), self._grouped(grad)
-            found = self.group.optimality_distance(*arrays, self.least)
-            return found.reshape(w.shape)
-        at_zero = self.steepest(grad) - self.slopes
-        slopes = torch.where(w == 0, 0, self.slopes)  # no 0 * inf
-        away = (grad + slopes * torch.sign(w) + self.ridge * w).abs()
-        return torch.where(w == 0, at_zero.clamp(min=0), away)
-
-    def steepest(self, grad: Tensor) -> Tensor:
-        """Gives how strongly the loss pulls each element off zero, where it may go."""
-        return torch.where(self.floor < 0, grad.abs(), -grad)
-
-    def largest(self, grad: Tensor) -> float:
-        """Gives the least multiple of the strength that keeps all at zero.
-
-        Args:
-          grad: the gradient of the loss at zero.
-        """
-        if self.group is not None:
-            return float(self.group.lambda_max(self._grouped(grad))) / self.least
-        steepest = self.steepest(grad)
-        pulled = (steepest > 0) & ((self.slopes > 0) | (self.ridge > 0))
-        # A ridge alone holds nothing at zero: infinity.
-        ratios = steepest[pulled] / self.slopes[pulled]
-        return float(ratios.max()) if len(ratios) else 0.0
-
-    def _grouped(self, x: Tensor) -> Tensor:
-        return x.reshape(self.shape)
-
-    @property
-    def least(self) -> float:
-        """The smallest positive, finite strength of an element; 1 if none is."""
-        strengths = torch.where(self.slopes > 0, self.slopes, self.ridge)
-        strengths = strengths[(strengths > 0) & strengths.isfinite()]
-        return float(strengths.min()) if len(strengths) else 1.0
-
-    @property
-    def free(self) -> Tensor:
-        """The flat indices of what is not penalised at all."""
-        return torch.nonzero(((self.slopes == 0) & (self.ridge == 0)).flatten())[:, 0]
-
-
 def coef_shape(design: Design, loss: LinearLoss, targets: Tensor) -> tuple[int, ...]:
     """Gives the shape of the coefficients."""
     classes = tuple(targets.shape[1:]) if loss.name == "multinomial" else ()
     return design.p, *classes
-
-
-def penalty_terms(
-    penalty: Penalty, strength: Number, shape: tuple[int, ...]
-) -> PenaltyTerms:
-    """Checks penalty and strength, and writes them out for each coefficient."""
-    require_penalty(penalty)
-    check_number("strength", strength)
-    shape = torch.Size(shape)
-    require_broadcast("strength", strength, "coef", shape)
-    strength = torch.as_tensor(strength, dtype=torch.float64).detach().cpu()
-    penalty = penalty.at("coef", shape)
-    penalty.require_fit("coef", shape, strength.shape)
-    flat = (shape[0], shape[1] if len(shape) > 1 else 1)
-    for s in strength.flatten().tolist():
-        check_number("strength", s)
-    s = strength.expand(shape).reshape(flat)
-    zero = torch.zeros(flat, dtype=torch.float64)
-    unbounded = zero - math.inf
-    match penalty:
-        case _L1():
-            return PenaltyTerms(s, zero, unbounded)
-        case _ElasticNet(l1_ratio=r):
-            return PenaltyTerms(s * r, s * (1 - r), unbounded)
-        case _NonnegativeL1():
-            if not (s > 0).all():
-                raise ValueError(
-                    "strength must be > 0 under nonnegative_l1(), whose dual point "
-                    f"cannot be scaled otherwise, got {strength!r}. Pass a small one."
-                )
-            return PenaltyTerms(s, zero, zero)
-        case _WeightedL1():
-            weights = penalty.weights.detach().cpu().double()
-            weights = weights.expand(shape).reshape(flat)
-            held = weights.isinf()  # at every strength, 0 included
-            slopes = torch.where(held, math.inf, s * torch.where(held, 1, weights))
-            return PenaltyTerms(slopes, zero, unbounded)
-        case _GroupL1() if strength.dim() == 0 and (s > 0).all():
-            return PenaltyTerms(s, zero, unbounded, penalty, shape)
-    if isinstance(penalty, _GroupL1):
-        raise ValueError(
-            f"strength must be one number > 0 for groups, got {strength!r}. Put the "
-            "groups' weights into the penalty."
-        )
-    why = "its dual is not known" if penalty.convex else "it is not convex"
-    raise ValueError(
-        f"penalty {penalty!r} has no duality gap: {why}. Use optimality_residual as "
-        "the certificate, and solve as the solver."
-    )
 
 
 class FreeColumns:
@@ -323,7 +199,7 @@ def dual_value(
       w: the coefficients, of shape (p, k).
       terms: the penalty.
     """
-    if terms.group is not None:
+    if terms.groups is not None:
         return loss.dual(residual / max(1.0, terms.largest(grad)), targets)
     steepest = terms.steepest(grad)
     penalised = (terms.slopes > 0) | (terms.ridge > 0)

@@ -162,6 +162,10 @@ class _GroupL1(Penalty):
             low, high = halved(low, high)
         return largest(high)
 
+    def owners(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Gives the number of each element's group, from 0, in an array of a shape."""
+        return self._grouping(tuple(shape)).owners
+
     def _grouping(self, shape: tuple[int, ...], path: str = "x") -> Grouping:
         if isinstance(self.groups, str) and self.path is None:
             raise ValueError(

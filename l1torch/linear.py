@@ -9,12 +9,13 @@ from torch import Tensor
 
 from l1torch.checks import check_choice
 from l1torch.design import Design, as_data, double
-from l1torch.duality import PenaltyTerms, checked_targets, coef_shape, penalty_terms
+from l1torch.duality import checked_targets, coef_shape
 from l1torch.hyperparameters import Number
 from l1torch.linear_losses import LinearLoss, loss_named
 from l1torch.newton import NewtonSolver
 from l1torch.penalties import l1
 from l1torch.penalty import Penalty
+from l1torch.penalty_terms import penalty_terms
 from l1torch.solvers import Solution, check_limits, solve
 
 _METHODS = ("auto", "working_set", "gram", "fista")
@@ -65,14 +66,14 @@ def solve_linear(
     The methods are
 
     - `"working_set"`: a proximal Newton method on a few coefficients at a time, those
-      that violate optimality most; for many features, of which few are used. It needs
-      memory for the square of the number in use;
+      that violate optimality most, and their groups; for many features, of which few
+      are used. It needs memory for the square of the number in use;
     - `"gram"`: the same on all at once, from the matrix `X' X`; for the squared loss
       and up to a thousand features, from any number of samples;
     - `"fista"`: `solve`, in the precision of X (in single precision relative gaps end
-      near 1e-6); for groups, or where the others take too much memory;
-    - `"auto"`: "fista" for groups, "gram" for the squared loss and at most 100
-      features, no more than samples, otherwise "working_set".
+      near 1e-6), for columns of one scale; where the others take too much memory;
+    - `"auto"`: "gram" for the squared loss and at most 100 features, no more than
+      samples, otherwise "working_set".
 
     Newton's methods compute products with all of X where X is, and what is small on the
     CPU in double precision, so that float32 data give small gaps, too.
@@ -117,7 +118,7 @@ def solve_linear(
     targets = checked_targets(y, design.n, model, fit_intercept)
     shape = coef_shape(design, model, targets)
     terms = penalty_terms(penalty, strength, shape)
-    method = _checked_method(method, model, terms, design.n, design.p)
+    method = _checked_method(method, model, design.n, design.p)
     coef, intercept = _start(init, shape, fit_intercept)
     coef = terms.feasible(coef)
     gram = method == "gram"
@@ -132,16 +133,20 @@ def solve_linear(
     bound, iterations = solver.run(coef, intercept, tol, rounds)
     optimal = objective_of(coef, intercept) - bound <= tol * solver.null
     if method == "fista" and not optimal:
+        ones = torch.ones((design.n, 1), dtype=torch.float64)
+        means = design.gradient(ones)[:, 0]
         params = {"coef": coef.reshape(shape).to(design.like)}
         if fit_intercept:
-            start = intercept.reshape(shape[1:])
+            start = (intercept + means @ coef).reshape(shape[1:])
             params["intercept"] = start.to(design.like)
         # Scaling the dual point by this share more costs at most this share twice.
         goal = tol * terms.least / 2
-        found = _by_fista(X, y, params, strength, loss, penalty, goal, max_iterations)
+        problem = strength, loss, penalty
+        found = _by_fista(X, y, means, params, *problem, goal, max_iterations)
         coef = found.params["coef"].cpu().double().reshape(design.p, -1)
         if fit_intercept:
             intercept = found.params["intercept"].cpu().double().reshape(-1)
+            intercept = intercept - means @ coef
         iterations = int(found.iterations)
         bound = max(bound, solver.run(coef, intercept, tol, 0)[0])
     if model.name == "multinomial":
@@ -169,19 +174,12 @@ def solve_linear(
     )
 
 
-def _checked_method(
-    method: Any, loss: LinearLoss, terms: PenaltyTerms, samples: int, features: int
-) -> str:
+def _checked_method(method: Any, loss: LinearLoss, samples: int, features: int) -> str:
     """Checks the method, and chooses one for "auto"."""
     check_choice("method", method, _METHODS)
-    grouped = terms.group is not None
     if method == "auto":
         few = loss.quadratic and features <= min(samples, _FEW_FEATURES)
-        return "fista" if grouped else "gram" if few else "working_set"
-    if grouped and method != "fista":
-        raise ValueError(
-            f"method must be 'fista' for groups, got {method!r}. Pass 'auto'."
-        )
+        return "gram" if few else "working_set"
     if method == "gram" and not loss.quadratic:
         raise ValueError(
             f"method 'gram' must have loss='squared', got loss={loss.name!r}. Pass "
@@ -215,6 +213,7 @@ def _start(
 def _by_fista(
     X: Tensor,
     y: Tensor,
+    means: Tensor,
     params: dict[str, Tensor],
     strength: Number,
     loss: str,
@@ -222,13 +221,21 @@ def _by_fista(
     tol: float,
     max_iterations: int,
 ) -> Solution:
+    """Runs `solve` on centred columns, if there is an intercept."""
     X, y = X.detach().to(params["coef"]), y.detach().to(X.device)
-    objective = mean_loss(loss)
+    means, mean = means.to(X), mean_loss(loss)
+
+    def objective(params: dict[str, Tensor]) -> Tensor:
+        if "intercept" in params:
+            shift = means @ params["coef"]
+            params = params | {"intercept": params["intercept"] - shift}
+        return mean(params, X, y)
+
     with warnings.catch_warnings():
         # The gap decides, and solve_linear warns.
         warnings.simplefilter("ignore", UserWarning)
         return solve(
-            lambda params: objective(params, X, y),
+            objective,
             params,
             {name: strength if name == "coef" else 0.0 for name in params},
             penalty=penalty,

@@ -13,12 +13,13 @@ from torch import Tensor
 from l1torch.certificates import OptimalityResidual
 from l1torch.checks import check_int
 from l1torch.design import Design, as_data
-from l1torch.duality import FreeColumns, checked_targets, coef_shape, penalty_terms
+from l1torch.duality import FreeColumns, checked_targets, coef_shape
 from l1torch.linear import LinearSolution, solve_linear
 from l1torch.linear_losses import LinearLoss, loss_named
 from l1torch.path import RegularisationPath, warn_unless_converged
 from l1torch.penalties import l1
 from l1torch.penalty import Penalty
+from l1torch.penalty_terms import penalty_terms
 from l1torch.strengths import check_spacing, check_strengths, spaced_strengths
 
 

@@ -1,4 +1,4 @@
-"""Newton's method for linear models with an L1 penalty, on a working set."""
+"""Newton's method for linear models with a penalty, on a working set."""
 
 import math
 
@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from l1torch.design import Design
-from l1torch.duality import FreeColumns, PenaltyTerms, dual_value, null_objective
+from l1torch.duality import FreeColumns, dual_value, null_objective
 from l1torch.linear_losses import LinearLoss
+from l1torch.penalty_terms import PenaltyTerms
 from l1torch.quadratic import minimise
 
 _FIRST_SET = 128
@@ -18,8 +19,9 @@ class NewtonSolver:
     """A proximal Newton method (Lee, Sun and Saunders, 2014) with working sets.
 
     A round computes the gradient by all coefficients and the duality gap, adds to the
-    working set as many of the worst violations as there are coefficients in use,
-    minimises the quadratic model of the objective on the set, and goes there. With the
+    working set as many of the worst violations as there are coefficients in use, and
+    their groups, minimises the quadratic model of the objective on the set, and goes
+    there. With the
     squared loss the model is exact, and the matrix of products of columns is kept.
 
     Attributes:
@@ -41,9 +43,6 @@ class NewtonSolver:
         # How much better than now the model is solved: where it is exact, roughly, as
         # the set is going to grow; else so that convergence is fast.
         self._precision = 4 if loss.quadratic else 100
-        self._slopes = terms.slopes.reshape(-1)
-        self._ridge = terms.ridge.reshape(-1)
-        self._floor = terms.floor.reshape(-1)
         self._free = FreeColumns(design, terms, intercept)
         self._chosen = torch.zeros(0, dtype=torch.long)
         self._columns = torch.zeros((design.n, 0), dtype=torch.float64)
@@ -108,7 +107,7 @@ class NewtonSolver:
         missing, violating = violation < 0, violation > 0
         room = max(_FIRST_SET, len(support))
         if self._everything:
-            violating, room = self._slopes.isfinite(), len(violation)
+            violating, room = self._terms.slopes.isfinite().flatten(), len(violation)
         missing[support] = True
         missing[kept] = False
         violating[support] = False
@@ -116,7 +115,7 @@ class NewtonSolver:
         new = torch.nonzero(violating)[:, 0]
         if len(new) > room:
             new = new[violation[new].topk(room).indices]
-        new = torch.cat([torch.nonzero(missing)[:, 0], new])
+        new = self._terms.whole(torch.cat([torch.nonzero(missing)[:, 0], new]))
         if not self._loss.quadratic:
             self._chosen = new
             self._columns, self._means = self._centred(new)
@@ -154,46 +153,32 @@ class NewtonSolver:
         flat, m = coef.reshape(-1), len(chosen)
         classes, columns = chosen % k, self._columns
         w, g = flat[chosen], grad.reshape(-1)[chosen]
-        slopes, ridge = self._slopes[chosen], self._ridge[chosen]
-        floor = self._floor[chosen]
         # The columns have mean 0: with the squared loss the intercept stays optimal.
         joint = self._intercept and not self._loss.quadratic
+        terms = self._terms.at(chosen, k if joint else 0)
         if joint:
             zeros = torch.zeros(k, dtype=torch.float64)
             columns = torch.cat([columns, torch.ones((len(columns), k)).double()], 1)
             classes = torch.cat([classes, torch.arange(k)])
             w, g = torch.cat([w, zeros]), torch.cat([g, zeros])
-            slopes = torch.cat([slopes, zeros])
-            ridge = torch.cat([ridge, zeros])
-            floor = torch.cat([floor, zeros - math.inf])
         H = self._gram
         if not self._loss.quadratic:
             H = self._loss.hessian(columns, classes, scores)
-        if ridge.any():
-            H = H + torch.diag(ridge)
-        # g is of the loss alone, H with the ridge: H w - g leaves no ridge in c.
-        c = H @ w - g - ridge * w
-        new = minimise(H, c, slopes, floor, w, accuracy)
+        new = minimise(H, H @ w - g, terms, w, accuracy)
         step = new - w
         by_class = torch.zeros((len(step), k), dtype=torch.float64)
         by_class[torch.arange(len(step)), classes] = step
         moved = columns @ by_class
 
-        def rise(size: float) -> float:
-            """How much the penalty grows, not hidden by the rounding of w."""
-            moves = size * step
-            at = w + moves
-            lengths = torch.where(at * w > 0, torch.sign(w) * moves, at.abs() - w.abs())
-            return float(slopes @ lengths + ridge @ (moves * (w + moves / 2)))
-
         size = 1.0
         if not self._loss.quadratic:
-            decrease = 1e-4 * (float(g @ step) + rise(1.0))
+            decrease = 1e-4 * (float(g @ step) + terms.rise(w, step))
 
             def change(size: float) -> float:
-                return self._loss.change(scores, size * moved, self._targets)
+                loss = self._loss.change(scores, size * moved, self._targets)
+                return loss + terms.rise(w, size * step)
 
-            while not change(size) + rise(size) <= size * decrease:
+            while not change(size) <= size * decrease:
                 size /= 2
                 if size < 1e-10:
                     return scores

@@ -1,10 +1,12 @@
-"""Quadratics with an L1 term, to full precision in a few Newton steps, on the host."""
+"""Quadratics with a penalty, to full precision in a few Newton steps, on the host."""
 
 import math
 import sys
 
 import torch
 from torch import Tensor
+
+from l1torch.penalty_terms import PenaltyTerms
 
 _LONGEST = 1e8
 """How little the proximal term of the last problems weighs."""
@@ -13,26 +15,26 @@ _LONGEST = 1e8
 def minimise(
     H: Tensor,
     c: Tensor,
-    slopes: Tensor,
-    floor: Tensor,
+    terms: PenaltyTerms,
     start: Tensor,
     tol: float,
     max_steps: int = 500,
 ) -> Tensor:
-    """Minimises `1/2 w'Hw - c'w + sum slopes |w|` over `w >= floor`, exact zeros kept.
+    """Minimises `1/2 w'Hw - c'w + terms.value(w)`, exact zeros kept.
 
     The proximal point method: each of its problems adds `sum_j h_j (w_j - w0_j)^2 /
-    (2 stretch)`, with h the diagonal of H, and is solved on the dual side by a
-    semismooth Newton method with a line search, as in Li, Sun and Toh (2018), written
-    in terms of H. A Newton step solves a linear system on the support only, and few are
-    needed. H may be singular: more columns than samples, or columns twice.
+    (2 stretch)`, with h the diagonal of H, its largest number in a group, and is solved
+    on the dual side by a semismooth Newton method with a line search, as in Li, Sun and
+    Toh (2018), and for groups in Zhang, Zhang, Sun and Toh (2020), written in terms of
+    H. A Newton step solves a linear system on the support only, and few are needed. H
+    may be singular: more columns than samples, or columns twice; and neither the scale
+    of columns nor how they are correlated matters much.
 
     Args:
       H: positive semidefinite, of shape (m, m).
       c: of shape (m,).
-      slopes: the weights of the L1 term, >= 0 and finite, of shape (m,).
-      floor: minus infinity, or 0 for what must not be negative, of shape (m,).
-      start: of shape (m,).
+      terms: the penalty, with finite slopes, of shape (m,).
+      start: of shape (m,), where the penalty is finite.
       tol: the largest violation of the optimality conditions to leave, in units of c.
       max_steps: the most Newton steps to take.
 
@@ -42,13 +44,14 @@ def minimise(
     if not len(start):
         return start
     # A column of zeros has no curvature: any positive number will do.
-    h = torch.where(H.diagonal() > 0, H.diagonal(), 1)
+    h = H.diagonal() if terms.groups is None else terms.groups.largest(H.diagonal())
+    h = torch.where(h > 0, h, 1)
     # What rounding leaves of a violation.
     tol = max(tol, 10 * sys.float_info.epsilon * float(c.abs().max()))
     w, Hw, stretch, steps = start, H @ start, 100.0, 0
     best, least, stalled = start, math.inf, 0
     while steps < max_steps:
-        violation = largest_violation(w, Hw - c, slopes, floor)
+        violation = float(terms.violation(w, Hw - c).max())
         # The last digits: a violation that does not fall any more is rounding. Columns
         # that are nearly equal trade weights only after a long stretch.
         if violation < least:
@@ -57,24 +60,16 @@ def minimise(
             stalled += 1
         if violation <= tol or stalled > 2:
             break
-        w, taken = _proximal_point(H, c, slopes, floor, w, Hw, h / stretch, tol / 10)
+        w, taken = _proximal_point(H, c, terms, w, Hw, h / stretch, tol / 10)
         Hw, steps = H @ w, steps + taken
         stretch = min(10 * stretch, _LONGEST)
     return best
 
 
-def largest_violation(w: Tensor, grad: Tensor, slopes: Tensor, floor: Tensor) -> float:
-    """The largest distance of `-grad` to the slopes of the L1 term at `w`."""
-    at_zero = torch.clamp(torch.where(floor < 0, grad.abs(), -grad) - slopes, min=0)
-    away = (grad + slopes * torch.sign(w)).abs()
-    return float(torch.where(w == 0, at_zero, away).max())
-
-
 def _proximal_point(
     H: Tensor,
     c: Tensor,
-    slopes: Tensor,
-    floor: Tensor,
+    terms: PenaltyTerms,
     centre: Tensor,
     H_centre: Tensor,
     metric: Tensor,
@@ -86,13 +81,11 @@ def _proximal_point(
     """
 
     def primal(Hv: Tensor) -> tuple[Tensor, Tensor]:
-        z = centre + (c - Hv) / metric
-        t = slopes / metric
-        return c - Hv, torch.maximum(z - torch.clamp(z, -t, t), floor)
+        return c - Hv, terms.prox(centre + (c - Hv) / metric, metric)
 
     def dual(v: Tensor, Hv: Tensor, q: Tensor, w: Tensor) -> float:
         moved = w - centre
-        penalty = slopes @ w.abs() + moved @ (metric * moved) / 2
+        penalty = terms.value(w) + moved @ (metric * moved) / 2
         return float(v @ Hv / 2 + q @ w - penalty)
 
     v, Hv = centre, H_centre
@@ -108,10 +101,10 @@ def _proximal_point(
         direction = -error
         direction[support] = 0
         rest = (H @ direction)[support]
-        system = H[support[:, None], support]
-        system.diagonal().add_(metric[support])
+        # The inverse of the derivative of w by q.
+        curvature = torch.diag(metric[support]) + terms.hessian(w, support)
         direction[support] = torch.linalg.solve(
-            system, -metric[support] * error[support] - rest
+            H[support[:, None], support] + curvature, -curvature @ error[support] - rest
         )
         H_direction = H @ direction
         decrease = float(direction @ slope)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import entr, expit, logsumexp, softmax
 from sklearn.linear_model import ElasticNet, LogisticRegression
 
 from parity_tests.problems import Problem, multinomial_gradient
@@ -133,3 +134,53 @@ def l1_kkt_residual(problem: Problem, w: np.ndarray) -> float:
     return float(
         np.where(w == 0, at_zero, np.abs(g + problem.strength * np.sign(w))).max()
     )
+
+
+def linear_bounds(
+    loss: str,
+    X: np.ndarray,
+    y: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray,
+    slope: float,
+    groups: tuple[np.ndarray, np.ndarray] | None = None,
+) -> tuple[float, float]:
+    """The objective of a linear model with an intercept, and a bound of its minimum.
+
+    The penalty is `slope |w|_1`, and for groups the sum over g of `norms_g |w_g|`: each
+    element's group, in the shape of w, and each group's factor. The bound is Fenchel's
+    dual at the residual, whose mean is taken off and which is shrunk until it fits.
+    """
+    scores = X @ w + b
+    owners, norms = groups if groups else (np.zeros(w.shape, int), np.zeros(1))
+
+    def sizes(x: np.ndarray) -> np.ndarray:
+        return np.sqrt(np.bincount(owners.ravel(), (x**2).ravel(), len(norms)))
+
+    Y = np.eye(scores.shape[-1])[y] if loss == "multinomial" else y
+    if loss == "squared":
+        value, residual = (scores - y) ** 2 / 2, scores - y
+    elif loss == "logistic":
+        value = np.logaddexp(0, scores) - y * scores
+        residual = expit(scores) - y
+    else:
+        value, residual = logsumexp(scores, 1) - (scores * Y).sum(1), softmax(scores, 1)
+        residual = residual - Y
+    primal = np.mean(value) + slope * np.abs(w).sum() + norms @ sizes(w)
+    residual = residual - residual.mean(0)
+    pull = np.abs(X.T @ residual) / len(y)
+
+    def fits(share: float) -> bool:
+        left = np.maximum(share * pull - slope, 0)
+        return bool((sizes(left) <= norms).all())
+
+    low, high = 0.0, 1.0
+    for _ in range(0 if fits(1.0) else 100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    theta = residual * (1.0 if fits(1.0) else low)
+    if loss == "squared":
+        return primal, -float(np.mean(theta * (theta / 2 + y)))
+    chances = theta + Y
+    entropies = entr(chances) + (entr(1 - chances) if loss == "logistic" else 0)
+    return primal, float(entropies.sum() / len(y))

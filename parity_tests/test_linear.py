@@ -348,8 +348,6 @@ def test_penalties_that_do_not_fit_raise(twin: Twin):
     groups = twin.lib.group_l1(0, block=2)
     with pytest.raises(ValueError, match="strength must be one number > 0 for groups"):
         fit(twin, X, y, 0.0, penalty=groups)
-    with pytest.raises(ValueError, match="must be 'fista' for groups"):
-        fit(twin, X, y, 0.1, penalty=groups, method="working_set")
     with pytest.raises(TypeError, match="penalty must be a Penalty"):
         fit(twin, X, y, 0.1, penalty="l1")
 

@@ -1,0 +1,264 @@
+"""The penalty of a linear model, written out for each coefficient, on the host."""
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from l1jax.design import Array, as_numbers
+from l1jax.group_penalties import _GroupL1
+from l1jax.hyperparameters import check_number, require_broadcast
+from l1jax.penalties import _L1, _ElasticNet, _NonnegativeL1
+from l1jax.penalty import Penalty, require_penalty
+from l1jax.weighted import _WeightedL1
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """Groups of coefficients that do not overlap, with a multiple of each one's norm.
+
+    Owners, and arrays given, have the shape of the coefficients.
+    """
+
+    owners: Array
+    """The number of each coefficient's group."""
+    slopes: Array
+    """The factor of each group's norm, >= 0, of shape (groups,)."""
+
+    def total(self, x: Array) -> Array:
+        """Sums over each group."""
+        return np.bincount(self.owners.reshape(-1), x.reshape(-1), len(self.slopes))
+
+    def norms(self, x: Array) -> Array:
+        """Gives the Euclidean norm of each group."""
+        return np.sqrt(self.total(x**2))
+
+    def largest(self, x: Array) -> Array:
+        """Gives each coefficient the largest number of its group, at least 0."""
+        found = np.zeros(len(self.slopes))
+        np.maximum.at(found, self.owners, x)
+        return found[self.owners]
+
+    def over_norms(self, x: Array) -> Array:
+        """Gives each coefficient its group's slope over its group's norm of x."""
+        norms = self.norms(x)
+        return (self.slopes / np.where(norms == 0, 1, norms))[self.owners]
+
+
+@dataclasses.dataclass(frozen=True)
+class PenaltyTerms:
+    """`sum slopes |w| + ridge/2 w^2` over `w >= floor`, and the norms of groups.
+
+    All arrays have one shape: (p, k) for all coefficients, (m,) for some of them.
+    """
+
+    slopes: Array
+    ridge: Array
+    floor: Array
+    groups: Groups | None = None
+    """Of penalties with groups alone, which have neither ridge nor floor."""
+
+    def value(self, w: Array) -> float:
+        """Gives `strength * penalty(w)`."""
+        if (w < self.floor).any():
+            return math.inf
+        slopes = np.where(w != 0, self.slopes, 0)  # no 0 * inf
+        value = float(np.sum(slopes * np.abs(w) + self.ridge / 2 * w**2))
+        if self.groups is not None:
+            value += float(self.groups.slopes @ self.groups.norms(w))
+        return value
+
+    def rise(self, w: Array, moves: Array) -> float:
+        """Gives `value(w + moves) - value(w)`, not hidden by the rounding of w."""
+        at = w + moves
+        lengths = np.where(at * w > 0, np.sign(w) * moves, np.abs(at) - np.abs(w))
+        value = float(self.slopes @ lengths + self.ridge @ (moves * (w + moves / 2)))
+        if self.groups is not None:
+            sums = self.groups.norms(at) + self.groups.norms(w)
+            squares = self.groups.total(moves * (at + w))
+            value += float(
+                self.groups.slopes @ (squares / np.where(sums == 0, 1, sums))
+            )
+        return value
+
+    def feasible(self, w: Array) -> Array:
+        """Gives the nearest coefficients at which the penalty is finite."""
+        return np.where(np.isinf(self.slopes), 0, np.maximum(w, self.floor))
+
+    def prox(self, z: Array, metric: Array) -> Array:
+        """Minimises `value(w) + 1/2 sum metric (w - z)^2`, exact zeros kept.
+
+        Args:
+          z: the point.
+          metric: > 0, and the same within a group.
+        """
+        t = self.slopes / metric
+        w = np.maximum(z - np.clip(z, -t, t), self.floor)
+        if self.groups is not None:
+            w = w * np.maximum(1 - self.groups.over_norms(w) / metric, 0)
+        return w / (1 + self.ridge / metric)
+
+    def hessian(self, w: Array, support: Array) -> Array:
+        """Gives the second derivative by the coefficients that are not zero.
+
+        Args:
+          w: of shape (m,).
+          support: where it is not zero.
+        """
+        curvature = np.diag(self.ridge[support])
+        if self.groups is None:
+            return curvature
+        owners = self.groups.owners[support]
+        steepness = self.groups.over_norms(w)[support]
+        unit = w[support] / self.groups.norms(w)[owners]
+        along = np.where(owners[:, None] == owners, np.outer(steepness * unit, unit), 0)
+        return curvature + np.diag(steepness) - along
+
+    def violation(self, w: Array, grad: Array) -> Array:
+        """Gives the distance of `-grad` to the subdifferential, element by element."""
+        at_zero = np.maximum(self.steepest(grad) - self.slopes, 0)
+        slopes = np.where(w == 0, 0, self.slopes)  # no 0 * inf
+        away = grad + slopes * np.sign(w) + self.ridge * w
+        if self.groups is not None:
+            away = away + self.groups.over_norms(w) * w
+            # How far the norm exceeds its slope is spread over a group of zeros.
+            share = np.maximum(1 - self.groups.over_norms(at_zero), 0)
+            zero = (self.groups.norms(w) == 0)[self.groups.owners]
+            at_zero = np.where(zero, share * at_zero, at_zero)
+        return np.where(w == 0, at_zero, np.abs(away))
+
+    def steepest(self, grad: Array) -> Array:
+        """Gives how strongly the loss pulls each element off zero, where it may go."""
+        return np.where(self.floor < 0, np.abs(grad), -grad)
+
+    def largest(self, grad: Array) -> float:
+        """Gives the least multiple of the strength that keeps all at zero.
+
+        Args:
+          grad: the gradient of the loss at zero.
+        """
+        steepest = self.steepest(grad)
+        if self.groups is not None:
+            return self._largest_of_groups(steepest, self.groups)
+        pulled = (steepest > 0) & ((self.slopes > 0) | (self.ridge > 0))
+        with np.errstate(divide="ignore"):  # a ridge alone holds nothing at zero
+            return float(np.max(steepest[pulled] / self.slopes[pulled], initial=0.0))
+
+    def _largest_of_groups(self, steepest: Array, groups: Groups) -> float:
+        """The root of `|max(steepest - s slopes, 0)| = s groups.slopes`, the largest.
+
+        Newton's method: the difference is convex and falls, so that s rises to it.
+        """
+        s = np.zeros(len(groups.slopes))
+        for _ in range(100):
+            left = np.maximum(steepest - s[groups.owners] * self.slopes, 0)
+            norms = groups.norms(left)
+            falls = groups.total(self.slopes * left) / np.where(norms == 0, 1, norms)
+            following = s + (norms - s * groups.slopes) / (groups.slopes + falls)
+            if (following <= s).all():
+                break
+            s = np.maximum(s, following)
+        return float(s.max())
+
+    def at(self, chosen: Array, free: int = 0) -> "PenaltyTerms":
+        """Gives those of some coefficients, by their flat indices.
+
+        Args:
+          chosen: the indices, of shape (m,).
+          free: how many more coefficients follow, without a penalty.
+        """
+        flat = [a.reshape(-1)[chosen] for a in (self.slopes, self.ridge, self.floor)]
+        zero, groups = np.zeros(free), None
+        if self.groups is not None:
+            found = self.groups.owners.reshape(-1)[chosen]
+            found, owners = np.unique(found, return_inverse=True)
+            owners = np.concatenate([owners, len(found) + np.arange(free)])
+            groups = Groups(owners, np.concatenate([self.groups.slopes[found], zero]))
+        ends = zero, zero, zero - math.inf
+        flat = [np.concatenate(pair) for pair in zip(flat, ends, strict=True)]
+        return PenaltyTerms(*flat, groups)
+
+    def whole(self, chosen: Array) -> Array:
+        """Adds to flat indices those of the same groups."""
+        if self.groups is None:
+            return chosen
+        owners = self.groups.owners.reshape(-1)
+        picked = np.zeros(len(self.groups.slopes), bool)
+        picked[owners[chosen]] = True
+        return np.flatnonzero(picked[owners])
+
+    @property
+    def least(self) -> float:
+        """The least positive, finite cost of an element of size 1; 1 if there is none.
+
+        The penalty is at least `least * sum |w|` over what has such a cost.
+        """
+        strengths = np.where(self.slopes > 0, self.slopes, self.ridge)
+        if self.groups is not None:
+            sizes = self.groups.total(np.ones_like(self.slopes))
+            shares = self.groups.slopes / np.sqrt(sizes)
+            strengths = self.slopes + shares[self.groups.owners]
+        strengths = strengths[(strengths > 0) & np.isfinite(strengths)]
+        return float(strengths.min()) if len(strengths) else 1.0
+
+    @property
+    def free(self) -> Array:
+        """The flat indices of what is not penalised at all."""
+        if self.groups is not None:
+            return np.zeros(0, np.int64)
+        return np.flatnonzero((self.slopes == 0) & (self.ridge == 0))
+
+
+def penalty_terms(
+    penalty: Penalty, strength: ArrayLike, shape: tuple[int, ...]
+) -> PenaltyTerms:
+    """Checks penalty and strength, and writes them out for each coefficient."""
+    require_penalty(penalty)
+    check_number("strength", strength)
+    require_broadcast("strength", strength, "coef", shape)
+    penalty = penalty.at("coef", shape)
+    penalty.require_fit("coef", shape, jnp.shape(strength))
+    flat = (shape[0], shape[1] if len(shape) > 1 else 1)
+    s = np.asarray(as_numbers("strength", strength), np.float64)
+    s = np.broadcast_to(s, shape).reshape(flat)
+    check_number("strength", np.array(s))
+    zero = np.zeros(flat)
+    unbounded = np.full(flat, -math.inf)
+    match penalty:
+        case _L1():
+            return PenaltyTerms(s, zero, unbounded)
+        case _ElasticNet(l1_ratio=r):
+            return PenaltyTerms(s * r, s * (1 - r), unbounded)
+        case _NonnegativeL1():
+            if not (s > 0).all():
+                raise ValueError(
+                    "strength must be > 0 under nonnegative_l1(), whose dual point "
+                    f"cannot be scaled otherwise, got {strength!r}. Pass a small one."
+                )
+            return PenaltyTerms(s, zero, zero)
+        case _WeightedL1():
+            weights = np.asarray(penalty.weights, np.float64)
+            weights = np.broadcast_to(weights, shape).reshape(flat)
+            held = np.isinf(weights)  # at every strength, 0 included
+            slopes = np.where(held, math.inf, s * np.where(held, 1, weights))
+            return PenaltyTerms(slopes, zero, unbounded)
+        case _GroupL1(l1_ratio=r) if np.ndim(strength) == 0 and (s > 0).all():
+            if r == 1:
+                return PenaltyTerms(s, zero, unbounded)
+            owners = penalty.owners(shape).reshape(flat)
+            sizes = np.bincount(owners.reshape(-1))
+            weights = np.sqrt(sizes) if penalty.scale_by_size else np.ones(len(sizes))
+            groups = Groups(owners, float(s[0, 0]) * (1 - r) * weights)
+            return PenaltyTerms(s * r, zero, unbounded, groups)
+    if isinstance(penalty, _GroupL1):
+        raise ValueError(
+            f"strength must be one number > 0 for groups, got {strength!r}. Put the "
+            "groups' weights into the penalty."
+        )
+    why = "its dual is not known" if penalty.convex else "it is not convex"
+    raise ValueError(
+        f"penalty {penalty!r} has no duality gap: {why}. Use optimality_residual as "
+        "the certificate, and solve as the solver."
+    )

@@ -1,0 +1,269 @@
+"""The penalty of a linear model, written out for each coefficient, on the host."""
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from l1torch.group_penalties import _GroupL1
+from l1torch.hyperparameters import Number, check_number, require_broadcast
+from l1torch.penalties import _L1, _ElasticNet, _NonnegativeL1
+from l1torch.penalty import Penalty, require_penalty
+from l1torch.weighted import _WeightedL1
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """Groups of coefficients that do not overlap, with a multiple of each one's norm.
+
+    Owners, and tensors given, have the shape of the coefficients.
+    """
+
+    owners: Tensor
+    """The number of each coefficient's group."""
+    slopes: Tensor
+    """The factor of each group's norm, >= 0, of shape (groups,)."""
+
+    def total(self, x: Tensor) -> Tensor:
+        """Sums over each group."""
+        return torch.zeros_like(self.slopes).index_add_(
+            0, self.owners.flatten(), x.flatten()
+        )
+
+    def norms(self, x: Tensor) -> Tensor:
+        """Gives the Euclidean norm of each group."""
+        return self.total(x**2).sqrt()
+
+    def largest(self, x: Tensor) -> Tensor:
+        """Gives each coefficient the largest number of its group, at least 0."""
+        found = torch.zeros_like(self.slopes)
+        found = found.scatter_reduce(0, self.owners, x, "amax")
+        return found[self.owners]
+
+    def over_norms(self, x: Tensor) -> Tensor:
+        """Gives each coefficient its group's slope over its group's norm of x."""
+        norms = self.norms(x)
+        return (self.slopes / torch.where(norms == 0, 1, norms))[self.owners]
+
+
+@dataclasses.dataclass(frozen=True)
+class PenaltyTerms:
+    """`sum slopes |w| + ridge/2 w^2` over `w >= floor`, and the norms of groups.
+
+    All tensors have one shape: (p, k) for all coefficients, (m,) for some of them.
+    """
+
+    slopes: Tensor
+    ridge: Tensor
+    floor: Tensor
+    groups: Groups | None = None
+    """Of penalties with groups alone, which have neither ridge nor floor."""
+
+    def value(self, w: Tensor) -> float:
+        """Gives `strength * penalty(w)`."""
+        if (w < self.floor).any():
+            return math.inf
+        slopes = torch.where(w != 0, self.slopes, 0)  # no 0 * inf
+        value = float(torch.sum(slopes * w.abs() + self.ridge / 2 * w**2))
+        if self.groups is not None:
+            value += float(self.groups.slopes @ self.groups.norms(w))
+        return value
+
+    def rise(self, w: Tensor, moves: Tensor) -> float:
+        """Gives `value(w + moves) - value(w)`, not hidden by the rounding of w."""
+        at = w + moves
+        lengths = torch.where(at * w > 0, torch.sign(w) * moves, at.abs() - w.abs())
+        value = float(self.slopes @ lengths + self.ridge @ (moves * (w + moves / 2)))
+        if self.groups is not None:
+            sums = self.groups.norms(at) + self.groups.norms(w)
+            squares = self.groups.total(moves * (at + w))
+            value += float(
+                self.groups.slopes @ (squares / torch.where(sums == 0, 1, sums))
+            )
+        return value
+
+    def feasible(self, w: Tensor) -> Tensor:
+        """Gives the nearest coefficients at which the penalty is finite."""
+        return torch.where(self.slopes.isinf(), 0, torch.maximum(w, self.floor))
+
+    def prox(self, z: Tensor, metric: Tensor) -> Tensor:
+        """Minimises `value(w) + 1/2 sum metric (w - z)^2`, exact zeros kept.
+
+        Args:
+          z: the point.
+          metric: > 0, and the same within a group.
+        """
+        t = self.slopes / metric
+        w = torch.maximum(z - torch.clamp(z, -t, t), self.floor)
+        if self.groups is not None:
+            w = w * (1 - self.groups.over_norms(w) / metric).clamp(min=0)
+        return w / (1 + self.ridge / metric)
+
+    def hessian(self, w: Tensor, support: Tensor) -> Tensor:
+        """Gives the second derivative by the coefficients that are not zero.
+
+        Args:
+          w: of shape (m,).
+          support: where it is not zero.
+        """
+        curvature = torch.diag(self.ridge[support])
+        if self.groups is None:
+            return curvature
+        owners = self.groups.owners[support]
+        steepness = self.groups.over_norms(w)[support]
+        unit = w[support] / self.groups.norms(w)[owners]
+        along = torch.where(
+            owners[:, None] == owners, torch.outer(steepness * unit, unit), 0
+        )
+        return curvature + torch.diag(steepness) - along
+
+    def violation(self, w: Tensor, grad: Tensor) -> Tensor:
+        """Gives the distance of `-grad` to the subdifferential, element by element."""
+        at_zero = (self.steepest(grad) - self.slopes).clamp(min=0)
+        slopes = torch.where(w == 0, 0, self.slopes)  # no 0 * inf
+        away = grad + slopes * torch.sign(w) + self.ridge * w
+        if self.groups is not None:
+            away = away + self.groups.over_norms(w) * w
+            # How far the norm exceeds its slope is spread over a group of zeros.
+            share = (1 - self.groups.over_norms(at_zero)).clamp(min=0)
+            zero = (self.groups.norms(w) == 0)[self.groups.owners]
+            at_zero = torch.where(zero, share * at_zero, at_zero)
+        return torch.where(w == 0, at_zero, away.abs())
+
+    def steepest(self, grad: Tensor) -> Tensor:
+        """Gives how strongly the loss pulls each element off zero, where it may go."""
+        return torch.where(self.floor < 0, grad.abs(), -grad)
+
+    def largest(self, grad: Tensor) -> float:
+        """Gives the least multiple of the strength that keeps all at zero.
+
+        Args:
+          grad: the gradient of the loss at zero.
+        """
+        steepest = self.steepest(grad)
+        if self.groups is not None:
+            return self._largest_of_groups(steepest, self.groups)
+        pulled = (steepest > 0) & ((self.slopes > 0) | (self.ridge > 0))
+        # A ridge alone holds nothing at zero: infinity.
+        ratios = steepest[pulled] / self.slopes[pulled]
+        return float(ratios.max()) if len(ratios) else 0.0
+
+    def _largest_of_groups(self, steepest: Tensor, groups: Groups) -> float:
+        """The root of `|max(steepest - s slopes, 0)| = s groups.slopes`, the largest.
+
+        Newton's method: the difference is convex and falls, so that s rises to it.
+        """
+        s = torch.zeros_like(groups.slopes)
+        for _ in range(100):
+            left = (steepest - s[groups.owners] * self.slopes).clamp(min=0)
+            norms = groups.norms(left)
+            falls = groups.total(self.slopes * left) / torch.where(norms == 0, 1, norms)
+            following = s + (norms - s * groups.slopes) / (groups.slopes + falls)
+            if (following <= s).all():
+                break
+            s = torch.maximum(s, following)
+        return float(s.max())
+
+    def at(self, chosen: Tensor, free: int = 0) -> "PenaltyTerms":
+        """Gives those of some coefficients, by their flat indices.
+
+        Args:
+          chosen: the indices, of shape (m,).
+          free: how many more coefficients follow, without a penalty.
+        """
+        flat = [a.reshape(-1)[chosen] for a in (self.slopes, self.ridge, self.floor)]
+        zero, groups = torch.zeros(free, dtype=torch.float64), None
+        if self.groups is not None:
+            found = self.groups.owners.reshape(-1)[chosen]
+            found, owners = found.unique(return_inverse=True)
+            owners = torch.cat([owners, len(found) + torch.arange(free)])
+            groups = Groups(owners, torch.cat([self.groups.slopes[found], zero]))
+        ends = zero, zero, zero - math.inf
+        flat = [torch.cat(pair) for pair in zip(flat, ends, strict=True)]
+        return PenaltyTerms(*flat, groups)
+
+    def whole(self, chosen: Tensor) -> Tensor:
+        """Adds to flat indices those of the same groups."""
+        if self.groups is None:
+            return chosen
+        owners = self.groups.owners.reshape(-1)
+        picked = torch.zeros(len(self.groups.slopes), dtype=torch.bool)
+        picked[owners[chosen]] = True
+        return torch.nonzero(picked[owners])[:, 0]
+
+    @property
+    def least(self) -> float:
+        """The least positive, finite cost of an element of size 1; 1 if there is none.
+
+        The penalty is at least `least * sum |w|` over what has such a cost.
+        """
+        strengths = torch.where(self.slopes > 0, self.slopes, self.ridge)
+        if self.groups is not None:
+            sizes = self.groups.total(torch.ones_like(self.slopes))
+            shares = self.groups.slopes / sizes.sqrt()
+            strengths = self.slopes + shares[self.groups.owners]
+        strengths = strengths[(strengths > 0) & strengths.isfinite()]
+        return float(strengths.min()) if len(strengths) else 1.0
+
+    @property
+    def free(self) -> Tensor:
+        """The flat indices of what is not penalised at all."""
+        if self.groups is not None:
+            return torch.zeros(0, dtype=torch.long)
+        return torch.nonzero(((self.slopes == 0) & (self.ridge == 0)).flatten())[:, 0]
+
+
+def penalty_terms(
+    penalty: Penalty, strength: Number, shape: tuple[int, ...]
+) -> PenaltyTerms:
+    """Checks penalty and strength, and writes them out for each coefficient."""
+    require_penalty(penalty)
+    check_number("strength", strength)
+    shape = torch.Size(shape)
+    require_broadcast("strength", strength, "coef", shape)
+    strength = torch.as_tensor(strength, dtype=torch.float64).detach().cpu()
+    penalty = penalty.at("coef", shape)
+    penalty.require_fit("coef", shape, strength.shape)
+    flat = (shape[0], shape[1] if len(shape) > 1 else 1)
+    for s in strength.flatten().tolist():
+        check_number("strength", s)
+    s = strength.expand(shape).reshape(flat)
+    zero = torch.zeros(flat, dtype=torch.float64)
+    unbounded = zero - math.inf
+    match penalty:
+        case _L1():
+            return PenaltyTerms(s, zero, unbounded)
+        case _ElasticNet(l1_ratio=r):
+            return PenaltyTerms(s * r, s * (1 - r), unbounded)
+        case _NonnegativeL1():
+            if not (s > 0).all():
+                raise ValueError(
+                    "strength must be > 0 under nonnegative_l1(), whose dual point "
+                    f"cannot be scaled otherwise, got {strength!r}. Pass a small one."
+                )
+            return PenaltyTerms(s, zero, zero)
+        case _WeightedL1():
+            weights = penalty.weights.detach().cpu().double()
+            weights = weights.expand(shape).reshape(flat)
+            held = weights.isinf()  # at every strength, 0 included
+            slopes = torch.where(held, math.inf, s * torch.where(held, 1, weights))
+            return PenaltyTerms(slopes, zero, unbounded)
+        case _GroupL1(l1_ratio=r) if strength.dim() == 0 and (s > 0).all():
+            if r == 1:
+                return PenaltyTerms(s, zero, unbounded)
+            owners = torch.tensor(penalty.owners(shape)).reshape(flat)
+            sizes = owners.flatten().bincount().double()
+            weights = sizes.sqrt() if penalty.scale_by_size else torch.ones_like(sizes)
+            groups = Groups(owners, strength * (1 - r) * weights)
+            return PenaltyTerms(s * r, zero, unbounded, groups)
+    if isinstance(penalty, _GroupL1):
+        raise ValueError(
+            f"strength must be one number > 0 for groups, got {strength!r}. Put the "
+            "groups' weights into the penalty."
+        )
+    why = "its dual is not known" if penalty.convex else "it is not convex"
+    raise ValueError(
+        f"penalty {penalty!r} has no duality gap: {why}. Use optimality_residual as "
+        "the certificate, and solve as the solver."
+    )
