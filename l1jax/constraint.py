@@ -97,7 +97,8 @@ class Constraint(Penalty):
             u.astype(jnp.asarray(x).dtype)
             for u, (_, x, _) in zip(projected, rows, strict=True)
         )
-        return [jnp.where(u == 0, jnp.zeros_like(u), u) for u in rounded]
+        # Unlike a zero, the absolute value has a derivative, that of u.
+        return [jnp.where(u == 0, jnp.abs(u), u) for u in rounded]
 
     def _distances(
         self, rows: Sequence[Row], grads: Sequence[ArrayLike]

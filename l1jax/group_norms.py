@@ -22,7 +22,9 @@ def group_norm(x: jax.Array, grouping: Grouping) -> jax.Array:
 def shrink_by_norm(x: jax.Array, a: jax.Array, grouping: Grouping) -> jax.Array:
     """Shrinks the norm of each group by `a`, which is constant in it."""
     norm = grouping.spread(group_norm(x, grouping))
-    return x * jnp.maximum(1 - a / jnp.where(norm == 0, 1, norm), 0)
+    falls = (norm <= a) & (a > 0)
+    left = 1 - a / jnp.where(falls | (norm == 0), 1, norm)
+    return x * jnp.where(falls, 0, left)
 
 
 def shrink_in_metric(x: jax.Array, a: jax.Array, grouping: Grouping) -> jax.Array:
@@ -71,9 +73,11 @@ def shrink_in_metric(x: jax.Array, a: jax.Array, grouping: Grouping) -> jax.Arra
     # The derivatives of the root are those of the last step.
     theta = jnp.minimum(theta + newton(y, a, theta), above)
     theta = jnp.where(is_zero, 0, theta)
-    below = grouping.spread(theta) + a
-    below = jnp.where(below == 0, 1, below)
-    return x * (grouping.spread(theta) / below)
+    theta = grouping.spread(theta)
+    below = theta + a
+    share = theta / jnp.where(below == 0, 1, below)
+    # What has no threshold moves freely, in a zero group too.
+    return x * jnp.where(a == 0, 1, share)
 
 
 def _power(x: jax.Array, grouping: Grouping) -> jax.Array:

@@ -21,7 +21,7 @@ from l1jax.penalty import (
     operands,
     sign,
 )
-from l1jax.prox import solve
+from l1jax.prox import freed, solve
 
 SCALES = "[1e-18, 1e18]"
 """The scales whose squares and reciprocals single precision holds."""
@@ -50,7 +50,11 @@ class Elementwise(Penalty):
 
     def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
         """Applies `_shrunk` to the magnitudes."""
-        return solve(lambda x, t: sign(x) * self._shrunk(jnp.abs(x), t), x, threshold)
+
+        def formula(x: jax.Array, t: jax.Array) -> jax.Array:
+            return freed(sign(x) * self._shrunk(jnp.abs(x), t), x, t)
+
+        return solve(formula, x, threshold)
 
     def optimality_distance(
         self, x: ArrayLike, grad: ArrayLike, strength: ArrayLike = 1.0

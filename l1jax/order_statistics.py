@@ -89,7 +89,12 @@ def project_l1_ball(
         mass = total(masses)
         some = mass > 0
         excess = total(sums) - radius
-        return jnp.where(some, tau + excess / jnp.where(some, mass, 1), tau)
+        fixed = jax.lax.stop_gradient(jnp.where(some, mass, 1))
+        # The derivative of a quotient divides by the square. Where that is 0, the mass
+        # is held: its share in the derivative is the excess, 0 in the end.
+        held = fixed * fixed < jnp.finfo(fixed.dtype).tiny
+        step = jnp.where(held, excess / fixed, excess / jnp.where(held, 1, mass))
+        return jnp.where(some, tau + step, tau)
 
     def grows(state: tuple[jax.Array, jax.Array]) -> jax.Array:
         previous, tau = state
@@ -103,7 +108,9 @@ def project_l1_ball(
     start = zero, newton(zero, fixed, fixed_metrics)
     active_from, _ = jax.lax.while_loop(grows, advance, start)
     # The loop has no derivative, but it is only needed for the set of active elements.
-    tau = jnp.maximum(newton(active_from, arrays, metrics), 0)
+    tau = newton(active_from, arrays, metrics)
+    # Below 0 by rounding alone: the derivative stays.
+    tau = jnp.where(tau < 0, tau - jax.lax.stop_gradient(tau), tau)
     inside = l1_norm(fixed) <= radius
     return [
         jnp.where(inside, x, shrink(shrink(x, bound * t), tau * t))

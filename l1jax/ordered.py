@@ -74,7 +74,8 @@ class _Ordered(Penalty):
         _require_one_number("strength", strength.shape, "x")
         shape, x, v = x.shape, x.reshape(-1), v.reshape(-1)
         weights = jnp.asarray(self._weights(x.size), x.dtype)
-        direction = jax.lax.stop_gradient(jnp.where(x == 0, sign(v), sign(x)))
+        direction = jax.lax.stop_gradient(sign(jnp.where(x == 0, v, x)))
+        direction = jnp.where(direction == 0, 1, direction)
         along, size = v * direction, jnp.abs(x)
         order = jax.lax.stop_gradient(jnp.lexsort((-along, -size)))
         size = size[order]
@@ -82,7 +83,7 @@ class _Ordered(Penalty):
         y = along[order] - jnp.abs(strength.reshape(()) * weights)
         cut = -(_previous(size) > size).astype(jnp.int32)
         u = fuse(y, jnp.inf, 0.0, cut)
-        u = jnp.where(size == 0, jnp.maximum(u, 0), u)
+        u = jnp.where((size == 0) & (u < 0), 0, u)
         u = jnp.zeros_like(u).at[order].set(u, unique_indices=True) * direction
         # NaN that comparisons have hidden.
         nan = strength.reshape(()) + x

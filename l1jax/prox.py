@@ -84,7 +84,18 @@ def prox_elastic_net(x: ArrayLike, threshold: ArrayLike, l1_ratio: float) -> jax
 
 def shrink(x: jax.Array, t: jax.Array) -> jax.Array:
     """The soft threshold of arrays that are checked already."""
-    return x - jnp.clip(x, -t, t)
+    # This is x - clip(x, -t, t), but without a threshold it has the derivative of the
+    # identity at zero, and elsewhere that from above with respect to the threshold.
+    held = (jnp.abs(x) <= t) & (t > 0)
+    return jnp.where(held, x - x, x - jnp.sign(x) * t)
+
+
+def freed(moved: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
+    """Gives a prox the derivative of `x` where `x` and the threshold are zero.
+
+    A threshold of 0 is the identity, but formulas with a kink at `x = 0` forget it.
+    """
+    return jnp.where((x == 0) & (t == 0), x, moved)
 
 
 def solve(

@@ -22,7 +22,9 @@ def group_norm(x: Tensor, grouping: Grouping) -> Tensor:
 def shrink_by_norm(x: Tensor, a: Tensor, grouping: Grouping) -> Tensor:
     """Shrinks the norm of each group by `a`, which is constant in it."""
     norm = grouping.spread(group_norm(x, grouping))
-    return x * torch.clamp(1 - a / torch.where(norm == 0, 1, norm), min=0)
+    falls = (norm <= a) & (a > 0)
+    left = 1 - a / torch.where(falls | (norm == 0), 1, norm)
+    return x * torch.where(falls, 0, left)
 
 
 def shrink_in_metric(x: Tensor, a: Tensor, grouping: Grouping) -> Tensor:
@@ -66,9 +68,11 @@ def shrink_in_metric(x: Tensor, a: Tensor, grouping: Grouping) -> Tensor:
     # The derivatives of the root are those of the last step.
     theta = torch.minimum(theta + newton(y, a, theta), above)
     theta = torch.where(is_zero, 0, theta)
-    below = grouping.spread(theta) + a
-    below = torch.where(below == 0, 1, below)
-    return x * (grouping.spread(theta) / below)
+    theta = grouping.spread(theta)
+    below = theta + a
+    share = theta / torch.where(below == 0, 1, below)
+    # What has no threshold moves freely, in a zero group too.
+    return x * torch.where(a == 0, 1, share)
 
 
 def _power(x: Tensor, grouping: Grouping) -> Tensor:

@@ -21,7 +21,7 @@ from l1torch.penalty import (
     operands,
     sign,
 )
-from l1torch.prox import solve
+from l1torch.prox import freed, solve
 
 SCALES = "[1e-18, 1e18]"
 """The scales whose squares and reciprocals single precision holds."""
@@ -50,7 +50,11 @@ class Elementwise(Penalty):
 
     def prox(self, x: Tensor, threshold: Number) -> Tensor:
         """Applies `_shrunk` to the magnitudes."""
-        return solve(lambda x, t: sign(x) * self._shrunk(x.abs(), t), x, threshold)
+
+        def formula(x: Tensor, t: Tensor) -> Tensor:
+            return freed(sign(x) * self._shrunk(x.abs(), t), x, t)
+
+        return solve(formula, x, threshold)
 
     def optimality_distance(
         self, x: Tensor, grad: Tensor, strength: Number = 1.0

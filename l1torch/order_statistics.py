@@ -99,7 +99,14 @@ def project_l1_ball(
         mass = total(masses, of)
         some = mass > 0
         excess = total(sums, of) - radius
-        return torch.where(some, tau + excess / torch.where(some, mass, 1), tau)
+        fixed = torch.where(some, mass, 1).detach()
+        step = excess / fixed
+        if torch.is_grad_enabled():
+            # The derivative of a quotient divides by the square. Where that is 0, the
+            # mass is held: its share in the derivative is the excess, 0 in the end.
+            held = fixed * fixed < torch.finfo(fixed.dtype).tiny
+            step = torch.where(held, step, excess / torch.where(held, 1, mass))
+        return torch.where(some, tau + step, tau)
 
     with torch.no_grad():
         # Tau only grows, so that what is zero stays zero and can be left out.
@@ -111,10 +118,12 @@ def project_l1_ball(
             left, left_metrics = _larger(left, left_metrics, tau)
             previous, tau = tau, newton(tau, left, left_metrics)
     near = [shrink(x, bound * t) for x, t in zip(arrays, metrics, strict=True)]
-    if any(x.requires_grad for x in near):
+    if torch.is_grad_enabled():
         # The loop has no derivative; it has found the set of active elements.
-        tau = newton(previous, near, metrics)
-    tau = tau.clamp(min=0)
+        step = newton(previous, near, metrics)
+        tau = tau + (step - step.detach())
+    # Below 0 by rounding alone: the derivative stays.
+    tau = torch.where(tau < 0, tau - tau.detach(), tau)
     return [shrink(x, tau * t) for x, t in zip(near, metrics, strict=True)]
 
 

@@ -80,7 +80,8 @@ class _Ordered(Penalty):
         _require_one_number("strength", strength.shape, "x")
         shape, x, v = x.shape, x.reshape(-1), v.reshape(-1)
         weights = torch.as_tensor(self._weights(x.numel())).to(x)
-        direction = torch.where(x == 0, sign(v), sign(x)).detach()
+        direction = sign(torch.where(x == 0, v, x)).detach()
+        direction = torch.where(direction == 0, 1, direction)
         along, size = v * direction, x.abs()
         order = torch.argsort(-along.detach(), stable=True)
         order = order[torch.argsort(-size[order], stable=True)]
@@ -88,7 +89,7 @@ class _Ordered(Penalty):
         y = along[order] - strength.reshape(()) * weights
         cut = -(_previous(size) > size).int()
         u = fuse(y, y.new_full((), math.inf), y.new_zeros(()), cut)
-        u = torch.where(size == 0, u.clamp(min=0), u)
+        u = torch.where((size == 0) & (u < 0), 0, u)
         u = torch.zeros_like(u).scatter(0, order, u) * direction
         # NaN that comparisons have hidden.
         nan = strength.reshape(()) + x

@@ -14,6 +14,7 @@ import math
 import numbers
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from l1torch.hyperparameters import (
@@ -85,7 +86,22 @@ def prox_elastic_net(x: Tensor, threshold: Number, l1_ratio: float) -> Tensor:
 
 def shrink(x: Tensor, t: Tensor) -> Tensor:
     """The soft threshold of tensors that are checked already."""
-    return x - x.clamp(-t, t)
+    if not torch.is_grad_enabled():
+        return x - x.clamp(-t, t)
+    # The same, but without a threshold it has the derivative of the identity at zero,
+    # and elsewhere that from above with respect to the threshold.
+    held = (x.abs() <= t) & (t > 0)
+    return torch.where(held, x - x, x - x.sign() * t)
+
+
+def freed(moved: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    """Gives a prox the derivative of `x` where `x` and the threshold are zero.
+
+    A threshold of 0 is the identity, but formulas with a kink at `x = 0` forget it.
+    """
+    if not torch.is_grad_enabled():
+        return moved
+    return torch.where((x == 0) & (t == 0), x, moved)
 
 
 def solve(
