@@ -69,12 +69,14 @@ def check_target(target: TargetSparsity, penalty: Penalty, window: float = 1) ->
 
 def initial_control(target: TargetSparsity, params: Any, mask: Mask) -> Control:
     """Makes the control before the first step."""
-    rows = zip(named_leaves(params), selected(mask, params), strict=True)
+    rows = list(zip(named_leaves(params), selected(mask, params), strict=True))
     kinds = [compute_dtype(dtype_of(leaf)) for (_, leaf), chosen in rows if chosen]
     dtype = jnp.result_type(*kinds) if kinds else jnp.result_type(float)
 
     zeros = jnp.zeros([], dtype)
-    if target.scope == "array":
+    # Of no leaves, which optax.tree.map_params asks for, one number too: a tree would
+    # make it take the strengths for parameters.
+    if target.scope == "array" and rows:
         zeros = jax.tree.map(lambda _: jnp.zeros([], dtype), params)
     return Control(zeros, target.fraction(0), jnp.array(target.target, float))
 

@@ -62,6 +62,8 @@ def spread(prefix: Any, tree: Any, argument: str) -> list[Any]:
     Raises:
       ValueError: `prefix` is not a prefix of `tree`.
     """
+    if not named_leaves(tree):
+        return []  # optax.tree.map_params asks for the state of a tree without leaves
     values = []
 
     def collect(value: Any, subtree: Any) -> None:

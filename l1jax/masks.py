@@ -136,7 +136,7 @@ def selected(mask: Mask, params: Any) -> list[bool]:
       TypeError: the mask holds something else than booleans.
     """
     leaves = named_leaves(params)
-    if mask is None:
+    if mask is None or not leaves:
         return [leaf is not None for _, leaf in leaves]
     # A tree of booleans may be callable too: a module in equinox's manner.
     is_function = callable(mask) and jax.tree_util.all_leaves([mask])
@@ -151,7 +151,7 @@ def selected(mask: Mask, params: Any) -> list[bool]:
                 "a leaf to penalise and False for one to leave alone."
             )
         flags.append(bool(flag))
-    if leaves and not any(flags):
+    if not any(flags):
         raise ValueError(
             f"mask {mask!r} selects nothing to penalise among {describe(leaves)}. Pass "
             "mask=None to penalise every leaf, or by_path(...) to name some."

@@ -128,6 +128,60 @@ def test_tree_map_params():
     )
 
 
+PREFIXES = {
+    "add_subgradient": lambda mask, strength: l1jax.add_subgradient(
+        strength, mask=mask
+    ),
+    "proximal_step": lambda mask, strength: l1jax.proximal_step(
+        strength, LR, mask=mask
+    ),
+    "proximal": lambda mask, strength: l1jax.proximal(
+        optax.adam, LR, strength, mask=mask, window=10
+    ),
+    "freeze_zeros": lambda mask, strength: l1jax.freeze_zeros(
+        optax.adam(LR), mask=mask
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PREFIXES)
+def test_tree_map_params_of_trees_of_masks_and_strengths(name):
+    params = {"w": jnp.ones(3), "b": jnp.ones(2)}
+    names = {"w": "w", "b": "b"}
+    plain = PREFIXES[name](l1jax.weights_only, STRENGTH)
+    expected = optax.tree_utils.tree_map_params(
+        plain, lambda x, name: name, plain.init(params), names
+    )
+    for mask in ({"w": True, "b": False}, lambda p: {"w": p["w"].ndim > 0, "b": False}):
+        tx = PREFIXES[name](mask, {"w": STRENGTH, "b": 0.0})
+        state = tx.init(params)
+        mapped = optax.tree_utils.tree_map_params(
+            tx, lambda x, name: name, state, names
+        )
+        assert jax.tree.map(str, mapped) == jax.tree.map(str, expected)
+
+
+@pytest.mark.parametrize("method", ["quantile", "pi"])
+def test_tree_map_params_does_not_take_strengths_for_parameters(method):
+    params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+    target = l1jax.target_sparsity(0.5, 10, scope="array", method=method)
+    tx = l1jax.proximal(optax.adam, LR, target)
+    state = tx.init(params)
+    shapes = jax.tree.map(jnp.shape, params)
+    mapped = optax.tree_utils.tree_map_params(
+        *(tx, lambda x, shape: jnp.reshape(x, shape), state, shapes),
+        transform_non_params=lambda _: "other",
+    )
+    assert mapped.control.strength == "other"
+    chex.assert_trees_all_equal(
+        mapped.optimizer_state[0].mu, state.optimizer_state[0].mu
+    )
+    # A run of fixed strengths takes them as they are.
+    fixed = l1jax.proximal(optax.adam, LR, state.control.strength)
+    assert jax.tree.structure(state.control.strength) == jax.tree.structure(params)
+    fixed.update(params, fixed.init(params), params)
+
+
 def test_inject_hyperparams():
     params, grads = params_and_grads()
     injected = optax.inject_hyperparams(l1jax.proximal_step, static_args="mask")(
