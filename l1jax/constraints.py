@@ -21,6 +21,7 @@ from l1jax.order_statistics import (
     count,
     k_largest,
     l1_norm,
+    nearest_slope,
     order_keys,
     project_l1_ball,
     total,
@@ -55,12 +56,8 @@ class _L1Ball(Constraint):
     ) -> list[jax.Array]:
         if self.radius == 0:
             return [jnp.zeros_like(grad) for grad in grads]
-        pulls = [
-            jnp.sum(-grad * sign(x)) for x, grad in zip(arrays, grads, strict=True)
-        ]
-        support = total([count(x != 0) for x in arrays])
-        tau = jnp.maximum(total(pulls) / jnp.maximum(support, 1), 0)
-        tau = jnp.where(l1_norm(arrays) >= self.radius * (1 - slack), tau, 0)
+        full = l1_norm(arrays) >= self.radius * (1 - slack)
+        tau = jnp.where(full, nearest_slope(arrays, grads), 0)
         return [
             jnp.where(
                 x == 0,
@@ -186,6 +183,9 @@ def l1_ball(radius: float, *, scope: str = "array") -> Penalty:
     to 10 more if `x` is outside (Michelot, 1986; Duchi et al., 2008; Condat, 2016), in
     place of a sort. Its value allows for rounding: 64 units of the precision that is
     computed in, or one of the array's.
+
+    The optimality distance is, element by element, what is left of `-grad` after its
+    projection onto the normal cone, the multiples of the norm's subdifferential.
 
     A penalty of some strength and a ball of some radius describe the same solutions:
     see `implied_radius`. The strength that is passed to a transform has no effect here.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from l1jax.leaves import compute_dtype
-from l1jax.penalty import absolute, largest
+from l1jax.penalty import absolute, largest, sign
 from l1jax.prox import shrink
 
 _FREE = 2.0**60  # what an infinite threshold is to the largest finite one
@@ -116,6 +116,44 @@ def project_l1_ball(
         jnp.where(inside, x, shrink(shrink(x, bound * t), tau * t))
         for x, t in zip(arrays, metrics, strict=True)
     ]
+
+
+def nearest_slope(arrays: Sequence[jax.Array], grads: Sequence[jax.Array]) -> jax.Array:
+    """Gives the `mu >= 0` that takes `mu * d|x|_1` nearest to `-grads`, in the 2-norm.
+
+    It is the mean of the pulls towards the outside, `-grad_i sign(x_i)`, and of those
+    `|grad_i|` at zeros that exceed it, found from below as in `project_l1_ball`.
+
+    Args:
+      arrays: of one dtype, to be computed in.
+      grads: for each array one of its shape and dtype.
+    """
+    zeros = [x == 0 for x in arrays]
+    pulls = [
+        jnp.where(zero, jnp.abs(grad), -grad * sign(x))
+        for zero, x, grad in zip(zeros, arrays, grads, strict=True)
+    ]
+
+    def mean(mu: jax.Array) -> jax.Array:
+        chosen = [
+            ~(zero & (pull <= mu)) for zero, pull in zip(zeros, pulls, strict=True)
+        ]
+        sums = [
+            jnp.sum(jnp.where(mark, pull, 0))
+            for mark, pull in zip(chosen, pulls, strict=True)
+        ]
+        number = jnp.maximum(total([count(mark) for mark in chosen]), 1)
+        return total(sums) / number.astype(mu.dtype)
+
+    def advance(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        _, mu = state
+        return mu, mean(mu)
+
+    zero = jnp.zeros([], arrays[0].dtype)
+    mu, _ = jax.lax.while_loop(
+        lambda state: state[1] > state[0], advance, (zero, mean(zero))
+    )
+    return mu
 
 
 def kth_largest(arrays: Sequence[jax.Array], k: int | jax.Array) -> jax.Array:

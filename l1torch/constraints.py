@@ -22,6 +22,7 @@ from l1torch.order_statistics import (
     count,
     k_largest,
     l1_norm,
+    nearest_slope,
     order_keys,
     project_l1_ball,
     total,
@@ -62,12 +63,8 @@ class _L1Ball(Constraint):
     ) -> list[Tensor]:
         if self.radius == 0:
             return [torch.zeros_like(grad) for grad in grads]
-        pulls = [
-            torch.sum(-grad * sign(x)) for x, grad in zip(arrays, grads, strict=True)
-        ]
-        support = total([count(x != 0) for x in arrays], of)
-        tau = (total(pulls, of) / support.clamp(min=1)).clamp(min=0)
-        tau = torch.where(l1_norm(arrays, of) >= self.radius * (1 - slack), tau, 0)
+        full = l1_norm(arrays, of) >= self.radius * (1 - slack)
+        tau = torch.where(full, nearest_slope(arrays, grads, of), 0)
         return [
             torch.where(
                 x == 0, (grad.abs() - tau).clamp(min=0), (grad + tau * sign(x)).abs()
@@ -222,6 +219,9 @@ def l1_ball(radius: float, *, scope: str = "array") -> Penalty:
     to 10 more if `x` is outside (Michelot, 1986; Duchi et al., 2008; Condat, 2016), in
     place of a sort. Its value allows for rounding: 64 units of the precision that is
     computed in, or one of the array's.
+
+    The optimality distance is, element by element, what is left of `-grad` after its
+    projection onto the normal cone, the multiples of the norm's subdifferential.
 
     A penalty of some strength and a ball of some radius describe the same solutions:
     see `implied_radius`. The strength that is passed to a transform has no effect here.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from l1torch.leaves import compute_dtype
+from l1torch.penalty import sign
 from l1torch.prox import shrink
 from l1torch.sharding import over_shards
 
@@ -125,6 +126,44 @@ def project_l1_ball(
     # Below 0 by rounding alone: the derivative stays.
     tau = torch.where(tau < 0, tau - tau.detach(), tau)
     return [shrink(x, tau * t) for x, t in zip(near, metrics, strict=True)]
+
+
+def nearest_slope(
+    arrays: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    of: Sequence[Tensor] | None = None,
+) -> Tensor:
+    """Gives the `mu >= 0` that takes `mu * d|x|_1` nearest to `-grads`, in the 2-norm.
+
+    It is the mean of the pulls towards the outside, `-grad_i sign(x_i)`, and of those
+    `|grad_i|` at zeros that exceed it, found from below as in `project_l1_ball`.
+
+    Args:
+      arrays: of one dtype, to be computed in.
+      grads: for each array one of its shape and dtype.
+      of: the DTensors of which the arrays are shards.
+    """
+    zeros = [x == 0 for x in arrays]
+    pulls = [
+        torch.where(zero, grad.abs(), -grad * sign(x))
+        for zero, x, grad in zip(zeros, arrays, grads, strict=True)
+    ]
+
+    def mean(mu: Tensor) -> Tensor:
+        chosen = [
+            ~(zero & (pull <= mu)) for zero, pull in zip(zeros, pulls, strict=True)
+        ]
+        sums = [
+            pull.where(mark, 0).sum() for mark, pull in zip(chosen, pulls, strict=True)
+        ]
+        number = total([count(mark) for mark in chosen], of).clamp(min=1)
+        return total(sums, of) / number
+
+    mu = torch.zeros_like(arrays[0].sum())
+    following = mean(mu)
+    while bool(following > mu):
+        mu, following = following, mean(following)
+    return mu
 
 
 def kth_largest(

@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.optimize
 
 from parity_tests import oracles, problems
 from parity_tests.formulas import constraints as formulas
@@ -188,9 +189,9 @@ def test_distance_vanishes_at_a_projection_and_not_beside_it(twin, name):
 GRAD = (-2.0, 1.0, 0.5, -3.0)
 BY_HAND = [
     ("l1_ball", (9,), [1.0, 0, 0, 0], [2, 1, 0.5, 3]),  # inside
-    ("l1_ball", (1,), [1.0, 0, 0, 0], [0, 0, 0, 1]),  # tau = 2
-    ("l1_ball", (1,), [0.5, -0.5, 0, 0], [0.5, 0.5, 0, 1.5]),  # tau = 1.5
-    ("l1_ball", (1,), [-1.0, 0, 0, 0], [2, 1, 0.5, 3]),  # tau = 0
+    ("l1_ball", (1,), [1.0, 0, 0, 0], [0.5, 0, 0, 0.5]),  # tau = (2 + 3) / 2
+    ("l1_ball", (1,), [0.5, -0.5, 0, 0], [0, 1, 0, 1]),  # tau = (2 + 1 + 3) / 3
+    ("l1_ball", (1,), [-0.25, 0.25, 0.25, 0.25], [2, 1, 0.5, 3]),  # tau = 0
     ("l1_ball", (1,), [2.0, 0, 0, 0], [math.inf] * 4),
     ("l1_ball", (0,), [0.0, 0, 0, 0], [0] * 4),
     ("top_k", (2,), [1.0, 0, 0, 0], [2, 1, 0.5, 3]),
@@ -214,6 +215,37 @@ def test_distances_by_hand(twin):
     found = twin.jit(distances)(twin.array(GRAD), *points)
     for distance, (*case, expected) in zip(found, BY_HAND, strict=True):
         np.testing.assert_array_equal(twin.numpy(distance), expected, str(case))
+
+
+@pytest.mark.parametrize("scope", ["array", "tree"])
+@pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.name)
+def test_distance_of_the_ball_is_that_to_its_normal_cone(twin, scope):
+    distance = twin.jit(twin.lib.l1_ball(2.0, scope=scope).optimality_distance)
+    rng = np.random.default_rng(0)
+    cases = [([1.0, 1, 0, 0], [-1.0, -1, 5, 0]), ([2.0, 0, 0, 0], [3.0, 0, 0, 0])]
+    for zeros in (0, 1, 2, 3) * 10:
+        x = rng.normal(size=4)
+        x[:zeros] = 0
+        cases.append((2 * x / np.abs(x).sum(), rng.normal(size=4) * 3 + rng.normal()))
+
+    def left(mu, x, grad):
+        at_zero = np.maximum(np.abs(grad) - mu, 0)
+        return np.where(x == 0, at_zero, np.abs(grad + mu * np.sign(x)))
+
+    for x, grad in map(np.array, cases):
+        nearest = scipy.optimize.minimize_scalar(
+            lambda mu, x=x, grad=grad: np.sum(left(mu, x, grad) ** 2),
+            bounds=(0, np.abs(grad).max()),
+            method="bounded",
+            options={"xatol": 1e-10},
+        ).x
+        found = twin.numpy(distance(twin.array(x), twin.array(grad)))
+        np.testing.assert_allclose(found, left(nearest, x, grad), atol=1e-6)
+        inside = twin.numpy(distance(twin.array(0.9 * x), twin.array(grad)))
+        np.testing.assert_array_equal(inside, np.abs(grad))
+    np.testing.assert_allclose(
+        np.linalg.norm(twin.numpy(distance(*map(twin.array, cases[0])))), 96**0.5 / 3
+    )
 
 
 LEAVES = {
