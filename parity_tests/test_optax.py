@@ -161,10 +161,9 @@ def test_tree_map_params_of_trees_of_masks_and_strengths(name):
         assert jax.tree.map(str, mapped) == jax.tree.map(str, expected)
 
 
-@pytest.mark.parametrize("method", ["quantile", "pi"])
-def test_tree_map_params_does_not_take_strengths_for_parameters(method):
+def test_tree_map_params_does_not_take_strengths_for_parameters():
     params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
-    target = l1jax.target_sparsity(0.5, 10, scope="array", method=method)
+    target = l1jax.target_sparsity(0.5, 10, scope="array")
     tx = l1jax.proximal(optax.adam, LR, target)
     state = tx.init(params)
     shapes = jax.tree.map(jnp.shape, params)
