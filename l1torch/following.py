@@ -15,7 +15,7 @@ from l1torch.controllers import (
     largest_kept,
     next_control,
 )
-from l1torch.groups import Group
+from l1torch.groups import Group, by_plain_name, plain_name
 from l1torch.hyperparameters import Number
 from l1torch.penalised import Targets
 from l1torch.sharding import local
@@ -34,7 +34,7 @@ def control_of(target: TargetSparsity, groups: Sequence[Group]) -> Control:
     strengths = [group["l1"] for group in led]
     strength = strengths[0]
     if all(isinstance(each, Mapping) for each in strengths):
-        strength = {name: x for each in strengths for name, x in each.items()}
+        strength = {k: x for each in strengths for k, x in by_plain_name(each).items()}
     step = max(group["l1_count"] for group in led)
     return Control(strength, target.fraction(step), target.target)
 
@@ -92,7 +92,7 @@ class Following:
         state = states.get(param, {})
         ratios = functools.partial(shrinking.ratios, param.detach(), state, group)
         return Row(
-            name=name,
+            name=plain_name(name),
             param=param.detach(),
             ratios=ratios,
             zeros=functools.partial(
@@ -106,8 +106,9 @@ def _part(value: Any, group: Group) -> Any:
     """Gives a group its part: of a mapping, the entries of its names."""
     if not isinstance(value, Mapping):
         return value
-    return {name: value.get(name, 0.0) for name in group["param_names"]}
+    names = map(plain_name, group["param_names"])
+    return {name: value.get(name, 0.0) for name in names}
 
 
 def _entry(value: Any, name: str) -> Number:
-    return value[name] if isinstance(value, Mapping) else value
+    return value[plain_name(name)] if isinstance(value, Mapping) else value

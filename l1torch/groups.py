@@ -1,5 +1,6 @@
 """The parameter groups of an optimizer: names, and the strength under the key `l1`."""
 
+import functools
 import numbers
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,41 @@ from l1torch.hyperparameters import Number, check_number, require_broadcast
 
 Group = dict[str, Any]
 """One of `optimizer.param_groups`."""
+
+_ADDED = (
+    "_orig_mod",  # by torch.compile
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_forward_module",  # by Lightning
+)
+
+
+@functools.lru_cache(maxsize=2**16)
+def plain_name(name: str) -> str:
+    """Takes out of a parameter's name what wrappers of its module put in.
+
+    What is kept by name is kept by this one: a checkpoint of the bare model fits the
+    one that is compiled or distributed, and the other way round.
+    """
+    first, *rest = parts = [part for part in name.split(".") if part not in _ADDED]
+    # DDP and its like wrap whole models.
+    return plain_name(".".join(rest)) if first == "module" and rest else ".".join(parts)
+
+
+def by_plain_name(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Names what is kept for each parameter by `plain_name`.
+
+    Raises:
+      ValueError: two of the names are the same without what wrappers put in.
+    """
+    plain = {plain_name(name): value for name, value in values.items()}
+    if len(plain) < len(values):
+        raise ValueError(
+            "strength must have names that differ in more than what wrappers add, "
+            f"such as 'module.', got {sorted(values)}. Rename a submodule, or give "
+            "groups a key 'l1' of their own."
+        )
+    return plain
 
 
 def named_params(group: Group) -> list[tuple[str, Tensor]]:
@@ -55,15 +91,15 @@ def strengths_of(group: Group) -> list[Number]:
             f"strength maps the names {sorted(strength)}, got parameters without. "
             "Build the optimizer from model.named_parameters()."
         )
-    values = []
+    values, plain = [], by_plain_name(strength)
     for name, param in named_params(group):
-        if name not in strength:
+        if plain_name(name) not in plain:
             raise ValueError(
                 f"strength has no entry for '{name}', got {sorted(strength)}. Map "
                 "every name to a number, whether or not it is penalised, or give the "
                 "group a key 'l1' of its own."
             )
-        values.append(as_number(strength[name]))
+        values.append(as_number(plain[plain_name(name)]))
         check_number(f"strength['{name}']", values[-1])
         _require_fit(values[-1], name, param)
     return values

@@ -107,13 +107,16 @@ class Proximal(PenalisedOptimizer):
     Args:
       optimizer: the base, built from `model.named_parameters()`; from bare parameters
         the default mask takes those of two or more dimensions. Use the wrapper in its
-        place from here on. A parameter whose gradient is `None` is skipped.
+        place from here on: a step that the base takes alone is warned of. A parameter
+        whose gradient is `None` is skipped.
       strength: lambda, per unit of the loss: a number or tensor >= 0, a schedule (step
         count, from 0, to number), a mapping from parameter names to numbers, or a
         `target_sparsity`, which finds the strength. It is kept in
         `param_groups[i]["l1"]`, where it may differ between groups and, unless it
         follows a schedule or target, be changed at any time; the state dict saves it. A
-        group that has the key already keeps its own.
+        group that has the key already keeps its own. Names are kept without what
+        wrappers of the model add to them, such as `module.` of DDP and `_orig_mod.` of
+        compile: a checkpoint fits the bare model and the wrapped one.
       penalty: the penalty, of unit strength, one for all groups; `metric="coordinate"`
         needs one whose prox takes a threshold for each weight, see
         `Penalty.takes_metric`.

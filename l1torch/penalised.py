@@ -14,6 +14,7 @@ from l1torch.groups import (
     Group,
     all_params,
     as_number,
+    by_plain_name,
     named_params,
     strengths_of,
 )
@@ -64,9 +65,12 @@ class PenalisedOptimizer(DelegatingOptimizer):
         self.penalty = penalty
         self.mask = mask
         self._strength = strength
+        params = dict(named_leaves(all_params(self.param_groups)))
+        if isinstance(strength, TargetSparsity) and strength.scope == "array":
+            by_plain_name(params)  # raises if two of them would be one
         if isinstance(strength, Mapping):
-            params = dict(named_leaves(all_params(self.param_groups)))
-            if unknown := sorted(set(strength) - set(params)):
+            strength = self._strength = by_plain_name(strength)
+            if unknown := sorted(strength.keys() - by_plain_name(params).keys()):
                 raise ValueError(
                     f"strength names {unknown}, which the optimizer does not have; it "
                     f"has {describe(list(params.items()))}. Build it from "
@@ -132,12 +136,12 @@ class PenalisedOptimizer(DelegatingOptimizer):
         if "l1" in group and not group.get("l1_default"):
             settings = {"l1": group["l1"], "l1_default": False}
         elif isinstance(self._strength, Mapping):
-            names = [name for name, _ in named_params(group)]
+            names = by_plain_name(dict(named_params(group)))
             own = {n: as_number(v) for n, v in self._strength.items() if n in names}
             settings = {"l1": own, "l1_default": True}
         elif isinstance(self._strength, TargetSparsity):
-            names = [name for name, _ in named_params(group)]
-            first = initial_control(self._strength, names).strength
+            names = by_plain_name(dict(named_params(group)))
+            first = initial_control(self._strength, list(names)).strength
             settings = {"l1": first, "l1_count": 0, "l1_default": True}
         elif is_schedule(self._strength):
             first = as_number(self._strength(0))

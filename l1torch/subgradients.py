@@ -38,12 +38,14 @@ class Subgradient(PenalisedOptimizer):
     Args:
       optimizer: the base, built from `model.named_parameters()`; from bare parameters
         the default mask takes those of two or more dimensions. Use the wrapper in its
-        place from here on. A parameter whose gradient is `None` is skipped.
+        place from here on: a step that the base takes alone is warned of. A parameter
+        whose gradient is `None` is skipped.
       strength: lambda, per unit of the loss: a number or tensor >= 0, a schedule (step
         count, from 0, to number), or a mapping from parameter names to numbers. It is
         kept in `param_groups[i]["l1"]`, where it may differ between groups and, unless
         it follows a schedule, be changed at any time; the state dict saves it. A group
-        that has the key already keeps its own.
+        that has the key already keeps its own. Names are kept as in `Proximal`, without
+        what wrappers of the model add to them.
       penalty: the penalty, of unit strength; one with a constraint is refused.
       mask: the parameters to penalise, see `weights_only`; `None` for all.
 
