@@ -104,8 +104,21 @@ def check_schedule(schedule, drawn, dtype, steps):
 
 
 @pytest.mark.parametrize("x64", [True, False])
+@pytest.mark.parametrize(
+    ("start", "lengths"), [(1e-2, (100, 800, 100)), (1e-4, (10, 10, 10))]
+)
+def test_a_cool_down_ends_at_zero(start, lengths, x64):
+    """Not below it by rounding, which would be no strength."""
+    parts = dict(zip(("warm_up", "hold", "cool_down"), lengths, strict=True))
+    assert l1torch.strength_schedule(1e-3, start=start, **parts)(sum(lengths)) == 0
+    with jax.enable_x64(x64):
+        schedule = l1jax.strength_schedule(1e-3, start=start, **parts)
+        assert schedule(sum(lengths)) == jax.jit(schedule)(sum(lengths)) == 0
+
+
+@pytest.mark.parametrize("x64", [True, False])
 @hypothesis.given(data=st.data())
-@hypothesis.settings(max_examples=25)
+@hypothesis.settings(max_examples=12)
 def test_no_schedule_leaves_its_numbers(x64, data):
     dtype = np.float64 if x64 else np.float32
     drawn = data.draw(schedules(float(np.finfo(dtype).max)))
