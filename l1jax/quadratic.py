@@ -45,20 +45,23 @@ def minimise(
     h = np.diagonal(H) if terms.groups is None else terms.groups.largest(np.diagonal(H))
     h = np.where(h > 0, h, 1)
     # What rounding leaves of a violation.
-    tol = max(tol, 10 * np.finfo(float).eps * float(np.abs(c).max()))
+    rounding = np.finfo(float).eps * float(np.abs(c).max())
+    tol = max(tol, 10 * rounding)
     w, Hw, stretch, steps = start, H @ start, 100.0, 0
     best, least, stalled = start, np.inf, 0
     while steps < max_steps:
         violation = float(terms.violation(w, Hw - c).max())
-        # The last digits: a violation that does not fall any more is rounding. Columns
-        # that are nearly equal trade weights only after a long stretch.
+        # The last digits: a violation that rises is rounding. One that stays may be of
+        # columns that are nearly equal, which trade weights after a long stretch only.
         if violation < least:
             best, least, stalled = w, violation, 0
-        elif stretch == _LONGEST:
+        elif violation > 2 * least or stretch == _LONGEST:
             stalled += 1
         if violation <= tol or stalled > 2:
             break
-        w, taken = _proximal_point(H, c, terms, w, Hw, h / stretch, tol / 10)
+        # Its rounding, too, is stretched.
+        inner = max(tol / 10, rounding * stretch)
+        w, taken = _proximal_point(H, c, terms, w, Hw, h / stretch, inner)
         Hw, steps = H @ w, steps + taken
         stretch = min(10 * stretch, _LONGEST)
     return best

@@ -22,6 +22,9 @@ from l1torch.penalty import Penalty
 from l1torch.penalty_terms import penalty_terms
 from l1torch.strengths import check_spacing, check_strengths, spaced_strengths
 
+_SURE = 1e-12
+"""The relative gap at which a support is taken for the optimum's."""
+
 
 class KeptFeatures(NamedTuple):
     """What `keep_features` found."""
@@ -140,7 +143,8 @@ def keep_features(
       penalty: the penalty, of unit strength.
       fit_intercept: whether there is an intercept, which is not penalised.
       method: of `solve_linear`.
-      tol: of `solve_linear`.
+      tol: of `solve_linear`. Where the number changes Newton's methods go on to a gap
+        of 1e-12, because a larger one may leave a feature too many or too few.
       max_iterations: of `solve_linear`, for each strength.
 
     Returns:
@@ -160,22 +164,32 @@ def keep_features(
     X, y = as_data(X, y)
     require_k(k, tuple(X.shape))
     problem = {"loss": loss, "penalty": penalty, "fit_intercept": fit_intercept}
-    strengths = linear_strengths(X, y, None, count, ratio, **problem)
-    limits = {"method": method, "tol": tol, "max_iterations": max_iterations}
+    strengths = linear_strengths(X, y, None, count, ratio, **problem).tolist()
+    limits = {"method": method, "max_iterations": max_iterations}
+    # FISTA would take too long.
+    sure = tol if method == "fista" else min(tol, _SURE)
 
-    def solved(strength: float, init: LinearSolution | None) -> KeptFeatures:
-        found = _solved(X, y, strength, **problem, **limits, init=init)
+    def solved(
+        strength: float, init: LinearSolution | None, goal: float = sure
+    ) -> KeptFeatures:
+        found = _solved(X, y, strength, **problem, **limits, tol=goal, init=init)
+        found = found._replace(converged=bool(found.relative_gap <= tol))
         rows = found.coef.numpy(force=True).reshape(X.shape[1], -1)
         features = np.flatnonzero((rows != 0).any(1))
         return KeptFeatures(features, len(features) == k, strength, found)
 
-    kept, beyond = None, None
-    for strength in strengths.tolist():
-        found = solved(strength, kept and kept.solution)
+    found = None
+    for place in range(len(strengths)):
+        found = solved(strengths[place], found and found.solution, tol)
         if len(found.features) > k:
-            beyond = strength
             break
-        kept = found
+    kept, beyond = None, None
+    while 0 <= place < len(strengths) and (kept is None or beyond is None):
+        found = solved(strengths[place], found.solution)
+        if len(found.features) > k:
+            beyond, place = found.strength, place - 1
+        else:
+            kept, place = found, place + 1
     while kept is None:  # rounding at the largest strength, or features without penalty
         found = solved(2 * found.strength, None)
         if len(found.features) <= k:

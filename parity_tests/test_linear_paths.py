@@ -6,6 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from sklearn.linear_model import lars_path, lasso_path
 
 from parity_tests.twins import TORCH, TWINS
 
@@ -239,3 +240,42 @@ def test_fista_starts_where_what_is_free_is_fitted(twin):
     assert found.converged
     assert not twin.numpy(found.coef).any()
     np.testing.assert_allclose(float(found.intercept), np.mean(y + 1000), rtol=1e-12)
+
+
+def problem_with_a_narrow_count(seed):
+    """Data, and the number of features that scikit-learn's path keeps most briefly."""
+    rng = np.random.default_rng(seed)
+    n, p = int(rng.integers(20, 80)), int(rng.integers(5, 60))
+    X = rng.normal(size=(n, p)) + [0, 2, 0][seed % 3] * rng.normal(size=(n, 1))
+    if seed % 3 == 2:
+        X = X @ (np.eye(p) + rng.normal(size=(p, p)) / 2)
+    y = X[:, :5].sum(1) + rng.choice([0.1, 1, 5]) * rng.normal(size=n)
+    X, y = X - X.mean(0), y - y.mean()
+    ends, _, coef = lars_path(X, y, method="lasso")
+    counts = np.count_nonzero(coef[:, 1:] + coef[:, :-1], axis=0)
+    within = ends[1:] > ends[0] * 1e-3
+    width = {
+        k: np.max(1 - ends[1:] / ends[:-1], where=counts == k, initial=0)
+        for k in counts[within].tolist()
+    }
+    return X, y, min(width, key=width.get)
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        pytest.param(range(12), id="few"),
+        pytest.param(range(12, 1000), id="many", marks=pytest.mark.slow),
+    ],
+)
+def test_the_number_asked_for_is_found_where_it_exists(twin, seeds):
+    wrong = []
+    for seed in seeds:
+        X, y, k = problem_with_a_narrow_count(seed)
+        kept = module(twin).keep_features(twin.array(X), twin.array(y), k, count=20)
+        exact = {"alphas": [kept.strength], "tol": 1e-12, "max_iter": 10**6}
+        coef = lasso_path(X, y, **exact)[1][:, 0]
+        same = np.array_equal(kept.features, np.flatnonzero(coef))
+        if not (same and kept.exact and kept.solution.converged):
+            wrong.append(seed)
+    assert not wrong
