@@ -7,7 +7,7 @@ found without sorting.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ from l1jax.order_statistics import (
 )
 from l1jax.penalties import l1, penalty_value
 from l1jax.penalty import Penalty, sign
+from l1jax.sharding import gathered, torn
 
 _SCOPES = ("array", "tree")
 
@@ -127,25 +128,38 @@ class _NOfM(Constraint):
 
     def inside(self, arrays: Sequence[jax.Array], slack: float) -> jax.Array:
         del slack
-        return ~any_of([self._counts(x) > self.n for x in arrays])
+        return ~any_of(
+            [self._by_block(lambda x: self._counts(x) > self.n, x) for x in arrays]
+        )
 
     def project(
         self, arrays: Sequence[jax.Array], metrics: Sequence[jax.Array]
     ) -> list[jax.Array]:
-        marks = [self._largest(score) for score in _scores(arrays, metrics)]
+        marks = [
+            self._by_block(self._largest, score) for score in _scores(arrays, metrics)
+        ]
         return [_kept(x, mark) for x, mark in zip(arrays, marks, strict=True)]
 
     def distances(
         self, arrays: Sequence[jax.Array], grads: Sequence[jax.Array], slack: float
     ) -> list[jax.Array]:
         del slack
-        distances = []
-        for x, grad in zip(arrays, grads, strict=True):
-            blocks = self._blocks(x)
+
+        def off(x: jax.Array) -> jax.Array:
             full = self._counts(x) >= self.n
-            off = ((blocks == 0) & full).reshape(x.shape)
-            distances.append(jnp.where(off, 0, jnp.abs(grad)))
-        return distances
+            return ((self._blocks(x) == 0) & full).reshape(x.shape)
+
+        return [
+            jnp.where(self._by_block(off, x), 0, jnp.abs(grad))
+            for x, grad in zip(arrays, grads, strict=True)
+        ]
+
+    def _by_block(
+        self, compute: Callable[[jax.Array], jax.Array], x: jax.Array
+    ) -> jax.Array:
+        parts = [(n,) for n in x.shape]
+        parts[self.axis] = (x.shape[self.axis] // self.m, self.m)
+        return gathered(compute, x) if torn(x, parts) else compute(x)
 
     def _largest(self, score: jax.Array) -> jax.Array:
         """Marks the n largest of each block, comparing each with the others."""

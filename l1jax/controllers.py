@@ -184,7 +184,7 @@ def _quantile(
         ratio = jax.lax.bitcast_convert_type(key, dtype).astype(row.x.dtype)
         shrunk = row.x - row.x * (strength.astype(row.x.dtype) / ratio)
         gone = (key <= bound) | (row.x == 0)
-        new.append(jnp.where(gone, jnp.zeros_like(row.x), shrunk))
+        new.append(jnp.where(gone, 0, shrunk))
     return _Found(strength, new)
 
 

@@ -25,6 +25,12 @@ from l1jax.grouping import (
 from l1jax.layout import Layouts, by_units, check_layouts, layout_of
 from l1jax.penalty import Penalty, absolute, gradient_operand, largest, operands, sign
 from l1jax.prox import shrink, solve
+from l1jax.sharding import gathering, torn
+
+
+def _needs_whole(penalty: Any, x: jax.Array) -> bool:
+    grouping = penalty._grouping(x.shape)
+    return bool(grouping.members) or torn(x, grouping.parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +70,7 @@ class _GroupL1(Penalty):
         grouping = self._grouping(shape, path)
         grouping.require_constant(strength_shape, "strength", path)
 
+    @gathering(_needs_whole)
     def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
         x, strength = operands(x, strength)
         grouping = self._grouping(x.shape)
@@ -76,6 +83,7 @@ class _GroupL1(Penalty):
             return value
         return value + self.l1_ratio * jnp.sum(strength * absolute(x))
 
+    @gathering(_needs_whole)
     def subgradient(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
         wide, strength = operands(x, strength)
         grouping = self._grouping(wide.shape)
@@ -84,6 +92,7 @@ class _GroupL1(Penalty):
         slope = strength * self._slope(x_view, grouping)
         return grouping.back(slope * sign(x_view)).astype(jnp.asarray(x).dtype)
 
+    @gathering(_needs_whole)
     def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
         grouping = self._grouping(jnp.shape(x))
 
@@ -106,6 +115,7 @@ class _GroupL1(Penalty):
 
         return solve(formula, x, threshold)
 
+    @gathering(_needs_whole)
     def optimality_distance(
         self, x: ArrayLike, grad: ArrayLike, strength: ArrayLike = 1.0
     ) -> jax.Array:
@@ -127,6 +137,7 @@ class _GroupL1(Penalty):
         is_zero = grouping.spread(grouping.top(jnp.abs(x)) == 0)
         return grouping.back(jnp.where(is_zero, in_zero_group, distance))
 
+    @gathering(_needs_whole)
     def lambda_max(self, grad: ArrayLike) -> jax.Array:
         grad = gradient_operand(grad)
         grouping = self._grouping(grad.shape)

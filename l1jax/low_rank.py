@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from l1jax.penalty import Penalty, gradient_operand, largest, operands
 from l1jax.prox import solve
+from l1jax.sharding import gathering
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,18 +21,21 @@ class _Nuclear(Penalty):
         _require_matrices(path, shape)
         _require_one_a_matrix("strength", strength_shape, path, shape)
 
+    @gathering()
     def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
         x, strength = operands(x, strength)
         self.require_fit("x", x.shape, strength.shape)
         # A norm is its subgradient times x.
         return jnp.sum(strength * (x * self.subgradient(jax.lax.stop_gradient(x))))
 
+    @gathering()
     def subgradient(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
         wide, strength = operands(x, strength)
         self.require_fit("x", wide.shape, strength.shape)
         u, v = _leading(wide, jnp.finfo(jnp.asarray(x).dtype).eps)
         return (strength * (u @ v)).astype(jnp.asarray(x).dtype)
 
+    @gathering()
     def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
         def formula(x: jax.Array, t: jax.Array) -> jax.Array:
             _require_matrices("x", x.shape)
@@ -40,6 +44,7 @@ class _Nuclear(Penalty):
 
         return solve(formula, x, threshold)
 
+    @gathering()
     def optimality_distance(
         self, x: ArrayLike, grad: ArrayLike, strength: ArrayLike = 1.0
     ) -> jax.Array:
@@ -54,6 +59,7 @@ class _Nuclear(Penalty):
         beyond = _shrink_singular_values(free, strength)
         return jnp.abs(grad - free + strength * (u @ v) + beyond)
 
+    @gathering()
     def lambda_max(self, grad: ArrayLike) -> jax.Array:
         grad = gradient_operand(grad)
         _require_matrices("grad", grad.shape)

@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from l1jax.checks import check_real
 from l1jax.penalty import Penalty, gradient_operand, operands, sign
 from l1jax.prox import solve
+from l1jax.sharding import gathering
 from l1jax.variation import fuse
 
 
@@ -32,6 +33,7 @@ class _Ordered(Penalty):
         self._weights(math.prod(shape))
         _require_one_number("strength", strength_shape, path)
 
+    @gathering()
     def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
         x, strength = operands(x, strength)
         _require_one_number("strength", strength.shape, "x")
@@ -39,11 +41,13 @@ class _Ordered(Penalty):
         slope = self.subgradient(jax.lax.stop_gradient(x))
         return jnp.sum(strength * (x * slope))
 
+    @gathering()
     def subgradient(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
         wide, strength = operands(x, strength)
         slope = 0.0 - self._residual(wide, jnp.zeros_like(wide), strength)
         return slope.astype(jnp.asarray(x).dtype)
 
+    @gathering()
     def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
         def formula(x: jax.Array, t: jax.Array) -> jax.Array:
             _require_one_number("threshold", t.shape, "x")
@@ -55,12 +59,14 @@ class _Ordered(Penalty):
 
         return solve(formula, x, threshold)
 
+    @gathering()
     def optimality_distance(
         self, x: ArrayLike, grad: ArrayLike, strength: ArrayLike = 1.0
     ) -> jax.Array:
         x, grad, strength = operands(x, grad, strength)
         return jnp.abs(self._residual(x, -grad, strength))
 
+    @gathering()
     def lambda_max(self, grad: ArrayLike) -> jax.Array:
         grad = gradient_operand(grad)
         weights = jnp.asarray(self._weights(grad.size), grad.dtype)

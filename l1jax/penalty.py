@@ -196,7 +196,7 @@ def largest(x: jax.Array) -> jax.Array:
 def sign(x: jax.Array) -> jax.Array:
     """The sign, 0.0 of zeros of both signs, and NaN of NaN."""
     # jnp.sign(-0.0) is -0.0, torch's is 0.0.
-    return jnp.where(x == 0, jnp.zeros_like(x), jnp.sign(x))
+    return jnp.where(x == 0, 0, jnp.sign(x))
 
 
 def absolute(x: jax.Array) -> jax.Array:

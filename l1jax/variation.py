@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from l1jax.checks import check_real
 from l1jax.penalty import Penalty, gradient_operand, largest, operands, sign
 from l1jax.prox import shrink, solve
+from l1jax.sharding import gathering
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,7 @@ class _FusedLasso(Penalty):
     ) -> None:
         _require_one_a_row("strength", strength_shape, path, shape)
 
+    @gathering()
     def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
         x, strength = operands(x, strength)
         self.require_fit("x", x.shape, strength.shape)
@@ -34,11 +36,13 @@ class _FusedLasso(Penalty):
         moved = (x - here) * self.subgradient(here)
         return jnp.sum(strength * (terms + moved))
 
+    @gathering()
     def subgradient(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
         wide, strength = operands(x, strength)
         slope = 0.0 - self._residual(wide, jnp.zeros_like(wide), strength)
         return slope.astype(jnp.asarray(x).dtype)
 
+    @gathering()
     def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
         def formula(x: jax.Array, t: jax.Array) -> jax.Array:
             _require_one_a_row("threshold", t.shape, "x", x.shape)
@@ -52,12 +56,14 @@ class _FusedLasso(Penalty):
 
         return solve(formula, x, threshold)
 
+    @gathering()
     def optimality_distance(
         self, x: ArrayLike, grad: ArrayLike, strength: ArrayLike = 1.0
     ) -> jax.Array:
         x, grad, strength = operands(x, grad, strength)
         return jnp.abs(self._residual(x, -grad, strength))
 
+    @gathering()
     def lambda_max(self, grad: ArrayLike) -> jax.Array:
         grad = gradient_operand(grad)
         if grad.ndim == 0 or grad.size == 0 or self.l1_ratio == 1:

@@ -69,7 +69,6 @@ def test_the_same_files():
         "kernels.py": "in JAX the compiler fuses",
         "parts.py": "as kernels.py",
         "penalised.py": "as delegation.py",
-        "sharding.py": "in JAX the compiler shards",
         "shrinking.py": "as parts.py",
         "subgradients.py": "in optax a chain does it",
     }

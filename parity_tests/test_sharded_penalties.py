@@ -5,6 +5,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 from jax.sharding import AxisType, NamedSharding
@@ -12,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 import l1jax
 from parity_tests import sharded_penalties
+from parity_tests.formulas import PENALTIES as FORMULAS
 from parity_tests.operations import PENALTIES, inputs
 
 
@@ -75,3 +77,70 @@ def test_in_two_processes_the_prox_is_that_of_one(found_by_two, case):
         assert torch.equal(found, wanted)
     else:
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+EXPLICIT = ("group_l1(0, block=2)", "group_l1(groups={'a': [0, 3], ...})", "nuclear()")
+
+
+@pytest.fixture(scope="module")
+def two_devices():
+    types = (AxisType.Explicit,)
+    return jax.make_mesh((2,), ("x",), types, devices=jax.devices()[:2])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in EXPLICIT else pytest.mark.slow)
+        for name in FORMULAS
+    ],
+)
+def test_on_an_explicit_mesh_a_penalty_does_what_it_does_on_one_device(
+    two_devices, name
+):
+    """Two devices tear blocks of two of six in the middle."""
+    shape = FORMULAS[name].shape
+    penalty = FORMULAS[name].make(l1jax)
+    tx = l1jax.proximal_step(1.0, 0.1, penalty=penalty)
+    x, step = np.random.default_rng(0).normal(size=(2, *shape))
+
+    def facts(x, step):
+        params = {"w": x}
+        updates, _ = tx.update({"w": step}, tx.init(params), params)
+        new = x + updates["w"]
+        found = {"new": new, "value": penalty.value(new)}
+        found["distance"] = penalty.optimality_distance(new, step)
+        if penalty.has_subgradient:
+            found["slope"] = penalty.subgradient(x)
+        return found
+
+    wanted = jax.jit(facts)(jnp.asarray(x), jnp.asarray(step))
+    spec = [None] * len(shape)
+    spec[[i for i, n in enumerate(shape) if n % 2 == 0][-1]] = "x"
+    sharding = NamedSharding(two_devices, P(*spec))
+    with jax.set_mesh(two_devices):
+        found = jax.jit(facts)(*jax.device_put((x, step), sharding))
+    for key, value in wanted.items():
+        np.testing.assert_allclose(found[key], value, rtol=1e-12, atol=1e-12)
+        if value.shape == shape:
+            assert found[key].sharding.is_equivalent_to(sharding, len(shape)), key
+    np.testing.assert_array_equal(found["new"] == 0, wanted["new"] == 0)
+
+
+@pytest.mark.parametrize("wrap", [jax.jit, lambda f: f], ids=["jit", "eager"])
+@pytest.mark.parametrize("scope", ["global", "array"])
+def test_on_an_explicit_mesh_a_target_is_met(two_devices, scope, wrap):
+    target = l1jax.target_sparsity(0.5, 4, begin=0.0, end=0.5, scope=scope, snap=0.5)
+    tx = l1jax.proximal_step(target, 0.1)
+    start = {"u": np.arange(1.0, 9.0), "v": np.arange(12.0).reshape(6, 2) + 0.5}
+    with jax.set_mesh(two_devices):
+        params = jax.device_put(start, NamedSharding(two_devices, P("x")))
+        state, update = tx.init(params), wrap(tx.update)
+        for _ in range(4):
+            updates = jax.tree.map(jnp.zeros_like, params)
+            updates, state = update(updates, state, params)
+            params = optax.apply_updates(params, updates)
+    zeros = {name: int((np.asarray(x) == 0).sum()) for name, x in params.items()}
+    assert sum(zeros.values()) == 10
+    assert scope == "global" or zeros == {"u": 4, "v": 6}
+    assert all(x.sharding.spec[0] == "x" for x in params.values())

@@ -1,0 +1,90 @@
+"""Explicit meshes: arrays whose type says how devices share them out.
+
+What couples all elements of an array cannot be computed on its shards; on a mesh of
+automatic axes the compiler gathers the array by itself, on an explicit one it wants to
+be told.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+
+def torn(x: Any, parts: Sequence[Sequence[int]]) -> bool:
+    """Tells whether shards cut through the blocks that axes are split into.
+
+    Args:
+      x: any array.
+      parts: for each axis its length, or number and length of its blocks.
+    """
+    sharding = _explicit(x)
+    if sharding is None:
+        return False
+    for names, part in zip(sharding.spec, parts, strict=False):
+        names = names if isinstance(names, tuple) else (names,)
+        shards = math.prod(sharding.mesh.shape[n] for n in names if n is not None)
+        if len(part) > 1 and part[0] % shards:
+            return True
+    return False
+
+
+def gathered(compute: Callable[..., jax.Array], *arrays: Any) -> jax.Array:
+    """Computes on whole arrays, and shares the result out as the first one is."""
+    y = compute(*map(_whole, arrays))
+    sharding = _explicit(arrays[0])
+    same = sharding is not None and y.shape == arrays[0].shape
+    return _reshard(y, sharding) if same else y
+
+
+def gathering(
+    needed: Callable[[Any, Any], bool] = lambda penalty, x: True,
+) -> Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]]:
+    """Makes a penalty's method gather arrays, for what shards cut through.
+
+    Every device computes on the whole array, and keeps its own shard of the result.
+
+    Args:
+      needed: tells from the penalty and an array of an explicit mesh whether to.
+    """
+
+    def wrap(method: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        @functools.wraps(method)
+        def wrapped(self: Any, x: Any, *args: Any, **kwargs: Any) -> jax.Array:
+            if _explicit(x) is None or not needed(self, x):
+                return method(self, x, *args, **kwargs)
+            others = {name: _whole(value) for name, value in kwargs.items()}
+            return gathered(functools.partial(method, self, **others), x, *args)
+
+        return wrapped
+
+    return wrap
+
+
+def _explicit(x: Any) -> NamedSharding | None:
+    """The sharding in an array's type; None where there is none, or it is whole."""
+    if not isinstance(x, jax.Array) or not hasattr(jax, "typeof"):
+        return None
+    sharding = getattr(jax.typeof(x), "sharding", None)
+    spec = getattr(sharding, "spec", ())
+    return sharding if any(axis is not None for axis in spec) else None
+
+
+def _whole(x: Any) -> Any:
+    sharding = _explicit(x)
+    if sharding is None:
+        return x
+    return _reshard(x, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
+def _reshard(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+    if not hasattr(jax.sharding, "reshard"):
+        raise ValueError(
+            f"an array on an explicit mesh must be whole here, got {jax.typeof(x)}, "
+            "which this version of JAX cannot gather. Make the axes of the mesh "
+            "AxisType.Auto, leave the array out with mask=, or install a newer JAX."
+        )
+    return jax.sharding.reshard(x, sharding)
