@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from l1jax.penalty import Penalty, gradient_operand, largest, operands
-from l1jax.prox import solve
+from l1jax.prox import from_zero, solve
 from l1jax.sharding import gathering
 
 
@@ -40,7 +40,7 @@ class _Nuclear(Penalty):
         def formula(x: jax.Array, t: jax.Array) -> jax.Array:
             _require_matrices("x", x.shape)
             _require_one_a_matrix("threshold", t.shape, "x", x.shape)
-            return jnp.where(t > 0, _shrink_singular_values(x, t), x + t)
+            return from_zero(_shrink_singular_values, x, t)
 
         return solve(formula, x, threshold)
 

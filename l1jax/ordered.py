@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from l1jax.checks import check_real
 from l1jax.penalty import Penalty, gradient_operand, operands, sign
-from l1jax.prox import solve
+from l1jax.prox import from_zero, solve
 from l1jax.sharding import gathering
 from l1jax.variation import fuse
 
@@ -54,10 +54,9 @@ class _Ordered(Penalty):
             # From this threshold on all is zero; beyond, rounding would be of its size.
             enough = self.lambda_max(jax.lax.stop_gradient(x))
             u = self._residual(jnp.zeros_like(x), x, jnp.minimum(t, enough))
-            u = jnp.where(t < enough, u, 0 * enough)
-            return jnp.where(t > 0, u, x + t)
+            return jnp.where(t < enough, u, 0 * enough)
 
-        return solve(formula, x, threshold)
+        return solve(functools.partial(from_zero, formula), x, threshold)
 
     @gathering()
     def optimality_distance(

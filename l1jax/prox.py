@@ -98,6 +98,19 @@ def freed(moved: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
     return jnp.where((x == 0) & (t == 0), x, moved)
 
 
+def from_zero(
+    formula: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, t: jax.Array
+) -> jax.Array:
+    """Gives `formula(x, t)`, and `x` itself without a threshold.
+
+    There it has the derivative of the identity, and with respect to the threshold that
+    of the formula, from above.
+    """
+    u = formula(jnp.where(t > 0, x, jax.lax.stop_gradient(x)), t)
+    slope = jnp.where(jnp.isfinite(u), u - jax.lax.stop_gradient(u), 0)
+    return jnp.where(t > 0, u, x + jax.lax.stop_gradient(t) + slope)
+
+
 def solve(
     formula: Callable[[jax.Array, jax.Array], jax.Array],
     x: ArrayLike,

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from l1jax.checks import check_real
 from l1jax.penalty import Penalty, gradient_operand, largest, operands, sign
-from l1jax.prox import shrink, solve
+from l1jax.prox import from_zero, shrink, solve
 from l1jax.sharding import gathering
 
 
@@ -52,9 +52,9 @@ class _FusedLasso(Penalty):
                 u = fuse(x, t_variation, t_variation, jnp.zeros(x.shape, jnp.int32))
             if self.l1_ratio > 0:
                 u = shrink(u, jnp.abs(t * self.l1_ratio))
-            return jnp.where(t > 0, u, x + t)
+            return u
 
-        return solve(formula, x, threshold)
+        return solve(functools.partial(from_zero, formula), x, threshold)
 
     @gathering()
     def optimality_distance(

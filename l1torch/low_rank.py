@@ -7,7 +7,7 @@ from torch import Tensor
 
 from l1torch.hyperparameters import Number
 from l1torch.penalty import Penalty, gradient_operand, largest, operands
-from l1torch.prox import solve
+from l1torch.prox import from_zero, solve
 from l1torch.sharding import gathering
 
 
@@ -40,7 +40,7 @@ class _Nuclear(Penalty):
         def formula(x: Tensor, t: Tensor) -> Tensor:
             _require_matrices("x", x.shape)
             _require_one_a_matrix("threshold", t.shape, "x", x.shape)
-            return torch.where(t > 0, _shrink_singular_values(x, t), x + t)
+            return from_zero(_shrink_singular_values, x, t)
 
         return solve(formula, x, threshold)
 

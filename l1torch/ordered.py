@@ -15,7 +15,7 @@ from torch import Tensor
 from l1torch.checks import check_real
 from l1torch.hyperparameters import Number
 from l1torch.penalty import Penalty, gradient_operand, largest, operands, sign
-from l1torch.prox import solve
+from l1torch.prox import from_zero, solve
 from l1torch.sharding import gathering
 from l1torch.variation import fuse
 
@@ -54,10 +54,9 @@ class _Ordered(Penalty):
             # From this threshold on all is zero; beyond, rounding would be of its size.
             enough = self.lambda_max(x.detach())
             u = self._residual(torch.zeros_like(x), x, torch.minimum(t, enough))
-            u = torch.where(t < enough, u, 0 * enough)
-            return torch.where(t > 0, u, x + t)
+            return torch.where(t < enough, u, 0 * enough)
 
-        return solve(formula, x, threshold)
+        return solve(functools.partial(from_zero, formula), x, threshold)
 
     @gathering()
     def optimality_distance(

@@ -104,6 +104,19 @@ def freed(moved: Tensor, x: Tensor, t: Tensor) -> Tensor:
     return torch.where((x == 0) & (t == 0), x, moved)
 
 
+def from_zero(
+    formula: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor
+) -> Tensor:
+    """Gives `formula(x, t)`, and `x` itself without a threshold.
+
+    There it has the derivative of the identity, and with respect to the threshold that
+    of the formula, from above.
+    """
+    u = formula(torch.where(t > 0, x, x.detach()), t)
+    slope = torch.where(torch.isfinite(u), u - u.detach(), 0)
+    return torch.where(t > 0, u, x + t.detach() + slope)
+
+
 def solve(
     formula: Callable[[Tensor, Tensor], Tensor], x: Tensor, threshold: Number
 ) -> Tensor:

@@ -1,6 +1,7 @@
 """Total variation along the last axis, and the chain problem behind it and SLOPE."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from l1torch.checks import check_real
 from l1torch.hyperparameters import Number
 from l1torch.penalty import Penalty, gradient_operand, largest, operands, sign
-from l1torch.prox import shrink, solve
+from l1torch.prox import from_zero, shrink, solve
 from l1torch.sharding import gathering
 
 
@@ -53,9 +54,9 @@ class _FusedLasso(Penalty):
                 u = fuse(x, t_variation, t_variation, cut)
             if self.l1_ratio > 0:
                 u = shrink(u, t * self.l1_ratio)
-            return torch.where(t > 0, u, x + t)
+            return u
 
-        return solve(formula, x, threshold)
+        return solve(functools.partial(from_zero, formula), x, threshold)
 
     @gathering()
     def optimality_distance(

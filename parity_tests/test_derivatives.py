@@ -148,3 +148,26 @@ def test_a_threshold_of_zero_is_the_identity_in_derivatives_too(twin, name):
         for by_point, _ in jacobians(twin.array(x), twin.array(t)):
             by_point = twin.numpy(by_point).reshape(x.size, x.size)
             np.testing.assert_array_equal(by_point, np.eye(x.size))
+
+
+STRUCTURED = ("nuclear()", "total_variation()", "fused_lasso(0.4)", "slope(0.3)")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n == "slope(0.3)" else ())
+        for n in (*STRUCTURED, "l1()")
+    ],
+)
+def test_a_threshold_of_zero_has_the_derivative_from_above(twin, name):
+    entry = PENALTIES[name]
+    prox, jacobians = derivatives(twin, entry.make(twin.lib))
+    x, h = np.random.default_rng(0).normal(size=entry.shape), 1e-6
+    moved = twin.numpy(prox(twin.array(x), twin.array(h)))
+    np.testing.assert_array_equal(twin.numpy(prox(twin.array(x), twin.array(0.0))), x)
+    for by_point, by_threshold in jacobians(twin.array(x), twin.array(0.0)):
+        by_point = twin.numpy(by_point).reshape(x.size, x.size)
+        np.testing.assert_array_equal(by_point, np.eye(x.size))
+        by_threshold = twin.numpy(by_threshold).reshape(x.shape)
+        np.testing.assert_allclose(by_threshold, (moved - x) / h, atol=1e-5)
