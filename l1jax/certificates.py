@@ -14,6 +14,7 @@ from l1jax.leaves import (
     parameters_of,
     require_real_floating,
     require_same_tree,
+    widest_dtype,
 )
 from l1jax.masks import Mask, selected, weights_only
 from l1jax.penalties import l1
@@ -146,7 +147,7 @@ def residual_of(
         else:
             penalised.append((path, x, grad, strength))
     violations += penalty.tree_optimality_distance(penalised)
-    dtype = jnp.result_type(jnp.float32, *violations)
+    dtype = widest_dtype(*(v.dtype for v in violations))
     violations = [v.astype(dtype) for v in violations]
     zero = jnp.zeros([], dtype)
     return OptimalityResidual(

@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from l1jax.hyperparameters import check_number, nonnegative, require_broadcast
-from l1jax.leaves import compute_dtype, require_real_floating
+from l1jax.leaves import compute_dtype, require_real_floating, widest_dtype
 from l1jax.order_statistics import any_of, relative
 from l1jax.penalty import Penalty
 
@@ -129,7 +129,7 @@ class Constraint(Penalty):
             if argument == "strength" or not infinite:
                 check_number(argument, t)
             require_broadcast(argument, t, path, jnp.shape(x))
-        dtype = compute_dtype(jnp.result_type(*(jnp.asarray(x) for _, x, _ in rows)))
+        dtype = widest_dtype(*(jnp.asarray(x).dtype for _, x, _ in rows))
         thresholds = [nonnegative(t, dtype) for _, _, t in rows]
         arrays = [
             jnp.where(jnp.isnan(t), t, jnp.asarray(x, dtype))

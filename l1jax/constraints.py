@@ -169,7 +169,8 @@ class _NOfM(Constraint):
         for turn in range(1, self.m):
             other = jnp.roll(keys, -turn, axis)
             # Equals: whoever stands before comes first, which those do that wrap round.
-            rank += (other > keys) | ((other == keys) & (place + turn >= self.m))
+            before = (other > keys) | ((other == keys) & (place + turn >= self.m))
+            rank += before.astype(rank.dtype)
         return (rank < self.n).reshape(score.shape)
 
     def _counts(self, x: jax.Array) -> jax.Array:

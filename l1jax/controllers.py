@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l1jax.leaves import compute_dtype, dtype_of, named_leaves
+from l1jax.leaves import dtype_of, named_leaves, widest_dtype
 from l1jax.masks import Mask, selected
 from l1jax.order_statistics import count, k_largest, order_keys, total
 from l1jax.penalties import l1
@@ -70,8 +70,8 @@ def check_target(target: TargetSparsity, penalty: Penalty, window: float = 1) ->
 def initial_control(target: TargetSparsity, params: Any, mask: Mask) -> Control:
     """Makes the control before the first step."""
     rows = list(zip(named_leaves(params), selected(mask, params), strict=True))
-    kinds = [compute_dtype(dtype_of(leaf)) for (_, leaf), chosen in rows if chosen]
-    dtype = jnp.result_type(*kinds) if kinds else jnp.result_type(float)
+    kinds = [dtype_of(leaf) for (_, leaf), chosen in rows if chosen]
+    dtype = widest_dtype(*kinds) if kinds else jnp.result_type(float)
 
     zeros = jnp.zeros([], dtype)
     # Of no leaves, which optax.tree.map_params asks for, one number too: a tree would
@@ -150,7 +150,8 @@ def _follow(
 
     if target.snap_step is None:
         return shrink()
-    phase = (step >= target.snap_step) + (step > target.snap_step).astype(jnp.int32)
+    due, over = step >= target.snap_step, step > target.snap_step
+    phase = due.astype(jnp.int32) + over.astype(jnp.int32)
     return jax.lax.switch(phase, (shrink, prune, freeze))
 
 

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from l1jax.certificates import OptimalityResidual, residual_of
 from l1jax.hyperparameters import nonnegative
-from l1jax.leaves import compute_dtype, dtype_of
+from l1jax.leaves import compute_dtype, dtype_of, widest_dtype
 from l1jax.penalty import Penalty
 
 Leaves = list[jax.Array]
@@ -70,7 +70,7 @@ class Problem:
         self.paths = [path for path, _, _ in rows]
         self.eps = max(_eps(dtype_of(x)) for _, x, _ in rows)
         self.dtypes = [compute_dtype(dtype_of(x)) for _, x, _ in rows]
-        self.dtype = jnp.result_type(jnp.float32, *self.dtypes)
+        self.dtype = widest_dtype(*self.dtypes)
         self.strengths = [
             None if s is None else nonnegative(1.0 if penalty.constraint else s, dtype)
             for (_, _, s), dtype in zip(rows, self.dtypes, strict=True)

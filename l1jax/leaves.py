@@ -128,6 +128,12 @@ def compute_dtype(dtype: Any) -> Any:
     return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else jnp.dtype(dtype)
 
 
+def widest_dtype(*dtypes: Any) -> Any:
+    """Gives the dtype of what joins arrays, at least float32, by no implicit rule."""
+    kinds = [jnp.dtype(compute_dtype(dtype)) for dtype in dtypes]
+    return max(kinds, key=lambda kind: kind.itemsize, default=jnp.dtype(jnp.float32))
+
+
 def dtype_of(leaf: Any) -> Any:
     """Gives a leaf's dtype; also of Python numbers and `jax.ShapeDtypeStruct`."""
     return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)

@@ -256,9 +256,10 @@ def mean_loss(loss: str) -> Callable[[Any, jax.Array, jax.Array], jax.Array]:
         coef = params["coef"]
         scores = jnp.asarray(X, coef.dtype) @ coef + params.get("intercept", 0.0)
         if loss == "squared":
-            return jnp.mean((scores - y) ** 2) / 2
+            return jnp.mean((scores - jnp.asarray(y, coef.dtype)) ** 2) / 2
         if loss == "logistic":
-            return jnp.mean(jnp.logaddexp(0.0, scores) - y * scores)
+            of_ones = jnp.asarray(y, coef.dtype) * scores
+            return jnp.mean(jnp.logaddexp(0.0, scores) - of_ones)
         own = jnp.take_along_axis(scores, y.astype(int)[:, None], axis=1)[:, 0]
         return jnp.mean(jax.nn.logsumexp(scores, axis=1) - own)
 

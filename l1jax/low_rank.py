@@ -85,7 +85,7 @@ def _shrink_singular_values(x: jax.Array, t: jax.Array) -> jax.Array:
     outside = ratio[..., None] * (left - inner @ v)
     along_u = _divided_differences(inner, sizes, shrunk, active) @ v + outside
     along_v = (right - u @ inner) * ratio[..., None, :] - dt * (
-        u * active[..., None, :]
+        u * active[..., None, :].astype(u.dtype)
     )
     return p + (u @ along_u + along_v @ v)
 

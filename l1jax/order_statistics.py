@@ -85,7 +85,8 @@ def project_l1_ball(
             over = absolute(shrink(x, bound * t)) - tau * t
             active = over > 0
             sums.append(jnp.sum(jnp.maximum(over, 0)))
-            masses.append(jnp.sum(active * t) if t.ndim else count(active) * t)
+            mass = active.astype(t.dtype) if t.ndim else count(active).astype(t.dtype)
+            masses.append(jnp.sum(mass * t))
         mass = total(masses)
         some = mass > 0
         excess = total(sums) - radius
@@ -207,7 +208,8 @@ def order_keys(x: jax.Array) -> jax.Array:
 
 def total(parts: Sequence[jax.Array]) -> jax.Array:
     """Adds up what was computed of each array."""
-    return functools.reduce(jnp.add, parts)
+    widest = max((part.dtype for part in parts), key=lambda dtype: dtype.itemsize)
+    return functools.reduce(jnp.add, [part.astype(widest) for part in parts])
 
 
 def count(marks: jax.Array) -> jax.Array:

@@ -227,4 +227,4 @@ def penalty_value(
         if penalised:
             require_real_floating(path, leaf)
             chosen.append((path, leaf, leaf_strength))
-    return jnp.zeros([], jnp.float32) + penalty.tree_value(chosen)
+    return jnp.asarray(penalty.tree_value(chosen), None if chosen else jnp.float32)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from l1jax.hyperparameters import check_number, nonnegative, require_broadcast
-from l1jax.leaves import compute_dtype, require_real_floating
+from l1jax.leaves import compute_dtype, require_real_floating, widest_dtype
 
 
 class Penalty(abc.ABC):
@@ -128,7 +128,11 @@ class Penalty(abc.ABC):
         self, rows: Sequence[tuple[str, ArrayLike, ArrayLike]]
     ) -> jax.Array | float:
         """Sums the value over rows of path, array and strength."""
-        return sum(self.at(path, jnp.shape(x)).value(x, s) for path, x, s in rows)
+        values = [
+            jnp.asarray(self.at(path, jnp.shape(x)).value(x, s)) for path, x, s in rows
+        ]
+        dtype = widest_dtype(*(value.dtype for value in values))
+        return sum(value.astype(dtype) for value in values)
 
     def tree_prox(
         self, rows: Sequence[tuple[str, ArrayLike, ArrayLike]]

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from l1jax.leaves import compute_dtype
+
 Factory = Callable[..., optax.GradientTransformation]
 
 
@@ -184,9 +186,7 @@ def _map(function: Callable[..., jax.Array], *trees: Any) -> Any:
     """Maps over leaves in at least single precision; `None` stays `None`."""
 
     def wide(*leaves: jax.Array) -> jax.Array:
-        return function(
-            *(jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32)) for x in leaves)
-        )
+        return function(*(jnp.asarray(x, compute_dtype(x.dtype)) for x in leaves))
 
     return jax.tree.map(wide, *trees)
 

@@ -46,6 +46,7 @@ class TargetSparsity:
         integer = jnp.result_type(int)
         ramp = jnp.round(self.fraction(step) * size).astype(integer)
         full = jnp.asarray(round(self.target * size), integer)
+        step = jnp.asarray(step, jnp.result_type(float))
         return jnp.where(step >= self.end * self.steps, full, jnp.minimum(ramp, full))
 
     @property
