@@ -32,7 +32,7 @@ def choose(lib: ModuleType, X: Any, y: Any) -> dict[str, Any]:
     bic = path.best(-lib.information_criterion(path, n=len(y)))
     return {
         "path": path,
-        "folds": lib.cross_validate(X, y, path.strengths, rule="min", method=METHOD),
+        "folds": lib.cross_validate(X, y, path.strengths, method=METHOD),
         "bic": (bic.strength, int(path.nnz[bic.index])),
         "ten": lib.keep_features(X, y, 10, method=METHOD),
     }

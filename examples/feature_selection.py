@@ -254,7 +254,7 @@ def main() -> None:
             limits = {"count": arguments.count, "ratio": RATIO, "tol": TOL}
             path = lib.linear_path(X, y, **limits, **args)
             paths.append(path)
-            folds.append(lib.cross_validate(X, y, path.strengths, rule="min", **args))
+            folds.append(lib.cross_validate(X, y, path.strengths, **args))
             kept.append(lib.keep_features(X, y, 5, **args).features.tolist())
             if task.loss == "squared":
                 check_refit(lib, array, data, folds[-1].solution)

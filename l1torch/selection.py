@@ -60,8 +60,8 @@ def cross_validate(
     strengths: Sequence[float] | None = None,
     *,
     folds: int | Sequence[Sequence[int]] = 5,
-    rule: Rule = "one_se",
-    shuffle: int | None = None,
+    rule: Rule = "min",
+    shuffle: int | Literal[False] | None = None,
     count: int = 100,
     ratio: float = 1e-3,
     loss: str = "squared",
@@ -75,9 +75,10 @@ def cross_validate(
 
     Each fold is left out once: a path is fitted to the other rows, and its mean loss
     on the fold is measured. The rule "min" takes the strength of the smallest mean
-    over the folds, as scikit-learn's `LassoCV` does; "one_se" takes the largest one
-    whose mean exceeds it by no more than its standard error, a sparser model that is
-    not measurably worse (Breiman, Friedman, Olshen, Stone, 1984).
+    over the folds, the one that scikit-learn's `LassoCV` takes of the same strengths
+    and folds; "one_se" takes the largest one whose mean exceeds it by no more than its
+    standard error, a sparser model that is not measurably worse (Breiman, Friedman,
+    Olshen, Stone, 1984).
 
     The columns of X are used as they are: scale them before.
 
@@ -88,9 +89,9 @@ def cross_validate(
         of them, log-spaced from the `lambda_max` of all data.
       folds: their number, for folds of consecutive rows as scikit-learn's `KFold`
         makes them; or the row indices of each fold.
-      rule: which strength to choose, "one_se" or "min".
-      shuffle: a seed by which to shuffle the rows before they are cut into folds, the
-        same in both twins; `None` leaves their order.
+      rule: which strength to choose, "min" or "one_se".
+      shuffle: a seed >= 0 by which to shuffle the rows before they are cut into folds,
+        the same in both twins; `None` or False leaves their order.
       count: how many strengths, if none are given.
       ratio: the smallest strength over the largest, if none are given.
       loss: "squared", "logistic" or "multinomial", see `solve_linear`.
@@ -108,7 +109,7 @@ def cross_validate(
 
     Raises:
       TypeError: data that are no numbers; folds that are neither a number nor
-        sequences of row indices.
+        sequences of row indices; a shuffle that is no seed, such as True.
       ValueError: fewer than two folds, or more than rows; an empty fold, one that
         leaves no row, or every row of a class out, or row indices out of range or
         twice; an unknown rule; a validation loss that is NaN; strengths, and data that
@@ -117,11 +118,11 @@ def cross_validate(
     Example:
       >>> import torch
       >>> X = torch.arange(12.0).reshape(6, 2) % 5
-      >>> found = cross_validate(X, X[:, 0], [1.0, 0.1, 0.01], folds=3, rule="min")
+      >>> found = cross_validate(X, X[:, 0], [1.0, 0.1, 0.01], folds=3)
       >>> found.strength
       0.01
     """
-    check_choice("rule", rule, ("one_se", "min"))
+    check_choice("rule", rule, ("min", "one_se"))
     X, y = as_data(X, y)
     design, model = Design(X), loss_named(loss)
     parts = fold_indices(folds, design.n, shuffle)
@@ -174,9 +175,15 @@ def cross_validate(
 
 
 def fold_indices(
-    folds: int | Sequence[Sequence[int]], n: int, shuffle: int | None
+    folds: int | Sequence[Sequence[int]],
+    n: int,
+    shuffle: int | Literal[False] | None,
 ) -> list[np.ndarray]:
     """Gives the rows of each fold, checked."""
+    if isinstance(shuffle, bool | np.bool_) and not shuffle:
+        shuffle = None
+    if shuffle is not None:
+        shuffle = check_int("shuffle", shuffle, "a seed such as 0, or None", least=0)
     if is_number(scalar(folds), numbers.Integral):
         folds = check_int("folds", folds, "5", least=2, most=n)
         rows = list(range(n))

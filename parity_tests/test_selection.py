@@ -131,7 +131,7 @@ def lasso_cv():
 
 @pytest.fixture(scope="module")
 def found():
-    settings = {"count": 6, "folds": 3, "rule": "min", **EXACT}
+    settings = {"count": 6, "folds": 3, **EXACT}
     return {
         twin.name: call(twin, "cross_validate", *diabetes(), **settings)
         for twin in TWINS
@@ -161,7 +161,8 @@ def test_the_one_standard_error_rule(twin, found, lasso_cv):
     np.testing.assert_allclose(ours.strength_one_se, largest, rtol=1e-12)
     assert ours.strength_one_se > ours.strength_min
     strengths = ours.strengths[2:5]
-    chosen = call(twin, "cross_validate", *diabetes(), strengths, folds=2)
+    settings = {"folds": 2, "rule": "one_se"}
+    chosen = call(twin, "cross_validate", *diabetes(), strengths, **settings)
     assert chosen.strength == chosen.strength_one_se
 
 
@@ -178,7 +179,11 @@ def test_folds_are_kfolds(twin):
         expected = [test for _, test in KFold(k).split(np.zeros(n))]
         for fold, rows in zip(ours, expected, strict=True):
             np.testing.assert_array_equal(fold, rows)
+    for order in (False, np.False_):
+        for one, other in zip(folds(3, 11, order), folds(3, 11, None), strict=True):
+            np.testing.assert_array_equal(one, other)
     shuffled = folds(3, 11, 1)
+    np.testing.assert_array_equal(np.r_[*shuffled], np.r_[*folds(3, 11, np.int64(1))])
     assert [len(fold) for fold in shuffled] == [4, 4, 3]
     assert sorted(np.concatenate(shuffled)) == list(range(11))
     other = folds(3, 11, 2)
@@ -348,10 +353,14 @@ def test_bad_input_to_cross_validation(twin):
         ({"folds": [[1, 1], [0]]}, ValueError, "got [1, 1] for fold 0"),
         ({"folds": [[1], range(442)]}, ValueError, "some but not all of the rows"),
         ({"folds": [[1], [0]], "shuffle": 1}, ValueError, "shuffle must be None"),
+        ({"shuffle": True}, TypeError, "shuffle must be a Python int >= 0, got True"),
+        ({"shuffle": "no"}, TypeError, "shuffle must be a Python int >= 0, got 'no'"),
+        ({"shuffle": math.nan}, TypeError, "shuffle must be a Python int >= 0"),
+        ({"shuffle": -1}, ValueError, "of type int. Pass a seed such as 0, or None"),
         (
             {"rule": "best"},
             ValueError,
-            "rule must be one of 'one_se', 'min', got 'best'",
+            "rule must be one of 'min', 'one_se', got 'best'",
         ),
         ({"strengths": []}, ValueError, "at least one number"),
         ({"strengths": [0.1, 0.2]}, ValueError, "strictly decreasing"),
