@@ -90,7 +90,8 @@ def project_l1_ball(
         mass = total(masses)
         some = mass > 0
         excess = total(sums) - radius
-        fixed = jax.lax.stop_gradient(jnp.where(some, mass, 1))
+        mass = jnp.where(some, mass, 1)
+        fixed = jax.lax.stop_gradient(mass)
         # The derivative of a quotient divides by the square. Where that is 0, the mass
         # is held: its share in the derivative is the excess, 0 in the end.
         held = fixed * fixed < jnp.finfo(fixed.dtype).tiny

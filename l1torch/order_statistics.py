@@ -100,7 +100,8 @@ def project_l1_ball(
         mass = total(masses, of)
         some = mass > 0
         excess = total(sums, of) - radius
-        fixed = torch.where(some, mass, 1).detach()
+        mass = torch.where(some, mass, 1)
+        fixed = mass.detach()
         step = excess / fixed
         if torch.is_grad_enabled():
             # The derivative of a quotient divides by the square. Where that is 0, the
