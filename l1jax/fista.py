@@ -24,7 +24,8 @@ _TRIES = 60
 _RELIABLE = 1000.0
 """Decreases of fewer units in the last place of the loss are not looked at."""
 _PATIENCE = 1000
-"""Iterations without a smaller residual, with no decrease to see, before it stops."""
+"""Iterations without a smaller residual or objective before it stops; or half of all
+so far, as the momentum swings more slowly the flatter the loss."""
 
 
 class Point(NamedTuple):
@@ -45,7 +46,10 @@ class State(NamedTuple):
     residual: OptimalityResidual
     iterations: jax.Array
     smallest: jax.Array  # of the residuals so far
-    since: jax.Array  # iterations since it was found, of those without decrease to see
+    lowest: jax.Array  # of the objectives so far
+    since: (
+        jax.Array
+    )  # iterations since the last of these, of those without decrease to see
 
 
 class _Trial(NamedTuple):
@@ -105,6 +109,7 @@ class Problem:
             residual=residual,
             iterations=zero,
             smallest=residual.largest,
+            lowest=self.objective(point),
             since=zero,
         )
 
@@ -117,7 +122,7 @@ class Problem:
                 (state.residual.largest > tol)
                 & jnp.isfinite(state.point.loss)
                 & (state.iterations < max_iterations)
-                & (state.since < _PATIENCE)
+                & (state.since < jnp.maximum(_PATIENCE, state.iterations // 2))
             )
 
         return jax.lax.while_loop(unfinished, self._step, state)
@@ -134,6 +139,10 @@ class Problem:
         weight = (inertia - 1) / following
         residual = self.residual(new)
         smaller = residual.largest < state.smallest
+        # Many steps make a difference that one does not, if the loss is flat.
+        objective = self.objective(new)
+        rounding = 4 * _eps(objective.dtype) * jnp.abs(objective)
+        lower = objective < state.lowest - rounding
         return State(
             point=new,
             ahead=[
@@ -145,7 +154,8 @@ class Problem:
             residual=residual,
             iterations=state.iterations + 1,
             smallest=jnp.where(smaller, residual.largest, state.smallest),
-            since=jnp.where(smaller | trial.reliable, 0, state.since + 1),
+            lowest=jnp.where(lower, objective, state.lowest),
+            since=jnp.where(smaller | lower | trial.reliable, 0, state.since + 1),
         )
 
     def _backtracked(self, old: Point, ahead: Point, curvature: jax.Array) -> _Trial:

@@ -24,7 +24,8 @@ _TRIES = 60
 _RELIABLE = 1000.0
 """Decreases of fewer units in the last place of the loss are not looked at."""
 _PATIENCE = 1000
-"""Iterations without a smaller residual, with no decrease to see, before it stops."""
+"""Iterations without a smaller residual or objective before it stops; or half of all
+so far, as the momentum swings more slowly the flatter the loss."""
 
 
 class Point(NamedTuple):
@@ -45,7 +46,8 @@ class State(NamedTuple):
     residual: OptimalityResidual
     iterations: int
     smallest: Tensor  # of the residuals so far
-    since: int  # iterations since it was found, of those without decrease to see
+    lowest: Tensor  # of the objectives so far
+    since: int  # iterations since the last of these, of those without decrease to see
 
 
 class _Trial(NamedTuple):
@@ -119,6 +121,7 @@ class Problem:
             residual=residual,
             iterations=0,
             smallest=residual.largest,
+            lowest=self.objective(point),
             since=0,
         )
 
@@ -129,7 +132,7 @@ class Problem:
             state.residual.largest > tol
             and state.point.loss.isfinite()
             and state.iterations < max_iterations
-            and state.since < _PATIENCE
+            and state.since < max(_PATIENCE, state.iterations // 2)
         ):
             state = self._step(state)
         return state
@@ -146,6 +149,10 @@ class Problem:
         weight = (inertia - 1) / following
         residual = self.residual(new)
         smaller = bool(residual.largest < state.smallest)
+        # Many steps make a difference that one does not, if the loss is flat.
+        objective = self.objective(new)
+        rounding = 4 * torch.finfo(objective.dtype).eps * objective.abs()
+        lower = bool(objective < state.lowest - rounding)
         return State(
             point=new,
             ahead=[
@@ -157,7 +164,8 @@ class Problem:
             residual=residual,
             iterations=state.iterations + 1,
             smallest=residual.largest if smaller else state.smallest,
-            since=0 if smaller or trial.reliable else state.since + 1,
+            lowest=objective if lower else state.lowest,
+            since=0 if smaller or lower or trial.reliable else state.since + 1,
         )
 
     def _backtracked(self, old: Point, ahead: Point, curvature: Tensor) -> _Trial:

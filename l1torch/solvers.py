@@ -94,8 +94,9 @@ def solve(
 
     Returns:
       A `Solution`. Where `converged` is False, `residual` tells how far it is: after
-      `max_iterations`; after 1000 steps in which rounding has hidden any progress; or
-      at a NaN, which stays visible. A UserWarning says so.
+      `max_iterations`; after 1000 steps, and half of all, in which rounding has hidden
+      any progress of residual and objective; or at a NaN, which stays visible. A
+      UserWarning says so.
 
     Raises:
       TypeError: a loss that gives no real scalar; parameters that are not real

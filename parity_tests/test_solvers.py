@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_wine
 from sklearn.linear_model import ElasticNet, Lasso, MultiTaskLasso
 
 from parity_tests import oracles, problems
@@ -210,6 +211,23 @@ def test_restarts_and_growing_steps_save_iterations(twin):
     _, found = solve(twin, loss, zeros(problem), problem.strength, tol=1e-10)
     # 302; without restarts 1608, without growing steps 2847.
     assert int(found.iterations) < 500
+
+
+@pytest.mark.slow
+def test_it_goes_on_while_the_objective_falls(twin):
+    """Raw features in single precision: the residual stands, each step is small."""
+    X, y = load_wine(return_X_y=True)
+    X, y = (twin.array(a, "float32") for a in (X, y))
+    start = {"w": np.zeros(13), "b": np.array(0.9)}
+    groups = {name: range(i, 13, 3) for i, name in enumerate("abc")}
+    with pytest.warns(UserWarning, match="after 2500 .* Raise max_iterations"):
+        twin.lib.solve(
+            lambda q: ((X @ q["w"] + q["b"] - y) ** 2).mean() / 2,
+            {name: twin.array(x, "float32") for name, x in start.items()},
+            0.69,
+            penalty=twin.lib.group_l1(groups=groups),
+            max_iterations=2500,
+        )
 
 
 def test_vmap_gives_what_a_loop_gives():
