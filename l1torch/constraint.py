@@ -2,9 +2,11 @@
 
 import abc
 import functools
+import itertools
 import math
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +17,13 @@ from l1torch.hyperparameters import (
     nonnegative,
     require_broadcast,
 )
-from l1torch.leaves import compute_dtype, require_real_floating
+from l1torch.leaves import (
+    compute_dtype,
+    cut,
+    is_small,
+    joined,
+    require_real_floating,
+)
 from l1torch.order_statistics import any_of, relative, shard_slices
 from l1torch.penalty import Penalty
 from l1torch.sharding import local
@@ -83,7 +91,15 @@ class Constraint(Penalty):
 
     def tree_prox(self, rows: Sequence[Row]) -> list[Tensor]:
         """Projects rows of path, array and threshold."""
-        return self._prox(rows) if self.joint and rows else super().tree_prox(rows)
+        if not (self.joint and rows):
+            return super().tree_prox(rows)
+        runs = [list(run) for _, run in itertools.groupby(rows, _kind)]
+        found = self._prox([_joined(run) for run in runs])
+        pieces = [
+            cut(u, [x for _, x, _ in run]) if len(run) > 1 else [u]
+            for u, run in zip(found, runs, strict=True)
+        ]
+        return list(itertools.chain.from_iterable(pieces))
 
     def tree_optimality_distance(
         self, rows: Sequence[tuple[str, Tensor, Tensor, Number]]
@@ -155,6 +171,24 @@ class Constraint(Penalty):
             for x, t, (_, _, given) in zip(arrays, thresholds, rows, strict=True)
         ]
         return arrays, thresholds
+
+
+def _kind(row: Row) -> Any:
+    """Gives what neighbours must have in common to be joined: to small arrays only."""
+    _, x, t = row
+    own = t.dtype if isinstance(t, Tensor) else t
+    if is_small(x) and (not isinstance(t, Tensor) or t.shape == x.shape):
+        return x.dtype, x.device, own
+    return object()  # like no other
+
+
+def _joined(run: Sequence[Row]) -> Row:
+    path, _, t = run[0]
+    if len(run) == 1:
+        return run[0]
+    if isinstance(t, Tensor):
+        t = joined(t for _, _, t in run)
+    return path, joined(x for _, x, _ in run), t
 
 
 def _slack(rows: Sequence[Row]) -> float:

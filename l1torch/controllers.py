@@ -37,11 +37,13 @@ class Control(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A penalised parameter that takes a step."""
+    """A penalised parameter that takes a step, or several that are one to a target."""
 
     name: str
     param: Tensor
-    """After the optimizer's own step; a DTensor, if it is one."""
+    """After the optimizer's own step; a DTensor, if it is one. Of several the first."""
+    size: int
+    """The number of elements in all."""
     ratios: Callable[[], Iterator[Tensor]]
     """Gives, in parts, the strength that makes each weight zero under L1."""
     zeros: Callable[[Number], Tensor]
@@ -136,7 +138,7 @@ def _next(
     guess: Number,
 ) -> Number:
     """Gives the least strength at which the prox makes the zeros that are wanted."""
-    wanted = target.count(step, sum(row.param.numel() for row in rows))
+    wanted = target.count(step, sum(row.size for row in rows))
     if wanted == 0:
         return 0.0
     dtype = _widest([row.param for row in rows])
@@ -159,7 +161,7 @@ def _next(
 def _kth_ratio(
     rows: Sequence[Row], k: int, guess: Number, dtype: torch.dtype
 ) -> Tensor:
-    size = sum(row.param.numel() for row in rows)
+    size = sum(row.size for row in rows)
 
     def passes(every: int) -> Iterator[Tensor]:
         for row in rows:

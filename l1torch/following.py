@@ -17,6 +17,7 @@ from l1torch.controllers import (
 )
 from l1torch.groups import Group, by_plain_name, plain_name
 from l1torch.hyperparameters import Number
+from l1torch.parts import Member, Pack, packs
 from l1torch.penalised import Targets
 from l1torch.sharding import local
 from l1torch.shrinking import Shrinking
@@ -54,22 +55,26 @@ class Following:
                 if self.step > self.snap:
                     self.before[param] = local(param.detach()) == 0
 
-    def take(self, shrinking: Shrinking, states: Any) -> tuple[Shrinking, Targets]:
+    def take(
+        self, shrinking: Shrinking, states: Any
+    ) -> tuple[Shrinking, list[tuple[Pack, Number]]]:
         """Finds the strength after the optimizer's own step; prunes and freezes.
 
         Gives what is left to be shrunk, and how.
         """
         shrinking = dataclasses.replace(shrinking, max_ratio=math.inf)
-        moving = [
-            (group, name, param)
+        members = [
+            Member(name, param, 0.0, states.get(param, {}), group)
             for group, chosen in self.led
             for name, param, _ in chosen
             if param.grad is not None
         ]
-        rows = [self._row(shrinking, states, *each) for each in moving]
+        together = shrinking.elementwise and self.target.scope == "global"
+        found = packs(members, join=together)
+        rows = [_row(shrinking, pack) for pack in found]
         control = control_of(self.target, [group for group, _ in self.led])
         control = next_control(self.target, shrinking.penalty, rows, self.step, control)
-        params = [param for _, _, param in moving]
+        params = [member.param for member in members]
         if self.step == self.snap:
             marks = largest_kept(self.target, params)
             for param, mark in zip(params, marks, strict=True):
@@ -82,24 +87,20 @@ class Following:
         if self.step >= self.snap:
             return shrinking, []
         return shrinking, [
-            (group, [(*row[:2], _entry(group["l1"], row[0])) for row in chosen])
-            for group, chosen in self.led
+            (pack, _entry(pack.group["l1"], pack.members[0].name)) for pack in found
         ]
 
-    def _row(
-        self, shrinking: Shrinking, states: Any, group: Group, name: str, param: Tensor
-    ) -> Row:
-        state = states.get(param, {})
-        ratios = functools.partial(shrinking.ratios, param.detach(), state, group)
-        return Row(
-            name=plain_name(name),
-            param=param.detach(),
-            ratios=ratios,
-            zeros=functools.partial(
-                shrinking.zeros, name, param.detach(), state, group
-            ),
-            sample=ratios,
-        )
+
+def _row(shrinking: Shrinking, pack: Pack) -> Row:
+    ratios = functools.partial(shrinking.ratios, pack)
+    return Row(
+        name=plain_name(pack.members[0].name),
+        param=pack.params[0].detach(),
+        size=sum(param.numel() for param in pack.params),
+        ratios=ratios,
+        zeros=functools.partial(shrinking.zeros, pack),
+        sample=ratios,
+    )
 
 
 def _part(value: Any, group: Group) -> Any:

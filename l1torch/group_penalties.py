@@ -24,7 +24,15 @@ from l1torch.grouping import (
 )
 from l1torch.hyperparameters import Number
 from l1torch.layout import Layouts, by_units, check_layouts, layout_of
-from l1torch.penalty import Penalty, absolute, gradient_operand, largest, operands, sign
+from l1torch.penalty import (
+    Penalty,
+    absolute,
+    gradient_operand,
+    largest,
+    operands,
+    prox_in_stacks,
+    sign,
+)
 from l1torch.prox import shrink, solve
 from l1torch.sharding import gathering
 
@@ -62,7 +70,17 @@ class _GroupL1(Penalty):
     def at(self, path: str, shape: tuple[int, ...]) -> Penalty:
         if not isinstance(self.groups, str):
             return self
-        return _bound(self, path, shape)
+        if (path, shape) not in self._bound:
+            # The penalty of one array has no need of the others' layouts.
+            layouts = ((path, layout_of(path, shape, self.layouts)),)
+            bound = dataclasses.replace(self, layouts=layouts, path=path)
+            self._bound[path, shape] = bound
+        return self._bound[path, shape]
+
+    @functools.cached_property
+    def _bound(self) -> dict[tuple[str, tuple[int, ...]], "_GroupL1"]:
+        # Not cached by its value, the hash of which goes through all layouts.
+        return {}
 
     def require_fit(
         self, path: str, shape: tuple[int, ...], strength_shape: tuple[int, ...] = ()
@@ -113,6 +131,15 @@ class _GroupL1(Penalty):
             return grouping.back(shrunk(x, torch.abs(weight * t), grouping))
 
         return solve(formula, x, threshold)
+
+    def tree_prox(self, rows: Sequence[tuple[str, Tensor, Number]]) -> list[Tensor]:
+        """Solves rows of path, array and threshold; small ones of one shape at once."""
+
+        def kind(path: str, shape: tuple[int, ...]) -> Any:
+            by_unit = isinstance(self.groups, str)
+            return self.at(path, shape).layouts[0][1] if by_unit else None
+
+        return prox_in_stacks(self, rows, kind)
 
     @gathering(_needs_whole)
     def optimality_distance(
@@ -323,13 +350,6 @@ def _checked(
             "integer."
         )
     return _GroupL1(l1_ratio, axes, block, members, check_layouts(layouts), scale)
-
-
-@functools.lru_cache(maxsize=4096)
-def _bound(penalty: _GroupL1, path: str, shape: tuple[int, ...]) -> _GroupL1:
-    """Gives the penalty of one array, which has no need of the others' layouts."""
-    layouts = ((path, layout_of(path, shape, penalty.layouts)),)
-    return dataclasses.replace(penalty, layouts=layouts, path=path)
 
 
 @functools.lru_cache(maxsize=4096)

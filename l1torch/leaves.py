@@ -1,6 +1,6 @@
 """The tensors of a model: their dotted names, and values spread over them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from l1torch.sharding import local
 
 BLOCK = 1 << 18  # elements: two float32 blocks stay inside a core's cache
+_SMALL = 1 << 12  # elements: below, calls cost more than their arithmetic
 
 
 def named_leaves(params: Any) -> list[tuple[str, Any]]:
@@ -154,6 +155,37 @@ def blocks_with(value: Any, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
     else:
         for parts in blocks(*tensors):
             yield *parts, value
+
+
+def is_small(x: Tensor) -> bool:
+    """Tells whether a tensor is better joined with others: plain, contiguous, small."""
+    plain = type(x) is Tensor or type(x) is torch.nn.Parameter
+    return plain and x.numel() <= _SMALL and x.dim() > 0 and x.is_contiguous()
+
+
+def joined(tensors: Iterable[Tensor]) -> Tensor:
+    """Joins tensors of one dtype to one vector."""
+    return torch.cat(_stackable(list(tensors))).view(-1)
+
+
+def write_joined(x: Tensor, into: Sequence[Tensor]) -> None:
+    """Writes a joined vector back, into contiguous tensors."""
+    out = _stackable(into)
+    sizes = [each.shape[0] for each in out]
+    torch.split_with_sizes_copy(x.view(-1, *out[0].shape[1:]), sizes, out=out)
+
+
+def cut(x: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Cuts a joined vector into views of the tensors' shapes."""
+    pieces = x.split([each.numel() for each in like])
+    return [piece.view(each.shape) for piece, each in zip(pieces, like, strict=True)]
+
+
+def _stackable(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Makes vectors of them, unless all but the first axes are alike already."""
+    # A view is an object more, of which thousands make work for the garbage collector.
+    alike = len({x.shape[1:] for x in tensors}) == 1 and tensors[0].dim() > 0
+    return tensors if alike else [x.reshape(-1) for x in tensors]
 
 
 def describe(leaves: list[tuple[str, Any]]) -> str:

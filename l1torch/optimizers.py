@@ -13,6 +13,7 @@ from l1torch.groups import Group
 from l1torch.hyperparameters import Number, Schedule
 from l1torch.leaves import compute_dtype
 from l1torch.masks import Mask, weights_only
+from l1torch.parts import Member, Pack, packs
 from l1torch.penalised import PenalisedOptimizer, Targets
 from l1torch.penalties import l1
 from l1torch.penalty import Penalty, require_penalty
@@ -303,39 +304,47 @@ class Proximal(PenalisedOptimizer):
         if following:
             self._shrink(*following.take(shrinking, self.state))
             targets = following.fixed
-        self._shrink(shrinking, targets)
+        members = self._members(targets)
+        found = packs(members, join=shrinking.elementwise)
+        self._shrink(shrinking, [(pack, pack.members[0].strength) for pack in found])
         self._count_step()
 
-    def _shrink(self, shrinking: Shrinking, targets: Targets) -> None:
+    def _shrink(self, shrinking: Shrinking, found: list[tuple[Pack, Number]]) -> None:
+        if self.penalty.separable:
+            for pack, strength in found:
+                shrinking.shrink_(pack, strength)
+            return
         rows = []
+        for pack, strength in found:
+            thresholds = shrinking.thresholds(pack, strength)
+            of_pack = [
+                (member.name, member.param, threshold)
+                for member, threshold in zip(pack.members, thresholds, strict=True)
+            ]
+            if self.penalty.joint:
+                rows += of_pack
+            else:
+                self._solve(of_pack)
+        if rows:
+            self._solve(rows)
+
+    def _members(self, targets: Targets) -> list[Member]:
+        """Lists the penalised parameters that take the step."""
+        members = []
         for group, chosen in targets:
             for name, param, strength in chosen:
                 if param.grad is None:
                     continue
-                if self.penalty.constraint:
-                    strength = 1.0
-                if self.penalty.separable:
-                    # A state to add to, if there is a window.
-                    windowed = self.window != 1
-                    state = self.state[param] if windowed else self._state_of(param)
-                    shrinking.shrink_(param, state, strength, group)
-                    continue
-                threshold = shrinking.whole_threshold(
-                    param, self._state_of(param), strength, group
-                )
-                if self.penalty.joint:
-                    rows.append((name, param, threshold))
-                else:
-                    penalty = self.penalty.at(name, tuple(param.shape))
-                    penalty.prox_(param, threshold)
-        if rows:
-            for (_, param, _), new in zip(
-                rows, self.penalty.tree_prox(rows), strict=True
-            ):
-                param.copy_(new)
+                # A state to add to, if there is a window.
+                windowed = self.window != 1
+                state = self.state[param] if windowed else self.state.get(param, {})
+                strength = 1.0 if self.penalty.constraint else strength
+                members.append(Member(name, param, strength, state, group))
+        return members
 
-    def _state_of(self, param: Tensor) -> dict[str, Any]:
-        return self.state.get(param, {})
+    def _solve(self, rows: list[tuple[str, Tensor, Number]]) -> None:
+        for (_, param, _), new in zip(rows, self.penalty.tree_prox(rows), strict=True):
+            param.copy_(new)
 
     def _require_gradients_of_all(self, targets: Targets) -> None:
         rows = [row for _, chosen in targets for row in chosen]

@@ -1,8 +1,9 @@
-"""The effective step of one parameter, worked out in parts that fit into the cache."""
+"""Parameters in pieces of the cache's size: large ones cut up, small ones joined."""
 
+import dataclasses
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,12 +11,115 @@ from torch import Tensor
 from l1torch.groups import Group, as_number
 from l1torch.hyperparameters import Number
 from l1torch.kernels import Root
-from l1torch.leaves import blocks_with, compute_dtype
+from l1torch.leaves import (
+    BLOCK,
+    blocks_with,
+    compute_dtype,
+    cut,
+    is_small,
+    joined,
+    write_joined,
+)
 from l1torch.sharding import local, over_shards
 from l1torch.step_sizes import EffectiveStep, StepSize, has_no_denominator
 
 State = dict[str, Any]
 """What an optimizer keeps for one parameter."""
+
+
+class Member(NamedTuple):
+    """A penalised parameter that takes a step."""
+
+    name: str
+    param: Tensor
+    strength: Number
+    state: State
+    group: Group
+
+
+@dataclasses.dataclass(frozen=True)
+class Pack:
+    """Parameters that are treated as one: one alone, or small ones joined to a vector.
+
+    Elementwise work on thousands of small tensors is calls and no arithmetic. Those
+    whose thresholds have all numbers in common are copied, for a moment and no more
+    than fit into the cache, into one.
+    """
+
+    members: list[Member]
+
+    @property
+    def group(self) -> Group:
+        """The hyperparameters of all."""
+        return self.members[0].group
+
+    @property
+    def params(self) -> list[Tensor]:
+        """The parameters themselves."""
+        return [member.param for member in self.members]
+
+    def read(self) -> tuple[Tensor, State]:
+        """Gives parameter and state: themselves if alone, else joined copies."""
+        param, state = self.members[0].param, self.members[0].state
+        if len(self.members) == 1:
+            return param.detach(), state
+        return joined(self.params), {
+            key: joined(self._of_state(key)) if _is_like(value, param) else value
+            for key, value in state.items()
+        }
+
+    def write(self, x: Tensor, state: State, keys: Iterable[str] = ()) -> None:
+        """Writes back what has changed of what `read` gave: `x`, some of `state`."""
+        if len(self.members) == 1:
+            return
+        write_joined(x, self.params)
+        for key in keys:
+            write_joined(state[key], self._of_state(key))
+
+    def cut(self, value: Number) -> list[Number]:
+        """Gives each member its part of a number or joined tensor."""
+        if len(self.members) == 1 or not isinstance(value, Tensor) or not value.dim():
+            return [value] * len(self.members)
+        return cut(value, self.params)
+
+    def _of_state(self, key: str) -> list[Tensor]:
+        return [member.state[key] for member in self.members]
+
+
+def packs(members: Iterable[Member], *, join: bool = True) -> list[Pack]:
+    """Joins neighbours that can be joined; each parameter stands alone otherwise."""
+    found: list[Pack] = []
+    last, size = None, 0
+    for member in members:
+        kind = _kind(member) if join else None
+        size += member.param.numel()
+        if kind is not None and kind == last and size <= BLOCK:
+            found[-1].members.append(member)
+            continue
+        found.append(Pack([member]))
+        last, size = kind, member.param.numel()
+    return found
+
+
+def _kind(member: Member) -> Any:
+    """Gives what joined parameters must have in common; None for one to stand alone."""
+    _, param, strength, state, group = member
+    if isinstance(strength, Tensor) or not is_small(param):
+        return None
+    shape = param.shape
+    kind = [id(group), strength, param.dtype, param.device]
+    for key, value in state.items():
+        if isinstance(value, Tensor):
+            if value.shape == shape:
+                value = value.dtype if value.is_contiguous() else None
+            else:
+                value = value.item() if value.is_cpu and value.numel() == 1 else None
+            if value is None:
+                return None
+        elif value is not None:
+            return None
+        kind += key, value
+    return tuple(kind)
 
 
 def parts(

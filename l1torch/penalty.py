@@ -6,7 +6,8 @@ strength`.
 """
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,12 @@ from l1torch.hyperparameters import (
     require_broadcast,
     shape_of,
 )
-from l1torch.leaves import blocks_with, compute_dtype, require_real_floating
+from l1torch.leaves import (
+    blocks_with,
+    compute_dtype,
+    is_small,
+    require_real_floating,
+)
 
 
 class Penalty(abc.ABC):
@@ -157,6 +163,39 @@ class Penalty(abc.ABC):
             self.at(path, tuple(x.shape)).optimality_distance(x, grad, s)
             for path, x, grad, s in rows
         ]
+
+
+def prox_in_stacks(
+    penalty: Penalty,
+    rows: Sequence[tuple[str, Tensor, Number]],
+    kind: Callable[[str, tuple[int, ...]], Any],
+) -> list[Tensor]:
+    """Solves small arrays that are treated alike at once, all others one by one.
+
+    Args:
+      penalty: one whose prox can be vectorised: no value decides what is computed.
+      rows: path, array and threshold.
+      kind: what arrays of one shape must have in common, by path and shape.
+    """
+    stacks: dict[Any, list[int]] = {}
+    for i, (path, x, t) in enumerate(rows):
+        own, shape = t.dtype if isinstance(t, Tensor) else t, tuple(x.shape)
+        alike = is_small(x) and (t.shape == x.shape if isinstance(t, Tensor) else True)
+        key = (shape, x.dtype, x.device, own, kind(path, shape)) if alike else i
+        stacks.setdefault(key, []).append(i)
+    found: dict[int, Tensor] = {}
+    for indices in stacks.values():
+        path, x, t = rows[indices[0]]
+        prox = penalty.at(path, tuple(x.shape)).prox
+        if len(indices) == 1:
+            found[indices[0]] = prox(x, t)
+            continue
+        by_row = isinstance(t, Tensor)
+        x = torch.stack([rows[i][1] for i in indices])
+        t = torch.stack([rows[i][2] for i in indices]) if by_row else t
+        solved = torch.func.vmap(prox, in_dims=(0, 0 if by_row else None))(x, t)
+        found.update(zip(indices, solved.unbind(), strict=True))
+    return [found[i] for i in range(len(rows))]
 
 
 def require_penalty(penalty: Penalty) -> None:

@@ -9,8 +9,9 @@ from torch import Tensor
 from l1torch.groups import Group, as_number
 from l1torch.hyperparameters import Number, product
 from l1torch.kernels import ratios_by_root, sampled, shrink_by_root_
-from l1torch.leaves import blocks, compute_dtype
+from l1torch.leaves import blocks, compute_dtype, joined
 from l1torch.parts import (
+    Pack,
     State,
     divides_by_root,
     parts,
@@ -28,7 +29,7 @@ from l1torch.windows import BUDGETS, shrink_
 
 @dataclasses.dataclass(frozen=True)
 class Shrinking:
-    """How an optimizer's parameters are shrunk, one by one."""
+    """How an optimizer's parameters are shrunk."""
 
     known: type[torch.optim.Optimizer] | None
     """The class that tells of its step; None for the learning rate alone."""
@@ -38,16 +39,33 @@ class Shrinking:
     window: float
     fused: bool
 
-    def shrink_(
+    @property
+    def elementwise(self) -> bool:
+        """Whether a threshold depends on its own element of the state alone."""
+        return self.known is None or self.metric != "tensor"
+
+    def shrink_(self, pack: Pack, strength: Number) -> None:
+        """Applies the prox of a separable penalty."""
+        keys = BUDGETS if self.window != 1 else ()
+        for _, param, _, state, _ in pack.members:
+            for key in set(keys) - set(state):
+                dtype = compute_dtype(param.dtype)
+                state[key] = torch.zeros_like(param, dtype=dtype)
+        param, state = pack.read()
+        self._shrink(param, state, strength, pack.group)
+        pack.write(param, state, keys)
+
+    def thresholds(self, pack: Pack, strength: Number) -> list[Number]:
+        """Gives thresholds for a penalty that needs all of a parameter at once."""
+        param, state = pack.read()
+        step = self._step_of(param, state, pack.group)
+        if step is None:
+            step = step_size_of(self.known)(whole(param, state), pack.group)
+        return pack.cut(self._threshold(step, strength, param.dtype))
+
+    def _shrink(
         self, param: Tensor, state: State, strength: Number, group: Group
     ) -> None:
-        """Applies the prox of a separable penalty, in parts."""
-        if self.window != 1:
-            for key in BUDGETS:
-                if key not in state:
-                    state[key] = torch.zeros_like(
-                        param, dtype=compute_dtype(param.dtype)
-                    )
         step = self._step_of(param, state, group)
         if step is not None and self.window == 1:
             threshold = self._threshold(step, strength, param.dtype)
@@ -63,22 +81,12 @@ class Shrinking:
             else:
                 shrink_(x, threshold, *(part[key] for key in BUDGETS), self.window)
 
-    def whole_threshold(
-        self, param: Tensor, state: State, strength: Number, group: Group
-    ) -> Number:
-        """Gives the threshold for a penalty that needs all of a parameter at once."""
-        step = self._step_of(param, state, group)
-        if step is None:
-            step = step_size_of(self.known)(whole(param, state), group)
-        return self._threshold(step, strength, param.dtype)
-
-    def ratios(
-        self, param: Tensor, state: State, group: Group, every: int = 1
-    ) -> Iterator[Tensor]:
+    def ratios(self, pack: Pack, every: int = 1) -> Iterator[Tensor]:
         """Yields, in parts, the strength that makes each weight zero under L1.
 
         Each part is `sampled`.
         """
+        (param, state), group = pack.read(), pack.group
         dtype = compute_dtype(param.dtype)
         step = self._step_of(param, state, group)
         if step is not None:
@@ -98,14 +106,17 @@ class Shrinking:
             unit = self._threshold(step_size_of(self.known)(part, group), 1.0, x.dtype)
             yield sampled((x.to(dtype) / unit).abs_(), every)
 
-    def zeros(
-        self, name: str, param: Tensor, state: State, group: Group, strength: Number
-    ) -> Tensor:
+    def zeros(self, pack: Pack, strength: Number) -> Tensor:
         """Counts, in this process's shard, what the prox would make zero."""
         if not self.penalty.separable:
-            threshold = self.whole_threshold(param, state, strength, group)
-            penalty = self.penalty.at(name, tuple(param.shape))
-            return (local(penalty.prox(param, threshold)) == 0).sum()
+            rows = [
+                (member.name, member.param.detach(), threshold)
+                for member, threshold in zip(
+                    pack.members, self.thresholds(pack, strength), strict=True
+                )
+            ]
+            return (joined(map(local, self.penalty.tree_prox(rows))) == 0).sum()
+        (param, state), group = pack.read(), pack.group
         step = self._step_of(param, state, group)
         counts = []
         for x, part, _ in parts(param, state, 0.0):
@@ -145,8 +156,7 @@ class Shrinking:
         floor = floor_of(
             strength, step.reach, self.max_ratio, self.penalty.least_slope, dtype
         )
-        x = local(param.detach())
-        return shrink_by_root_(x, step.denominator, pull, floor, self.fused)
+        return shrink_by_root_(local(param), step.denominator, pull, floor, self.fused)
 
     def _threshold(
         self, step: EffectiveStep, strength: Number, dtype: torch.dtype

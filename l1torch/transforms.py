@@ -284,7 +284,7 @@ def _follow(
             row = name, x, threshold(param, strength)
             return count_zeros(penalty.tree_prox([row])[0])
 
-        return Row(name, x, ratios, zeros)
+        return Row(name, x, x.numel(), ratios, zeros)
 
     step = state.count + 1
     described_rows = [described(name, param) for name, param, _ in rows]
