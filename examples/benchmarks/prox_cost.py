@@ -28,7 +28,11 @@ STRENGTH, LR = 1e-4, 1e-3
 DECOUPLED = "+ Proximal, lr * strength"
 METRIC = "+ Proximal, Adam's metric"
 FUSED = "+ Proximal, metric, fused=True"
+SMALL = 64  # elements of each of many tensors
+TARGET = "+ Proximal, target_sparsity"
+GROUPS = "+ Proximal, group_l1(1)"
 LIMITS = {DECOUPLED: "1.40", FUSED: "1.90"}
+LIMITS_OF_MANY = {METRIC: "2.00", TARGET: "2.00", GROUPS: "5.00"}
 
 
 def parameters(size: int, tensors: int) -> list[torch.nn.Parameter]:
@@ -76,6 +80,27 @@ def torch_steps(size: int, tensors: int) -> dict[str, Callable[[], object]]:
     }
 
 
+def steps_of_many(tensors: int) -> dict[str, Callable[[], object]]:
+    """The steps of many small tensors, where calls cost more than the arithmetic."""
+
+    def adam() -> torch.optim.Optimizer:
+        params = [p.data.view(4, -1) for p in parameters(SMALL * tensors, tensors)]
+        for p in params:
+            p.grad = torch.randn_like(p)
+        return torch.optim.Adam(params, lr=LR)
+
+    target = l1torch.target_sparsity(0.9, steps=10, begin=0.0, end=0.1)
+    ball = l1torch.l1_ball(0.1 * SMALL * tensors, scope="tree")
+    steps = {
+        "Adam alone": adam(),
+        METRIC: l1torch.Proximal(adam(), STRENGTH),
+        TARGET: l1torch.Proximal(adam(), target),
+        "+ Proximal, l1_ball for all": l1torch.Proximal(adam(), 1.0, penalty=ball),
+        GROUPS: l1torch.Proximal(adam(), STRENGTH, penalty=l1torch.group_l1(1)),
+    }
+    return {name: optimizer.step for name, optimizer in steps.items()}
+
+
 def peak_memory(step: Callable[[], object]) -> int:
     """Gives the bytes that a step holds at most beyond what was there before it."""
     with torch.autograd.profiler.profile(
@@ -105,19 +130,24 @@ def time_ratio(
     return statistics.median(ratios)
 
 
-def torch_table(size: int, tensors: int, repeats: int) -> Table:
+def torch_table(
+    steps: dict[str, Callable[[], object]],
+    limits: dict[str, str],
+    size: int,
+    tensors: int,
+    repeats: int,
+) -> Table:
     """Times every step against the first."""
-    steps = torch_steps(size, tensors)
     baseline = next(iter(steps.values()))
     table = Table(
         "torch step",
         "time ratio",
         "limit",
         "peak memory",
-        title=f"{size:,} float32 in {tensors} tensor(s), median of {repeats}",
+        title=f"{size:,} float32 in {tensors:,} tensor(s), median of {repeats}",
     )
     for name, step in steps.items():
-        limit = LIMITS.get(name, "")
+        limit = limits.get(name, "")
         ratio = 1.0 if step is baseline else time_ratio(baseline, step, repeats)
         memory = peak_memory(step) / (4 * size)
         table.add_row(name, f"{ratio:.2f}", limit, f"{memory:.2f}")
@@ -167,16 +197,22 @@ def jax_table(size: int, tensors: int) -> Table:
 
 
 def main() -> None:
-    """Prints a table for each framework, for one large and many small arrays."""
+    """Prints tables for one large array, for 200, and for thousands of small ones."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=25_000_000)
     parser.add_argument("--repeats", type=int, default=31)
+    parser.add_argument("--many", type=int, default=10_000)
     arguments = parser.parse_args()
     console = Console()
     console.print(f"torch {torch.__version__}, jax {jax.__version__}, CPU")
     for tensors in (1, 200):
-        console.print(torch_table(arguments.size, tensors, arguments.repeats))
+        steps = torch_steps(arguments.size, tensors)
+        shape = arguments.size, tensors, arguments.repeats
+        console.print(torch_table(steps, LIMITS, *shape))
         console.print(jax_table(arguments.size, tensors))
+    many = arguments.many
+    shape = SMALL * many, many, arguments.repeats
+    console.print(torch_table(steps_of_many(many), LIMITS_OF_MANY, *shape))
 
 
 if __name__ == "__main__":
