@@ -1,13 +1,14 @@
 """Drawing a regularisation path."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from l1jax.checks import check_real
 from l1jax.leaves import describe, named_leaves
+from l1jax.masks import selected, weights_only
 from l1jax.path import RegularisationPath
 
 _STYLES = ("-", "--", "-.", ":")
@@ -18,6 +19,7 @@ def plot_path(
     *,
     strength: float | None = None,
     labels: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
     params: str | None = None,
     named: int = 8,
     axes: Sequence[Any] | None = None,
@@ -32,10 +34,13 @@ def plot_path(
       path: of `regularisation_path` or `linear_path`.
       strength: one that has been chosen, in units of the loss, marked by a vertical
         line; it need not be one of the path's.
-      labels: a name for each element of the weights drawn, in their flat order; by
-        default their indices.
+      labels: a name for each element of the weights drawn, in their flat order; of an
+        array of two axes, such as a multinomial path's, also one for each feature, to
+        which its class is added. By default their indices.
+      classes: a name for each class, of an array of two axes; by default "class 0" and
+        so on.
       params: the key of the array to draw, where the parameters are a mapping; by
-        default the arrays of more than one element, one after the other.
+        default the weights, see `weights_only`, one array after the other.
       named: how many weights to label.
       axes: two matplotlib axes to draw into, for the number and for the weights; by
         default those of a new figure.
@@ -45,8 +50,8 @@ def plot_path(
 
     Raises:
       ImportError: matplotlib is not installed.
-      ValueError: labels, params or axes that do not fit the path; a strength that is
-        not positive.
+      ValueError: labels, classes, params or axes that do not fit the path; a strength
+        that is not positive.
 
     Example:
       >>> import jax.numpy as jnp
@@ -63,14 +68,9 @@ def plot_path(
             "plot_path needs matplotlib, which is not installed. Install it, or "
             "l1twins with its extra [examples]."
         ) from error
-    weights = _weights(path, params)
-    if labels is None:
-        labels = [str(i) for i in range(weights.shape[1])]
-    if len(labels) != weights.shape[1]:
-        raise ValueError(
-            f"labels must be {weights.shape[1]} names, one for each weight, got "
-            f"{len(labels)}. Pass one for each, or None."
-        )
+    arrays = _weights(path, params)
+    labels = _labels([x.shape[1:] for x in arrays], labels, classes)
+    weights = np.concatenate([x.reshape(len(path), -1) for x in arrays], axis=1)
     if strength is not None:
         check_real("strength", strength, "(0, inf)", "the one that was chosen, or None")
     if axes is None:
@@ -104,19 +104,51 @@ def plot_path(
     return below.figure
 
 
-def _weights(path: RegularisationPath, key: str | None) -> np.ndarray:
-    """Gives the weights as an array of shape (strengths, weights)."""
-    if key is None:
-        arrays = [np.asarray(x, float) for x in jax.tree.leaves(path.params)]
-        chosen = [x for x in arrays if x.size > len(path)] or arrays
-    elif isinstance(path.params, Mapping) and key in path.params:
-        chosen = [np.asarray(path.params[key], float)]
-    else:
+def _weights(path: RegularisationPath, key: str | None) -> list[np.ndarray]:
+    """Gives the arrays to draw, with a leading axis of strengths."""
+    if key is not None and not (
+        isinstance(path.params, Mapping) and key in path.params
+    ):
         raise ValueError(
             f"params must be a key of the path's parameters, got {key!r}. Pass one of "
             f"{describe(named_leaves(path.params))}, or None."
         )
-    return np.concatenate([x.reshape(len(path), -1) for x in chosen], axis=1)
+    if key is not None:
+        chosen = [path.params[key]]
+    else:
+        leaves = [x for _, x in named_leaves(path.params)]
+        try:
+            flags = selected(weights_only, path.at(0))
+        except ValueError:  # by their names none are weights
+            flags = [True] * len(leaves)
+        chosen = [x for x, flag in zip(leaves, flags, strict=True) if flag]
+    return [np.asarray(x, float) for x in chosen]
+
+
+def _labels(
+    shapes: Sequence[tuple[int, ...]],
+    labels: Sequence[str] | None,
+    classes: Sequence[str] | None,
+) -> list[str]:
+    """Names each element: of one array of two axes by feature and class."""
+    count = sum(math.prod(shape) for shape in shapes)
+    rows, k = shapes[0] if len(shapes) == 1 and len(shapes[0]) == 2 else (count, 1)
+    if classes is not None and (k == 1 or len(classes) != k):
+        wanted = f"{k} names, one for each class" if k > 1 else "None without classes"
+        raise ValueError(
+            f"classes must be {wanted}, got {len(classes)}. Pass classes=None."
+        )
+    labels = [str(i) for i in range(rows)] if labels is None else list(labels)
+    if k > 1 and len(labels) == rows:
+        classes = [f"class {i}" for i in range(k)] if classes is None else classes
+        labels = [f"{label}, {one}" for label in labels for one in classes]
+    if len(labels) != count:
+        features = f", or {rows}, one for each feature" if k > 1 else ""
+        raise ValueError(
+            f"labels must be {count} names, one for each weight{features}, got "
+            f"{len(labels)}. Pass one for each, or None."
+        )
+    return labels
 
 
 def _draw_counts(axes: Any, path: RegularisationPath) -> None:

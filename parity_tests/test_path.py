@@ -372,6 +372,41 @@ def test_the_figure(twin, paths, tmp_path):
     assert again is figure
 
 
+def test_the_figure_of_several_classes(twin):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 4))
+    y = np.argmax(X[:, :3] + (np.arange(3) == 1), axis=1)  # unequal intercepts
+    paths, plotting = module(twin, "linear_paths"), module(twin, "plotting")
+    arrays = twin.array(X), twin.array(y, "int64")
+    path = paths.linear_path(*arrays, count=5, ratio=0.05, loss="multinomial")
+    coef, intercept = (twin.numpy(path.params[k]) for k in ("coef", "intercept"))
+    assert (intercept[-1] != 0).all()
+    features, classes = ["age", "size", "dose", "noise"], ["low", "mid", "high"]
+    for names, named in (
+        ({}, (range(4), [f"class {i}" for i in range(3)])),
+        ({"labels": features, "classes": classes}, (features, classes)),
+        ({"labels": [*"abcdefghijkl"]}, None),
+    ):
+        below = plotting.plot_path(path, named=12, **names).axes[1]
+        ends = {line.get_ydata()[-1] for line in below.lines} - {0}
+        assert ends <= set(coef[-1].ravel())
+        texts = {text.get_text(): text.xy[1] for text in below.texts}
+        for (i, j), end in np.ndenumerate(coef[-1]):
+            if end != 0:
+                label = (
+                    f"{named[0][i]}, {named[1][j]}"
+                    if named
+                    else "abcdefghijkl"[3 * i + j]
+                )
+                assert texts[label] == end
+    with pytest.raises(
+        ValueError, match="12 names, .* or 4, one for each feature, got"
+    ):
+        plotting.plot_path(path, labels=["a"])
+    with pytest.raises(ValueError, match="classes must be 3 names, .* got 1"):
+        plotting.plot_path(path, classes=["a"])
+
+
 def test_bad_input_to_the_figure(twin, paths, monkeypatch):
     plot_path, path = module(twin, "plotting").plot_path, paths[twin.name]
     with pytest.raises(ValueError, match="labels must be 10 names"):
