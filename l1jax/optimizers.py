@@ -16,15 +16,16 @@ from l1jax.penalties import l1
 from l1jax.penalty import Penalty, require_penalty
 from l1jax.step_sizes import EffectiveStep, Factory, lookup
 from l1jax.targets import TargetSparsity
-from l1jax.thresholds import Metric, check_max_ratio, check_metric, threshold_of
+from l1jax.thresholds import Metric, check_max_ratio, check_metric
 from l1jax.transforms import (
+    Move,
+    Rule,
     check_params,
-    followed_updates,
     penalised_leaves,
-    shrunk_updates,
+    proximal_updates,
     split_target,
 )
-from l1jax.windows import check_window, shrink
+from l1jax.windows import check_window
 
 
 class ProximalState(NamedTuple):
@@ -186,6 +187,12 @@ def proximal(
     check_max_ratio(max_ratio)
     check_window(window, penalty)
     strength, target = split_target(strength, penalty, window)
+    cap, traced_ratio = max_ratio, None
+    if target:
+        cap = math.inf
+    elif isinstance(max_ratio, jax.Array):
+        cap, traced_ratio = math.inf, max_ratio
+    rule = Rule(penalty, target, metric, cap, window)
     known = lookup(factory, factory_kwargs)
     optimizer = optax.with_extra_args_support(
         factory(learning_rate=learning_rate, **factory_kwargs)
@@ -246,39 +253,23 @@ def proximal(
         leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_none)
         columns = [spread(x, params, "EffectiveStep") for x in step]
         owed = [_leaves(state.plus, len(leaves)), _leaves(state.minus, len(leaves))]
-        steps = {i: EffectiveStep(*(c[i] for c in columns)) for i in rows}
-
-        def threshold(i: int, leaf_strength: Any) -> jax.Array:
-            return threshold_of(
-                steps[i],
-                1.0 if penalty.constraint else leaf_strength,
-                metric,
-                math.inf if target else max_ratio,
-                penalty.least_slope,
-                compute_dtype(dtype_of(rows[i][1])),
+        moves = {
+            i: Move(
+                param=row.param,
+                update=leaves[i],
+                strength=row.strength,
+                step=EffectiveStep(*(column[i] for column in columns)),
+                max_ratio=traced_ratio,
+                owed=None if window == 1 else (owed[0][i], owed[1][i]),
             )
-
-        new_count, control = optax.safe_increment(state.count), None
-        if target:
-            leaves, control = followed_updates(
-                *(target, penalty, leaves, rows),
-                *(threshold, new_count, state.control),
-            )
-        elif window == 1:
-            thresholds = {i: threshold(i, row[2]) for i, row in rows.items()}
-            leaves = shrunk_updates(penalty, leaves, rows, thresholds)
-        else:
-            for i, (_, param, leaf_strength) in rows.items():
-                dtype = compute_dtype(dtype_of(param))
-                param, update = jnp.asarray(param, dtype), jnp.asarray(leaves[i], dtype)
-                new, owed[0][i], owed[1][i] = shrink(
-                    param + update,
-                    threshold(i, leaf_strength),
-                    owed[0][i],
-                    owed[1][i],
-                    window,
-                )
-                leaves[i] = new - param  # see shrunk_updates
+            for i, row in rows.items()
+        }
+        new_count = optax.safe_increment(state.count)
+        leaves, control, budgets = proximal_updates(
+            rule, leaves, rows, moves, new_count, state.control
+        )
+        for i, kept in zip(rows, budgets, strict=False):
+            owed[0][i], owed[1][i] = kept
         plus, minus = (
             None if window == 1 else jax.tree.unflatten(treedef, values)
             for values in owed

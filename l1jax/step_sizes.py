@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from l1jax.leaves import compute_dtype
 
@@ -191,6 +192,14 @@ def _map(function: Callable[..., jax.Array], *trees: Any) -> Any:
     return jax.tree.map(wide, *trees)
 
 
+# Compiled once: an integer that is known, as in a step that is not compiled, would
+# otherwise be compiled in as an exponent, anew at each step.
+@functools.partial(jax.jit, inline=True)
+def _bias(decay: ArrayLike, count: ArrayLike) -> jax.Array:
+    """Gives the share of its start in a moving average, which it fades from."""
+    return decay**count
+
+
 def _sgd(state: Any, learning_rate: Any, *, momentum: Any, **_: Any) -> EffectiveStep:
     del state
     return EffectiveStep(learning_rate / (1 - (0.0 if momentum is None else momentum)))
@@ -200,7 +209,7 @@ def _adam(
     state: Any, learning_rate: Any, *, b2: Any, eps: Any, eps_root: Any, **_: Any
 ) -> EffectiveStep:
     moments = _part(state, "nu")
-    correction = 1 - b2**moments.count
+    correction = 1 - _bias(b2, moments.count)
     denominator = _map(
         lambda nu: jnp.sqrt(nu / correction + eps_root) + eps, moments.nu
     )
@@ -228,7 +237,7 @@ def _rmsprop(
     **_: Any,
 ) -> EffectiveStep:
     moments = _part(state, "nu")
-    correction = 1 - decay**moments.count if bias_correction else 1.0
+    correction = 1 - _bias(decay, moments.count) if bias_correction else 1.0
 
     def root(nu: jax.Array) -> jax.Array:
         return jnp.sqrt(nu + eps) if eps_in_sqrt else jnp.sqrt(nu) + eps
@@ -274,7 +283,7 @@ def _adabelief(
     state: Any, learning_rate: Any, *, b1: Any, b2: Any, eps: Any, **_: Any
 ) -> EffectiveStep:
     moments = _part(state, "nu")
-    corrections = 1 - b1**moments.count, 1 - b2**moments.count
+    corrections = [1 - _bias(b, moments.count) for b in (b1, b2)]
     denominator = _map(lambda nu: jnp.sqrt(nu / corrections[1]) + eps, moments.nu)
     # The deviation says nothing of the gradient's size; with the mean it does.
     reach = _map(
@@ -307,7 +316,8 @@ def _radam(
     count = _part(state, "nu").count
     adam = _adam(state, learning_rate, b2=b2, eps=eps, eps_root=eps_root)
     longest = 2 / (1 - b2) - 1
-    length = longest - 2 * count * b2**count / (1 - b2**count)
+    bias = _bias(b2, count)
+    length = longest - 2 * count * bias / (1 - bias)
     rectified = length >= threshold
     gain = jnp.sqrt(
         (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)

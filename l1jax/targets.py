@@ -102,9 +102,8 @@ def target_sparsity(
     and may serve a run of fixed strength. `state.control`, which `sparsity_report`
     takes, has beside it the fractions asked for by now and in the end: a run of fewer
     steps than `end * steps` ends below the target, and that is where one sees it.
-    Compile the step with `jax.jit`: one that is not may compile parts of the search
-    anew each time. A deep network has no largest useful strength to start a search
-    from, since its gradients vanish at zero; a target needs none.
+    A deep network has no largest useful strength to start a search from, since its
+    gradients vanish at zero; a target needs none.
 
     Args:
       target: the fraction of the penalised weights to be zero, in [0, 1).

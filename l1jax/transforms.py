@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +29,10 @@ from l1jax.leaves import (
 from l1jax.masks import Mask, selected, weights_only
 from l1jax.penalties import l1
 from l1jax.penalty import Penalty, require_penalty, require_subgradient
+from l1jax.step_sizes import EffectiveStep
 from l1jax.targets import TargetSparsity
+from l1jax.thresholds import Metric, threshold_of
+from l1jax.windows import shrink
 
 
 class AddSubgradientState(NamedTuple):
@@ -47,6 +50,37 @@ class ProximalStepState(NamedTuple):
 
     control: Control | None = None
     """Under a target sparsity, its strength and how far the ramp is; else None."""
+
+
+class Penalised(NamedTuple):
+    """A penalised leaf."""
+
+    path: str
+    param: jax.Array
+    strength: Any
+
+
+class Move(NamedTuple):
+    """What moves a penalised leaf."""
+
+    param: jax.Array
+    update: jax.Array
+    strength: Any
+    step: EffectiveStep = EffectiveStep(0.0)
+    max_ratio: jax.Array | None = None
+    """The cap, if it is an array."""
+    owed: tuple[jax.Array, jax.Array] | None = None
+    """Under a window, what positive weights owe, and negative ones."""
+
+
+class Rule(NamedTuple):
+    """What a proximal step does, known before it is compiled."""
+
+    penalty: Penalty
+    target: TargetSparsity | None = None
+    metric: Metric = "none"
+    max_ratio: float = math.inf
+    window: float = 1
 
 
 def add_subgradient(
@@ -94,15 +128,10 @@ def add_subgradient(
 
         leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_none)
         rows = penalised_leaves(updates, params, strength, mask, state.count)
-        for i, (path, param, leaf_strength) in rows.items():
-            dtype = jnp.promote_types(
-                compute_dtype(dtype_of(param)), compute_dtype(dtype_of(leaves[i]))
-            )
-            slope = penalty.at(path, jnp.shape(param)).subgradient(
-                jnp.asarray(param, dtype), nonnegative(leaf_strength, dtype)
-            )
-            sum_ = jnp.asarray(leaves[i], dtype) + slope
-            leaves[i] = sum_.astype(dtype_of(leaves[i]))
+        moves = [Move(row.param, leaves[i], row.strength) for i, row in rows.items()]
+        add = once_compiled(_with_slopes, penalty)
+        for i, sum_ in zip(rows, add(penalty, _paths(rows), moves), strict=True):
+            leaves[i] = sum_
         updates = jax.tree.unflatten(treedef, leaves)
         return updates, AddSubgradientState(optax.safe_increment(state.count))
 
@@ -160,6 +189,7 @@ def proximal_step(
     require_penalty(penalty)
     strength, target = split_target(strength, penalty)
     check_learning_rate(learning_rate)
+    rule = Rule(penalty, target)
 
     def init_fn(params: Any) -> ProximalStepState:
         check_params(params, mask, strength, learning_rate, penalty)
@@ -175,25 +205,16 @@ def proximal_step(
         rows = penalised_leaves(
             updates, params, strength, mask, state.count, penalty.joint
         )
-        rates = {
-            i: nonnegative(step_size, compute_dtype(dtype_of(param)))
-            for i, (_, param, _) in rows.items()
+        moves = {
+            i: Move(row.param, leaves[i], row.strength, EffectiveStep(step_size))
+            for i, row in rows.items()
         }
-
-        def threshold(i: int, leaf_strength: Any) -> jax.Array:
-            strength_ = 1.0 if penalty.constraint else leaf_strength
-            return rates[i] * nonnegative(strength_, rates[i].dtype)
-
-        if target:
-            step = optax.safe_increment(state.count)
-            leaves, control = followed_updates(
-                target, penalty, leaves, rows, threshold, step, state.control
-            )
-        else:
-            thresholds = {i: threshold(i, row[2]) for i, row in rows.items()}
-            leaves, control = shrunk_updates(penalty, leaves, rows, thresholds), None
+        step = optax.safe_increment(state.count)
+        leaves, control, _ = proximal_updates(
+            rule, leaves, rows, moves, step, state.control
+        )
         updates = jax.tree.unflatten(treedef, leaves)
-        return updates, ProximalStepState(optax.safe_increment(state.count), control)
+        return updates, ProximalStepState(step, control)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -230,7 +251,7 @@ def penalised_leaves(
     mask: Mask,
     count: jax.Array,
     joint: bool = False,
-) -> dict[int, tuple[str, jax.Array, Any]]:
+) -> dict[int, Penalised]:
     """Gives path, parameter and strength of each penalised leaf, by its position.
 
     The position is that in `jax.tree.leaves` with `None` as a leaf. A leaf whose update
@@ -256,7 +277,7 @@ def penalised_leaves(
     for i, (update, (path, param), penalised, leaf_strength) in enumerate(rows):
         if penalised and update is not None:
             require_real_floating(path, param)
-            found[i] = path, param, leaf_strength
+            found[i] = Penalised(path, param, leaf_strength)
         elif penalised and joint:
             still.append(path)
     if found and still:
@@ -267,57 +288,110 @@ def penalised_leaves(
     return found
 
 
-def shrunk_updates(
-    penalty: Penalty,
+def proximal_updates(
+    rule: Rule,
     updates: list[Any],
-    rows: dict[int, tuple[str, jax.Array, Any]],
-    thresholds: dict[int, Any],
-) -> list[Any]:
+    rows: dict[int, Penalised],
+    moves: dict[int, Move],
+    step: jax.Array,
+    control: Control | None,
+) -> tuple[list[Any], Control | None, list[Any]]:
     """Gives `prox(param + update, threshold) - param` for the rows, the rest as it is.
 
     As a difference to the parameter, a zero of the prox is a zero of the sum: `w + (0 -
     w)` is exactly 0. Formed from the clipped part it is not.
+
+    Args:
+      rule: what is done.
+      updates: those of all leaves.
+      rows: the penalised leaves, by their position.
+      moves: what moves them.
+      step: the number of this step, from 1.
+      control: under a target, what was kept from the step before; else None.
+
+    Returns:
+      The updates, what a target keeps, and what a window keeps of each row.
     """
-    updates, moved = list(updates), []
-    for i, (path, param, _) in rows.items():
-        moved.append((path, _moved(param, updates[i]), thresholds[i]))
-    return _differences(updates, rows, penalty.tree_prox(moved))
+    places = tuple(zip(rows, _paths(rows), strict=True))
+    take = once_compiled(_taken, rule.penalty)
+    new, control, owed = take(rule, places, list(moves.values()), step, control)
+    updates = list(updates)
+    for i, update in zip(rows, new, strict=True):
+        updates[i] = update
+    return updates, control, owed
 
 
-def followed_updates(
-    target: TargetSparsity,
-    penalty: Penalty,
-    updates: list[Any],
-    rows: dict[int, tuple[str, jax.Array, Any]],
-    threshold: Callable[[int, Any], jax.Array],
-    step: jax.Array,
-    control: Control,
-) -> tuple[list[Any], Control]:
-    """Gives `shrunk_updates` at the strength of a target, and the strength."""
-    moved = {
-        i: Row(
-            path,
-            jnp.asarray(param),
-            _moved(param, updates[i]),
-            functools.partial(threshold, i),
+def once_compiled(function: Any, penalty: Penalty) -> Any:
+    """Gives a compiled function, or what it is made of for a penalty without a hash."""
+    try:
+        hash(penalty)
+    except TypeError:
+        return function.__wrapped__
+    return function
+
+
+# These are compiled once for all steps that are not compiled themselves: by themselves,
+# the loops in them would be compiled anew at each step. In others they leave no trace.
+@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _with_slopes(
+    penalty: Penalty, paths: tuple[str, ...], moves: list[Move]
+) -> list[jax.Array]:
+    sums = []
+    for path, (param, update, strength, *_) in zip(paths, moves, strict=True):
+        dtypes = compute_dtype(dtype_of(param)), compute_dtype(dtype_of(update))
+        dtype = jnp.promote_types(*dtypes)
+        slope = penalty.at(path, jnp.shape(param)).subgradient(
+            jnp.asarray(param, dtype), nonnegative(strength, dtype)
         )
-        for i, (path, param, _) in rows.items()
-    }
-    new, control = follow(target, penalty, moved, step, control)
-    return _differences(list(updates), rows, new), control
+        sums.append((jnp.asarray(update, dtype) + slope).astype(dtype_of(update)))
+    return sums
 
 
-def _moved(param: Any, update: Any) -> jax.Array:
-    dtype = compute_dtype(dtype_of(param))
-    return jnp.asarray(param, dtype) + jnp.asarray(update, dtype)
+@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _taken(
+    rule: Rule,
+    places: tuple[tuple[int, str], ...],
+    moves: list[Move],
+    step: jax.Array,
+    control: Control | None,
+) -> tuple[list[jax.Array], Control | None, list[Any]]:
+    penalty, rows, owed = rule.penalty, {}, []
+    for (i, path), move in zip(places, moves, strict=True):
+        dtype = compute_dtype(dtype_of(move.param))
+        threshold = functools.partial(
+            threshold_of,
+            move.step,
+            metric=rule.metric,
+            max_ratio=rule.max_ratio if move.max_ratio is None else move.max_ratio,
+            least_slope=penalty.least_slope,
+            dtype=dtype,
+        )
+        x = jnp.asarray(move.param, dtype) + jnp.asarray(move.update, dtype)
+        rows[i] = Row(path, jnp.asarray(move.param), x, threshold)
+    if rule.target:
+        new, control = follow(rule.target, penalty, rows, step, control)
+    else:
+        strengths = [1.0 if penalty.constraint else move.strength for move in moves]
+        shrunk = [
+            (row.path, row.x, row.threshold(strength))
+            for row, strength in zip(rows.values(), strengths, strict=True)
+        ]
+        if rule.window == 1:
+            new = penalty.tree_prox(shrunk)
+        else:
+            kept = [
+                shrink(x, threshold, *move.owed, rule.window)
+                for (_, x, threshold), move in zip(shrunk, moves, strict=True)
+            ]
+            new, owed = [x for x, *_ in kept], [budgets for _, *budgets in kept]
+    differences = [
+        x - jnp.asarray(move.param, x.dtype) for x, move in zip(new, moves, strict=True)
+    ]
+    return differences, control, owed
 
 
-def _differences(
-    updates: list[Any], rows: dict[int, tuple[str, jax.Array, Any]], new: list[Any]
-) -> list[Any]:
-    for (i, (_, param, _)), x in zip(rows.items(), new, strict=True):
-        updates[i] = x - jnp.asarray(param, x.dtype)
-    return updates
+def _paths(rows: dict[int, Penalised]) -> tuple[str, ...]:
+    return tuple(row.path for row in rows.values())
 
 
 def _is_none(x: Any) -> bool:
