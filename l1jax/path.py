@@ -177,7 +177,7 @@ def regularisation_path(
       ValueError: strengths that are empty, not positive and finite, or not falling;
         `count`, `ratio`, `tol`, `max_iterations` or `steps` out of range; `steps`
         without `optimizer` or the reverse; a loss that is NaN at the start; a penalty
-        without a largest strength, where no strengths are given.
+        or network without a largest strength, where no strengths are given.
 
     Source: Friedman, Hastie, Tibshirani (2010), section 2.5.
 
@@ -208,7 +208,7 @@ def regularisation_path(
             at_zero = zero_solution(loss, params, penalty, mask, tol, max_iterations)
         start = at_zero if warm else params
     if strengths is None:
-        top = lambda_at_zero(loss, at_zero, penalty, mask)
+        top = lambda_at_zero(loss, at_zero, penalty, mask, tol)
         strengths = spaced_strengths(float(top), count, ratio)
     require_finite_loss(loss(start))
     fits = fit_all(loss, start, strengths, settings)

@@ -34,9 +34,11 @@ def lambda_max(
     path of strengths begins here (Friedman, Hastie and Tibshirani, 2010).
 
     For a deep network it means nothing: with all weights at zero no gradient passes to
-    the hidden layers, so that zero is stationary at every strength. A warning says so
-    if an array has no gradient while others are penalised too. Choose a sparsity
-    instead: `target_sparsity`.
+    the hidden layers, so that zero is stationary at every strength. If an array has no
+    gradient at all, while others are penalised too, an error says so where theirs is
+    no more than rounding and `tol` leave, else a warning. Choose a sparsity instead:
+    `target_sparsity`. Of a single array without gradient, as where a linear model's y
+    is constant, `lambda_max` is 0.
 
     Example:
       >>> X, y = jnp.eye(2), jnp.array([3.0, -4.0])
@@ -58,14 +60,15 @@ def lambda_max(
 
     Raises:
       TypeError: as `solve`.
-      ValueError: a penalty without one, such as a constraint; else as `solve`.
+      ValueError: a penalty without one, such as a constraint; a network, where all
+        gradients vanish; else as `solve`.
     """
     require_arrays(params)
     for path, x, s in penalised_rows(params, 0.0, penalty, mask):
         if x is not None and s is not None:  # what has none raises before any work
             jax.eval_shape(penalty.at(path, jnp.shape(x)).lambda_max, jnp.asarray(x))
     at_zero = zero_solution(loss, params, penalty, mask, tol, max_iterations)
-    return lambda_at_zero(loss, at_zero, penalty, mask)
+    return lambda_at_zero(loss, at_zero, penalty, mask, tol)
 
 
 def zero_solution(
@@ -103,7 +106,11 @@ def zero_solution(
 
 
 def lambda_at_zero(
-    loss: Callable[[Any], ArrayLike], at_zero: Any, penalty: Penalty, mask: Mask
+    loss: Callable[[Any], ArrayLike],
+    at_zero: Any,
+    penalty: Penalty,
+    mask: Mask,
+    tol: float,
 ) -> jax.Array:
     """Gives `lambda_max`, from what `zero_solution` found."""
     require_scalar(loss, at_zero)
@@ -111,24 +118,47 @@ def lambda_at_zero(
     rows = [row for row in rows if row[1] is not None]
 
     @jax.jit
-    def measured(params: Any) -> tuple[jax.Array, list[jax.Array]]:
-        grads = jax.tree.leaves(jax.grad(loss)(params))
+    def measured(params: Any) -> tuple[jax.Array, list[jax.Array], jax.Array]:
+        value, tree = jax.value_and_grad(loss)(params)
+        grads = jax.tree.leaves(tree)
         found = [
             penalty.at(path, jnp.shape(x)).lambda_max(grad)
             for (path, x, s), grad in zip(rows, grads, strict=True)
             if s is not None
         ]
-        return functools.reduce(jnp.maximum, found), [jnp.any(g != 0) for g in grads]
-
-    found, some = measured(at_zero)
-    _warn_if_some_vanish(
-        [
-            (path, flag)
-            for (path, _, s), flag in zip(rows, some, strict=True)
+        some = [jnp.any(grad != 0) for grad in grads]
+        sizes = [
+            (jnp.max(jnp.abs(grad)), 100 * jnp.finfo(grad.dtype).eps * jnp.abs(value))
+            for (_, _, s), grad in zip(rows, grads, strict=True)
             if s is not None
         ]
-    )
+        largest, rounding = (
+            functools.reduce(jnp.maximum, x) for x in zip(*sizes, strict=True)
+        )
+        nothing = largest <= jnp.maximum(rounding, tol)
+        return functools.reduce(jnp.maximum, found), some, nothing
+
+    found, some, nothing = measured(at_zero)
+    penalised = [
+        (path, flag)
+        for (path, _, s), flag in zip(rows, some, strict=True)
+        if s is not None
+    ]
+    _require_gradient(nothing, penalised)
+    _warn_if_some_vanish(penalised)
     return found
+
+
+def _require_gradient(nothing: jax.Array, rows: list[tuple[str, jax.Array]]) -> None:
+    """Raises where all that is left of the gradients is what the fit leaves."""
+    gone = [path for path, some in rows if known(some) is False]
+    if gone and len(rows) > 1 and known(nothing):
+        raise ValueError(
+            "params have no lambda_max: no gradient is above rounding where all "
+            f"penalised weights are zero, and that of {gone} is 0. A network of "
+            "several layers is stationary there at every strength. Choose a sparsity "
+            "by target_sparsity, or, for a path, pass strengths= and warm_start=False."
+        )
 
 
 def _warn_if_some_vanish(rows: list[tuple[str, jax.Array]]) -> None:

@@ -34,9 +34,11 @@ def lambda_max(
     path of strengths begins here (Friedman, Hastie and Tibshirani, 2010).
 
     For a deep network it means nothing: with all weights at zero no gradient passes to
-    the hidden layers, so that zero is stationary at every strength. A warning says so
-    if a tensor has no gradient while others are penalised too. Choose a sparsity
-    instead: `target_sparsity`.
+    the hidden layers, so that zero is stationary at every strength. If a tensor has no
+    gradient at all, while others are penalised too, an error says so where theirs is
+    no more than rounding and `tol` leave, else a warning. Choose a sparsity instead:
+    `target_sparsity`. Of a single tensor without gradient, as where a linear model's y
+    is constant, `lambda_max` is 0.
 
     Example:
       >>> X, y = torch.eye(2), torch.tensor([3.0, -4.0])
@@ -59,14 +61,15 @@ def lambda_max(
 
     Raises:
       TypeError: as `solve`.
-      ValueError: a penalty without one, such as a constraint; else as `solve`.
+      ValueError: a penalty without one, such as a constraint; a network, where all
+        gradients vanish; else as `solve`.
     """
     require_tensors(params)
     for name, x, s in penalised_rows(params, 0.0, penalty, mask):
         if x is not None and s is not None:  # what has none raises before any work
             penalty.at(name, tuple(x.shape)).lambda_max(torch.zeros_like(x))
     at_zero = zero_solution(loss, params, penalty, mask, tol, max_iterations)
-    return lambda_at_zero(loss, at_zero, penalty, mask)
+    return lambda_at_zero(loss, at_zero, penalty, mask, tol)
 
 
 def zero_solution(
@@ -113,7 +116,11 @@ def _is_used(
 
 
 def lambda_at_zero(
-    loss: Callable[[Any], Tensor], at_zero: Any, penalty: Penalty, mask: Mask
+    loss: Callable[[Any], Tensor],
+    at_zero: Any,
+    penalty: Penalty,
+    mask: Mask,
+    tol: float,
 ) -> Tensor:
     """Gives `lambda_max`, from what `zero_solution` found."""
     rows = penalised_rows(at_zero, 0.0, penalty, mask)
@@ -125,11 +132,28 @@ def lambda_at_zero(
         for (name, x, s), grad in zip(rows, grads, strict=True)
         if s is not None
     ]
+    largest = max(float(grad.abs().max()) for _, _, grad in penalised)
+    value = float(loss(at_zero).detach())
+    rounding = 100 * max(torch.finfo(grad.dtype).eps for _, _, grad in penalised)
+    nothing = largest <= max(tol, rounding * abs(value))
+    _require_gradient(nothing, penalised)
     _warn_if_some_vanish(penalised)
     return functools.reduce(
         torch.maximum,
         [penalty.at(name, tuple(x.shape)).lambda_max(g) for name, x, g in penalised],
     )
+
+
+def _require_gradient(nothing: bool, rows: list[tuple[str, Tensor, Tensor]]) -> None:
+    """Raises where all that is left of the gradients is what the fit leaves."""
+    gone = [name for name, _, grad in rows if not grad.any()]
+    if gone and len(rows) > 1 and nothing:
+        raise ValueError(
+            "params have no lambda_max: no gradient is above rounding where all "
+            f"penalised weights are zero, and that of {gone} is 0. A network of "
+            "several layers is stationary there at every strength. Choose a sparsity "
+            "by target_sparsity, or, for a path, pass strengths= and warm_start=False."
+        )
 
 
 def _warn_if_some_vanish(rows: list[tuple[str, Tensor, Tensor]]) -> None:

@@ -201,9 +201,38 @@ def deep(twin):
 
 
 def test_of_a_deep_network_it_warns(twin):
+    loss, start = deep(twin)
     with pytest.warns(UserWarning, match="no gradient of .*'u'.* target_sparsity"):
-        found = lambda_max(twin, *deep(twin))
-    assert float(found) == 0
+        found = lambda_max(twin, loss, start | {"b": np.ones(2)})
+    assert float(found) == pytest.approx(2 * np.tanh(1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("output_bias", [False, True])
+def test_where_no_gradient_is_left_there_is_none(twin, dtype, output_bias):
+    xp, A, start = (
+        XP[twin.name],
+        np.random.default_rng(0).normal(size=(9, 3)),
+        deep(twin)[1],
+    )
+    A, y = twin.array(A, dtype), twin.array(A[:, 0] * 7, dtype)
+    start |= {"b": np.ones(2) * output_bias} | (
+        {"bias": np.zeros(())} if output_bias else {}
+    )
+
+    def loss(params):
+        hidden = xp.tanh(A @ params["u"] + params["b"])
+        return ((hidden @ params["w"] + params.get("bias", 0.0) - y) ** 2).mean()
+
+    for name, home in (
+        ("lambda_max", "zero_solution"),
+        ("regularisation_path", "path"),
+    ):
+        call = getattr(importlib.import_module(f"{twin.lib.__name__}.{home}"), name)
+        with pytest.raises(
+            ValueError, match="no lambda_max: .*'u'.* target_sparsity, or"
+        ):
+            call(loss, twin.tree(start, dtype))
 
 
 @slow_in_jax
