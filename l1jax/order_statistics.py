@@ -6,7 +6,8 @@ so do the shards of an array: XLA adds up what the devices have summed.
 """
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from l1jax.leaves import compute_dtype
 from l1jax.penalty import absolute, largest, sign
 from l1jax.prox import shrink
 
+_MANY = 16  # arrays, from which on chains over them take long to compile
 _FREE = 2.0**60  # what an infinite threshold is to the largest finite one
 
 
@@ -25,9 +27,7 @@ def relative(thresholds: Sequence[jax.Array]) -> list[jax.Array]:
     The largest becomes exactly 1, and so do zeros if there are only zeros. Elsewhere
     what is 0 becomes tiny, so that all elements can move, and what is infinite huge.
     """
-    top = functools.reduce(
-        jnp.maximum, (largest(jnp.where(jnp.isfinite(t), t, 0)) for t in thresholds)
-    )
+    top = greatest([largest(jnp.where(jnp.isfinite(t), t, 0)) for t in thresholds])
     top = jax.lax.stop_gradient(top)
     tiny = jnp.finfo(top.dtype).tiny
     inverse = 1 / jnp.where(top < tiny, 1, top)
@@ -68,12 +68,11 @@ def project_l1_ball(
     # No element is larger than the radius in the end, which bounds tau from below. What
     # is left above this bound is of the radius' size: the arrays may be far from the
     # ball and cost no digits. The bound gives way to its own rounding errors.
-    bound = functools.reduce(
-        jnp.maximum,
-        (
+    bound = greatest(
+        [
             largest((jnp.abs(x) - radius) / t)
             for x, t in zip(fixed, fixed_metrics, strict=True)
-        ),
+        ]
     )
     bound *= 1 - 4 * jnp.finfo(bound.dtype).eps
 
@@ -208,9 +207,39 @@ def order_keys(x: jax.Array) -> jax.Array:
 
 
 def total(parts: Sequence[jax.Array]) -> jax.Array:
-    """Adds up what was computed of each array."""
+    """Adds up the numbers that were computed of each array."""
     widest = max((part.dtype for part in parts), key=lambda dtype: dtype.itemsize)
-    return functools.reduce(jnp.add, [part.astype(widest) for part in parts])
+    few = _few([part.astype(widest) for part in parts], jnp.add)
+    return few[0] if len(few) == 1 else jnp.sum(_apart(few), dtype=few[0].dtype)
+
+
+def greatest(parts: Sequence[jax.Array]) -> jax.Array:
+    """Gives the greatest of the numbers that were computed of each array."""
+    few = _few(parts, jnp.maximum)
+    return few[0] if len(few) == 1 else jnp.max(_apart(few))
+
+
+def _few(
+    parts: Sequence[jax.Array], combine: Callable[[jax.Array, jax.Array], jax.Array]
+) -> list[jax.Array]:
+    """Combines numbers to one, or those of many arrays to a few."""
+    width = 1 if len(parts) < _MANY else math.isqrt(len(parts))
+    return [functools.reduce(combine, parts[i::width]) for i in range(width)]
+
+
+def _apart(few: Sequence[jax.Array]) -> jax.Array:
+    """Puts numbers side by side, so that XLA reduces them once, in a loop.
+
+    It repeats a chain over all arrays in every kernel that needs its result, of which
+    there is one for each array: hundreds of arrays would take minutes to compile.
+    """
+    stacked = jnp.stack(few)
+    # It takes a reduction of what it knows to be stacked apart into such a chain. What
+    # changes nothing keeps it from knowing.
+    is_float = jnp.issubdtype(stacked.dtype, jnp.floating)
+    top = np.inf if is_float else jnp.iinfo(stacked.dtype).max
+    top = np.array(top, stacked.dtype)
+    return jnp.where(stacked == top, top, stacked)
 
 
 def count(marks: jax.Array) -> jax.Array:

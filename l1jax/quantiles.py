@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l1jax.order_statistics import total
+from l1jax.order_statistics import greatest, total
 
 # Where the first pass counts, in sixteenths of an octave from the guess.
 _AROUND = np.array([-8, -2, -0.5, -0.1, 0.1, 0.5, 2, 8])
@@ -55,14 +55,15 @@ def kth_smallest(
         shares = jnp.where(turn % 3 == 2, evenly, jnp.clip(near, 0, 1))
         found = low + (width * shares).astype(integer)
         guessed = jnp.clip(key_of(guess), 0, beyond - 8 * sixteenth)
-        return jnp.clip(
-            jnp.where(turn == 0, guessed + around, found), low + 1, high - 1
+        return list(
+            jnp.clip(jnp.where(turn == 0, guessed + around, found), low + 1, high - 1)
         )
 
     def advance(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        low, under, high, upto, turn = state
-        candidates = places(state)
-        counts = total([_counts(x, candidates) for x in keys])
+        low, under, high, upto, turn, candidates = state
+        columns = zip(*(_counts(x, candidates) for x in keys), strict=True)
+        counts = jnp.stack([total(column) for column in columns])
+        candidates = jnp.stack(candidates)
         below = jnp.sum(counts < k)
         low, under = (
             jnp.where(below > 0, new[jnp.maximum(below - 1, 0)], old)
@@ -72,10 +73,11 @@ def kth_smallest(
             jnp.where(below < new.size, new[jnp.minimum(below, new.size - 1)], old)
             for new, old in ((candidates, high), (counts, upto))
         )
-        return low, under, high, upto, turn + 1
+        state = low, under, high, upto, turn + 1
+        return *state, places(state)
 
     def open_(state: tuple[jax.Array, ...]) -> jax.Array:
-        low, _, high, upto, _ = state
+        low, _, high, upto, *_ = state
         return (high - low > 1) & (upto != k)
 
     size = jnp.asarray(sum(x.size for x in keys), jnp.result_type(int))
@@ -86,11 +88,9 @@ def kth_smallest(
         size,
         jnp.zeros([], jnp.int32),
     )
-    _, _, high, _, _ = jax.lax.while_loop(open_, advance, start)
+    _, _, high, *_ = jax.lax.while_loop(open_, advance, (*start, places(start)))
     tops, counts = zip(*(_largest_upto(x, high) for x in keys), strict=True)
-    found = jax.lax.bitcast_convert_type(
-        functools.reduce(jnp.maximum, tops).astype(integer), dtype
-    )
+    found = jax.lax.bitcast_convert_type(greatest(tops).astype(integer), dtype)
     return jnp.where(total(counts) >= k, found, np.array(np.inf, dtype))
 
 
@@ -148,14 +148,14 @@ def key_of(x: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(x, jnp.dtype(f"int{8 * x.dtype.itemsize}"))
 
 
-def _counts(keys: jax.Array, candidates: jax.Array) -> jax.Array:
+def _counts(keys: jax.Array, candidates: jax.Array) -> list[jax.Array]:
     """Counts the keys up to each candidate, in one pass over the keys."""
     # One reduction of several operands reads the keys once; several would not.
     integer = jnp.int32 if keys.size < 2**31 else jnp.result_type(int)
     marks = tuple((keys <= candidate).astype(integer) for candidate in candidates)
     zeros = (np.zeros((), integer),) * len(marks)
     counts = jax.lax.reduce(marks, zeros, _sums, tuple(range(keys.ndim)))
-    return jnp.stack(counts).astype(jnp.result_type(int))
+    return [count.astype(jnp.result_type(int)) for count in counts]
 
 
 def _largest_upto(keys: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:

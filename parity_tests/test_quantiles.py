@@ -7,9 +7,11 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 
+import l1jax
 import l1jax.quantiles
 import l1torch.quantiles
 from l1jax.order_statistics import order_keys
@@ -102,3 +104,14 @@ def test_the_least_strength_is_least(twin, guess):
             )
         exact = np.sort(values)[k - 1]
         assert exact <= found <= exact * (1 + 4e-6)
+
+
+def test_a_step_of_many_arrays_is_no_longer_than_its_arrays():
+    def length(arrays):
+        target = l1jax.target_sparsity(0.5, 10)
+        tx = l1jax.proximal(optax.sgd, 0.1, target)
+        params = {f"w{i}": jnp.ones(8) for i in range(arrays)}
+        step = jax.jit(tx.update).lower(params, tx.init(params), params)
+        return len(step.compile().as_text())
+
+    assert length(96) < 4 * length(32)
