@@ -33,24 +33,21 @@ def check_real(argument: str, value: Any, interval: str, example: str) -> float:
       TypeError: not a real number: a bool, an array with an axis, a string.
       ValueError: outside of the interval, or NaN.
     """
-    message = (
+    number = scalar(value)
+    error = ValueError if is_number(number, numbers.Real) else TypeError
+    if error is ValueError:
+        try:
+            number = float(number)
+        except OverflowError:  # a large int
+            number = math.inf if number > 0 else -math.inf
+        low, high = (float(end) for end in interval[1:-1].split(","))
+        above = low < number or (interval[0] == "[" and number == low)
+        if above and (number < high or (interval[-1] == "]" and number == high)):
+            return number
+    raise error(
         f"{argument} must be a Python number in {interval}, got {described(value)}. "
         f"Pass {example}."
     )
-    value = scalar(value)
-    if not is_number(value, numbers.Real):
-        raise TypeError(message)
-    try:
-        value = float(value)
-    except OverflowError:  # a large int
-        value = math.inf if value > 0 else -math.inf
-    low, high = (float(end) for end in interval[1:-1].split(","))
-    fits = (low < value or (interval[0] == "[" and value == low)) and (
-        value < high or (interval[-1] == "]" and value == high)
-    )
-    if not fits:
-        raise ValueError(message)
-    return value
 
 
 def check_int(
@@ -70,8 +67,8 @@ def check_int(
     limits = {">=": least, "<=": most}
     bounds = [f"{sign} {n}" for sign, n in limits.items() if n is not None]
     message = (
-        f"{' '.join([argument, 'must be a Python int', *bounds])}, got "
-        f"{described(value)}. Pass {example}."
+        f"{argument} must be a Python int {' and '.join(bounds)}".rstrip()
+        + f", got {described(value)}. Pass {example}."
     )
     value = scalar(value)
     if not is_number(value, numbers.Integral):

@@ -1,7 +1,6 @@
 """Clipping of gradients by their L1 norm; no regularisation, for all its name."""
 
 import functools
-import numbers
 from typing import Any
 
 import jax
@@ -10,8 +9,8 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from l1jax.hyperparameters import check_number
-from l1jax.leaves import compute_dtype, dtype_of
+from l1jax.hyperparameters import check_scalar
+from l1jax.leaves import compute_dtype, dtype_of, require_updates
 from l1jax.order_statistics import total
 
 
@@ -50,20 +49,16 @@ def clip_by_global_l1_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
       ValueError: a number that is not positive and finite, or what is not a scalar. In
         a `jax.Array` such a number makes all updates NaN.
     """
-    if isinstance(max_norm, numbers.Real) and max_norm <= 0:
+    check_scalar("max_norm", max_norm)
+    if not isinstance(max_norm, jax.Array) and np.any(np.asarray(max_norm) == 0):
         raise ValueError(
             f"max_norm must be positive, got {max_norm!r}. Pass the largest L1 norm "
             "that all gradients together may have."
         )
-    check_number("max_norm", max_norm)
-    if jnp.shape(max_norm) != ():
-        raise ValueError(
-            f"max_norm must be a scalar; got shape {jnp.shape(max_norm)}. Pass one "
-            "number for all gradients together."
-        )
 
     def clip(updates: Any, params: Any = None) -> Any:
         del params
+        require_updates(updates)
         leaves = jax.tree.leaves(updates)
         if not leaves:
             return updates

@@ -11,9 +11,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from l1jax.hyperparameters import check_number, nonnegative, require_broadcast
-from l1jax.leaves import compute_dtype, require_real_floating, widest_dtype
+from l1jax.leaves import compute_dtype, real_array, widest_dtype
 from l1jax.order_statistics import any_of, relative
-from l1jax.penalty import Penalty
+from l1jax.penalty import Penalty, gradient_like
 
 Row = tuple[str, ArrayLike, ArrayLike]
 """A dotted path, an array, and its strength or threshold."""
@@ -104,7 +104,10 @@ class Constraint(Penalty):
         self, rows: Sequence[Row], grads: Sequence[ArrayLike]
     ) -> list[jax.Array]:
         arrays, _ = self._operands("strength", rows)
-        grads = [jnp.asarray(grad, arrays[0].dtype) for grad in grads]
+        grads = [
+            gradient_like(grad, x).astype(x.dtype)
+            for grad, x in zip(grads, arrays, strict=True)
+        ]
         slack = _slack(rows)
         inside = self.inside(arrays, slack)
         found = []
@@ -123,7 +126,7 @@ class Constraint(Penalty):
         An element is NaN where its threshold is: few sets would show it otherwise.
         """
         for path, x, t in rows:
-            require_real_floating(path, jnp.asarray(x))
+            real_array(path, x)
             self.require_fit(path, jnp.shape(x))
             infinite = isinstance(t, numbers.Real) and t == math.inf
             if argument == "strength" or not infinite:

@@ -116,10 +116,19 @@ def as_numbers(argument: str, value: Any, labels: bool = False) -> ArrayLike:
         jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer)
     ):
         raise TypeError(
-            f"{argument} must be an array of real numbers, got {type(value).__name__} "
-            f"of dtype {array.dtype}. Pass a JAX or numpy array."
+            f"{argument} must be a dense array of real numbers, got "
+            f"{type(value).__name__} of dtype {array.dtype}. {_remedy(value, array)}"
         )
     return array
+
+
+def _remedy(value: Any, array: Any) -> str:
+    """Says what to pass in the place of data that are no numbers."""
+    if hasattr(value, "toarray"):
+        return "Pass a dense array: value.toarray()."
+    if array.dtype.kind in "OSU":
+        return "Encode words and labels as numbers first: 0, 1, ... for each class."
+    return "Pass a JAX or numpy array."
 
 
 def result_dtype(X: ArrayLike) -> Any:

@@ -97,7 +97,14 @@ def duality_gap(
     fitted = intercept is not None
     b = double("intercept", intercept, shape[1:]) if fitted else 0.0
     scores = design.scores(w) + b
-    primal = model.value(scores, targets) + terms.value(w)
+    with np.errstate(over="ignore"):
+        loss_value = model.value(scores, targets)
+    if not math.isfinite(loss_value):
+        raise ValueError(
+            f"coef and intercept must give a finite loss, got {loss_value}. Look for "
+            "NaN, and for very large numbers, in them."
+        )
+    primal = loss_value + terms.value(w)
     free = FreeColumns(design, terms, fitted)
     scores, _, exact = free.fit(model, targets, scores)
     residual = model.residual(scores, targets)

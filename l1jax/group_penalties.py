@@ -94,9 +94,8 @@ class _GroupL1(Penalty):
 
     @gathering(_needs_whole)
     def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
-        grouping = self._grouping(jnp.shape(x))
-
         def formula(x: jax.Array, t: jax.Array) -> jax.Array:
+            grouping = self._grouping(x.shape)
             # A product of 0 and an infinite threshold is never formed.
             if self.l1_ratio > 0:
                 x = shrink(x, t * self.l1_ratio)

@@ -5,6 +5,7 @@ concrete Python and numpy numbers can be checked when given. A negative number t
 arrives later, inside a compiled step, becomes NaN: visible, never clipped.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from l1jax.leaves import dtype_of, named_leaves, spread
+from l1jax.checks import described, is_number
+from l1jax.leaves import named_leaves, spread
 from l1jax.targets import TargetSparsity
 
 Schedule = Callable[[ArrayLike], ArrayLike]
@@ -53,30 +55,61 @@ def check_learning_rate(learning_rate: ArrayLike | Schedule) -> None:
 
 def check_number(argument: str, value: ArrayLike, *, or_schedule: bool = False) -> None:
     """Raises unless `value` is a real number or array that is finite and >= 0."""
-    numeric = isinstance(value, int | float | np.ndarray | np.generic | jax.Array)
-    if isinstance(value, bool) or not numeric:
-        raise TypeError(_message(argument, value, or_schedule))
-    dtype = dtype_of(value)
-    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+    if isinstance(value, jax.Array | np.ndarray):
+        kinds = jnp.floating, jnp.integer
+        if not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
+            raise TypeError(_message(argument, value, or_schedule))
+    elif not is_number(value, int | float | np.floating | np.integer):
         raise TypeError(_message(argument, value, or_schedule))
     if isinstance(value, jax.Array):
         return  # may be a tracer, and looking into a device array would block
-    if not (np.isfinite(value).all() and (np.asarray(value) >= 0).all()):
+    if not (np.isfinite(as_float(value)).all() and (np.asarray(value) >= 0).all()):
         raise ValueError(_message(argument, value, or_schedule))
+
+
+def check_scalar(argument: str, value: ArrayLike) -> None:
+    """Raises unless `value` is one real number that is finite and >= 0."""
+    check_number(argument, value)
+    if jnp.shape(value) != ():
+        raise ValueError(
+            f"{argument} must be a scalar; got shape {jnp.shape(value)}. Pass one "
+            "number."
+        )
+
+
+def as_float(value: ArrayLike) -> ArrayLike:
+    """Gives an int as a float, infinity if it is too large; anything else as it is."""
+    if type(value) is not int:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def schedule_value(argument: str, schedule: Schedule, count: ArrayLike) -> ArrayLike:
+    """Calls a schedule; a TypeError says whose it is."""
+    try:
+        return schedule(count)
+    except TypeError as error:
+        raise TypeError(
+            f"{argument} must be a number or a function of the step count, got "
+            f"{described(schedule)}, which raised: {error}. Pass one of one argument."
+        ) from error
 
 
 def learning_rate_at(learning_rate: ArrayLike | Schedule, count: ArrayLike) -> Any:
     """Reads the learning rate at step `count`."""
     if not callable(learning_rate):
-        return learning_rate
-    value = learning_rate(count)
+        return as_float(learning_rate)
+    value = schedule_value("learning_rate", learning_rate, count)
     check_number("learning_rate", value)
     if jnp.shape(value) != ():
         raise ValueError(
             "learning_rate must be a scalar; the schedule returned shape "
             f"{jnp.shape(value)}. Return one number for the step."
         )
-    return value
+    return as_float(value)
 
 
 def strengths_at(strength: Strength, count: ArrayLike, params: Any) -> list[Any]:
@@ -92,11 +125,12 @@ def strengths_at(strength: Strength, count: ArrayLike, params: Any) -> list[Any]
         given = values[i]
         if callable(given):
             if id(given) not in cache:
-                cache[id(given)] = given(count)
+                cache[id(given)] = schedule_value("strength", given, count)
             values[i] = cache[id(given)]
         if leaf is None:
             continue
         check_number("strength", values[i])
+        values[i] = as_float(values[i])
         require_broadcast("strength", values[i], path, jnp.shape(leaf))
     return values
 
@@ -134,7 +168,7 @@ def require_broadcast(
 
 def nonnegative(value: ArrayLike, dtype: Any) -> jax.Array:
     """Casts to `dtype`; what is negative becomes NaN."""
-    value = jnp.asarray(value, dtype)
+    value = jnp.asarray(as_float(value), dtype)
     # The NaN is numpy's: making one in JAX would set off jax_debug_nans.
     return jnp.where(value >= 0, value, np.full((), np.nan, dtype))
 
@@ -142,6 +176,6 @@ def nonnegative(value: ArrayLike, dtype: Any) -> jax.Array:
 def _message(argument: str, value: Any, or_schedule: bool) -> str:
     wanted = " or a schedule (a function of the step count)" if or_schedule else ""
     return (
-        f"{argument} must be a finite real number >= 0{wanted}, got {value!r} of type "
-        f"{type(value).__name__}. Pass a number such as 1e-3."
+        f"{argument} must be a finite real number >= 0{wanted}, got "
+        f"{described(value)}. Pass a number such as 1e-3."
     )

@@ -32,7 +32,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from l1jax.grouping import Grouping
-from l1jax.leaves import named_leaves, parameters_of
+from l1jax.leaves import named_leaves, parameters_of, require_params
 
 Layouts = tuple[tuple[str, str], ...]
 """Pairs of a glob pattern and a layout; the last that matches holds. An array that none
@@ -64,6 +64,7 @@ def layouts(params: Any) -> dict[str, str]:
       >>> layouts({"dense": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}})
       {'dense.kernel': 'io'}
     """
+    require_params(params)
     known = (
         (path, _by_name(path, jnp.ndim(leaf)))
         for path, leaf in named_leaves(parameters_of(params))

@@ -6,6 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from l1jax.checks import described
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
@@ -85,6 +89,8 @@ def require_same_tree(updates: Any, params: Any, argument: str = "updates") -> N
 
     A `None` update stands for a parameter that takes no step and matches any leaf.
     """
+    require_params(params)
+    require_params(updates, argument)
     wants, has = named_leaves(params), named_leaves(updates)
     structures = [jax.tree.structure(t, is_leaf=_is_none) for t in (updates, params)]
     if structures[0] != structures[1]:
@@ -96,6 +102,8 @@ def require_same_tree(updates: Any, params: Any, argument: str = "updates") -> N
     for (path, param), (_, update) in zip(wants, has, strict=True):
         if update is None or param is None:
             continue
+        if jnp.issubdtype(dtype_of(param), jnp.floating):
+            _require_floating(argument, path, update)
         if jnp.shape(update) != jnp.shape(param):
             raise ValueError(
                 f"{argument}['{path}'] has shape {jnp.shape(update)} but the parameter "
@@ -106,10 +114,16 @@ def require_same_tree(updates: Any, params: Any, argument: str = "updates") -> N
 
 def require_real_floating(path: str, leaf: Any) -> None:
     """Raises TypeError for a leaf that has no L1 penalty: integer, bool, complex."""
-    if not jnp.issubdtype(dtype_of(leaf), jnp.floating):
+    if not is_array(leaf):
+        raise TypeError(
+            f"params['{path}'] must be an array, got {described(leaf)}. Pass the "
+            "parameters of your model, such as {'w': jnp.ones(3)}."
+        )
+    if not _is_real_floating(dtype_of(leaf)):
         raise TypeError(
             f"params['{path}'] has dtype {dtype_of(leaf)}; a penalised parameter must "
-            "be real floating point. Leave it out with mask=, or convert it."
+            "be real floating point of 16 bits at least. Leave it out with mask=, or "
+            "convert it."
         )
     require_known_float(f"params['{path}']", dtype_of(leaf))
 
@@ -121,6 +135,65 @@ def require_known_float(name: str, dtype: Any) -> None:
             f"{name} must have 16 bits or more, got dtype {jnp.dtype(dtype).name}. "
             "Convert it to bfloat16 or float32, or leave it out with mask=."
         )
+
+
+def require_params(params: Any, argument: str = "params") -> None:
+    """Raises TypeError for what holds leaves, but no array among them.
+
+    Modules hold functions, words and the like beside their arrays. What is penalised is
+    looked at by `require_real_floating`.
+    """
+    leaves = [(path, leaf) for path, leaf in named_leaves(params) if leaf is not None]
+    odd = [(path, leaf) for path, leaf in leaves if not is_array(leaf)]
+    if odd and len(odd) == len(leaves):
+        path, leaf = odd[0]
+        raise TypeError(
+            f"{argument}['{path}'] must be an array, got {described(leaf)}. Pass a "
+            "tree of arrays, such as {'w': jnp.ones(3)}."
+        )
+
+
+def require_updates(updates: Any) -> None:
+    """Raises TypeError for updates that are no arrays of floating point."""
+    for path, leaf in named_leaves(updates):
+        known = is_array(leaf) and jnp.issubdtype(dtype_of(leaf), jnp.complexfloating)
+        if leaf is not None and not known:
+            _require_floating("updates", path, leaf)
+
+
+def _require_floating(argument: str, path: str, leaf: Any) -> None:
+    if not is_array(leaf) or not jnp.issubdtype(dtype_of(leaf), jnp.floating):
+        got = f"dtype {dtype_of(leaf)}" if is_array(leaf) else described(leaf)
+        raise TypeError(
+            f"{argument}['{path}'] must be an array of real floating point, as its "
+            f"parameter is, got {got}. Pass the gradients of these very parameters."
+        )
+
+
+def real_array(argument: str, value: ArrayLike) -> jax.Array:
+    """Gives an argument as an array, or raises TypeError if it has no L1 penalty."""
+    if not is_array(value) or not _is_real_floating(dtype_of(value)):
+        got = f"dtype {value.dtype}" if is_array(value, False) else described(value)
+        raise TypeError(
+            f"{argument} must be real floating point, an array of 16 bits at least, "
+            f"got {got}. Pass one such as jnp.ones(3)."
+        )
+    return jnp.asarray(value)
+
+
+def is_array(value: Any, numbers: bool = True) -> bool:
+    """Tells what JAX takes for an array, with numbers or without, and placeholders."""
+    if isinstance(value, jax.Array | jax.ShapeDtypeStruct):
+        return True
+    if isinstance(value, np.ndarray | np.generic):
+        return value.dtype.kind not in "OSUMm"  # objects, words, dates
+    if isinstance(value, int):
+        return numbers and abs(value) < 2**63
+    return numbers and isinstance(value, float | complex)
+
+
+def _is_real_floating(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize > 1
 
 
 def compute_dtype(dtype: Any) -> Any:
@@ -136,13 +209,15 @@ def widest_dtype(*dtypes: Any) -> Any:
 
 def dtype_of(leaf: Any) -> Any:
     """Gives a leaf's dtype; also of Python numbers and `jax.ShapeDtypeStruct`."""
-    return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    if hasattr(leaf, "dtype"):
+        return leaf.dtype
+    return jnp.result_type(leaf) if is_array(leaf) else np.dtype(object)
 
 
 def describe(leaves: list[tuple[str, Any]]) -> str:
     """Writes the leaves as `path shape, path shape, ...` for an error message."""
     shown = [
-        f"'{path}' {'None' if leaf is None else jnp.shape(leaf)}"
+        f"'{path}' {jnp.shape(leaf) if is_array(leaf) else type(leaf).__name__}"
         for path, leaf in leaves[:20]
     ]
     if len(leaves) > len(shown):

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from l1jax.checks import check_choice
+from l1jax.checks import check_choice, check_flag
 from l1jax.design import Array, Design, as_data, double
 from l1jax.duality import checked_targets, coef_shape
 from l1jax.linear_losses import LinearLoss, loss_named
 from l1jax.newton import NewtonSolver
 from l1jax.penalties import l1
-from l1jax.penalty import Penalty
+from l1jax.penalty import Penalty, require_penalty
 from l1jax.penalty_terms import penalty_terms
 from l1jax.solvers import Solution, check_limits, solve
 
@@ -113,9 +113,9 @@ def solve_linear(
         negative strength; an unknown loss or method, or one that does not fit; a
         penalty whose dual is not known.
     """
+    check_fit(loss, penalty, fit_intercept, method, tol, max_iterations)
     X, y = as_data(X, y)
     design, model = Design(X), loss_named(loss)
-    check_limits(tol, max_iterations)
     targets = checked_targets(y, design.n, model, fit_intercept)
     shape = coef_shape(design, model, targets)
     terms = penalty_terms(penalty, strength, shape)
@@ -163,7 +163,7 @@ def solve_linear(
     if not converged:
         warnings.warn(
             f"solve_linear has not converged: after {iterations} iterations the "
-            f"relative duality gap is {relative:.2g}, and tol={tol:g}. Raise "
+            f"relative duality gap is {relative:.2g}, and tol={float(tol):g}. Raise "
             "max_iterations or tol, bring the columns of X to one scale, or use double "
             "precision.",
             UserWarning,
@@ -174,9 +174,24 @@ def solve_linear(
     )
 
 
+def check_fit(
+    loss: str,
+    penalty: Penalty,
+    fit_intercept: bool,
+    method: str,
+    tol: float,
+    max_iterations: int,
+) -> None:
+    """Raises for settings of `solve_linear` that do not depend on the data."""
+    loss_named(loss)
+    require_penalty(penalty)
+    check_flag("fit_intercept", fit_intercept)
+    check_choice("method", method, _METHODS)
+    check_limits(tol, max_iterations)
+
+
 def _checked_method(method: Any, loss: LinearLoss, samples: int, features: int) -> str:
     """Checks the method, and chooses one for "auto"."""
-    check_choice("method", method, _METHODS)
     if method == "auto":
         few = loss.quadratic and features <= min(samples, _FEW_FEATURES)
         return "gram" if few else "working_set"

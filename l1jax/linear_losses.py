@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from l1jax.checks import check_choice
+
 Array = np.ndarray
 
 
@@ -155,12 +157,7 @@ _LOSSES = {loss.name: loss for loss in (_Squared(), _Logistic(), _Multinomial())
 
 def loss_named(name: Any) -> LinearLoss:
     """Gives the loss of a name, or raises."""
-    if not isinstance(name, str) or name not in _LOSSES:
-        raise ValueError(
-            f"loss must be one of {', '.join(map(repr, _LOSSES))}, got {name!r}. For "
-            "another loss use solve, and optimality_residual for its certificate."
-        )
-    return _LOSSES[name]
+    return _LOSSES[check_choice("loss", name, tuple(_LOSSES))]
 
 
 def _sigmoid(x: Array) -> Array:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from l1jax.leaves import real_array
 from l1jax.penalty import Penalty, gradient_operand, largest, operands
 from l1jax.prox import from_zero, solve
 from l1jax.sharding import gathering
@@ -48,7 +49,7 @@ class _Nuclear(Penalty):
     def optimality_distance(
         self, x: ArrayLike, grad: ArrayLike, strength: ArrayLike = 1.0
     ) -> jax.Array:
-        eps = jnp.finfo(jnp.asarray(x).dtype).eps
+        eps = jnp.finfo(real_array("x", x).dtype).eps
         x, grad, strength = operands(x, grad, strength)
         self.require_fit("x", x.shape, strength.shape)
         u, v = _leading(x, eps)

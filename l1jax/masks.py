@@ -15,7 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l1jax.leaves import describe, dtype_of, named_leaves, parameters_of, spread
+from l1jax.checks import described
+from l1jax.leaves import (
+    describe,
+    dtype_of,
+    is_array,
+    named_leaves,
+    parameters_of,
+    require_params,
+    spread,
+)
 
 Mask = Any | Callable[[Any], Any] | None
 """`None`, a tree of booleans, or a function that gives one."""
@@ -128,6 +137,25 @@ class by_path:  # noqa: N801 - called like a function, an object so that it pick
         )
 
 
+def _called(mask: Callable[[Any], Any], params: Any) -> Any:
+    try:
+        return mask(params)
+    except TypeError as error:
+        raise TypeError(
+            f"mask must be a function of the parameters, got {described(mask)}, which "
+            f"raised: {error}. Pass one of one argument, or by_path(...) for names."
+        ) from error
+
+
+def _require_no_names(mask: Any) -> None:
+    names = mask if isinstance(mask, list | tuple) else [mask]
+    if names and all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"mask must be None, a tree of booleans or a function of the "
+            f"parameters, got {described(mask)}. Pass by_path(...) to name them."
+        )
+
+
 def selected(mask: Mask, params: Any) -> list[bool]:
     """Evaluates a mask: one bool for each leaf of `named_leaves(params)`.
 
@@ -135,12 +163,14 @@ def selected(mask: Mask, params: Any) -> list[bool]:
       ValueError: the mask does not fit the tree, or selects none of its leaves.
       TypeError: the mask holds something else than booleans.
     """
+    require_params(params)
     leaves = named_leaves(params)
     if mask is None or not leaves:
         return [leaf is not None for _, leaf in leaves]
     # A tree of booleans may be callable too: a module in equinox's manner.
     is_function = callable(mask) and jax.tree_util.all_leaves([mask])
-    tree = mask(params) if is_function else mask
+    tree = _called(mask, params) if is_function else mask
+    _require_no_names(tree)
     flags = []
     for (path, leaf), flag in zip(leaves, spread(tree, params, "mask"), strict=True):
         if leaf is None:
@@ -153,21 +183,27 @@ def selected(mask: Mask, params: Any) -> list[bool]:
         flags.append(bool(flag))
     if not any(flags):
         raise ValueError(
-            f"mask {mask!r} selects nothing to penalise among {describe(leaves)}. Pass "
-            "mask=None to penalise every leaf, or by_path(...) to name some."
+            f"mask {mask!r} selects nothing to penalise among the params "
+            f"{describe(leaves)}. Pass mask=None to penalise every leaf, or "
+            "by_path(...) to name some."
         )
     return flags
 
 
 def _own(params: Any) -> Any:
     params = parameters_of(params)
-    is_count = jax.tree_util.all_leaves([params]) and jnp.shape(params) == ()
-    if is_count and jnp.issubdtype(dtype_of(params), jnp.integer):
+    is_count = jax.tree_util.all_leaves([params]) and is_array(params)
+    if (
+        is_count
+        and jnp.shape(params) == ()
+        and jnp.issubdtype(dtype_of(params), jnp.integer)
+    ):
         raise TypeError(
-            f"mask was called with a step count, got {params!r}: "
+            f"mask was called with a step count, not params, got {params!r}: "
             "optax.inject_hyperparams takes every function for a schedule. Pass it "
             "static_args='mask'."
         )
+    require_params(params)
     return params
 
 

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import optax
 
 from l1jax.controllers import Control, initial_control
-from l1jax.hyperparameters import Strength, check_learning_rate, learning_rate_at
+from l1jax.hyperparameters import (
+    Strength,
+    as_float,
+    check_learning_rate,
+    learning_rate_at,
+)
 from l1jax.leaves import compute_dtype, dtype_of, spread
 from l1jax.masks import Mask, weights_only
 from l1jax.penalties import l1
@@ -182,9 +187,10 @@ def proximal(
     # optax.inject_hyperparams hands a function's keyword arguments on as one.
     factory_kwargs |= factory_kwargs.pop("factory_kwargs", {})
     check_learning_rate(learning_rate)
+    learning_rate = as_float(learning_rate)
     require_penalty(penalty)
     check_metric(metric, penalty)
-    check_max_ratio(max_ratio)
+    max_ratio = check_max_ratio(max_ratio)
     check_window(window, penalty)
     strength, target = split_target(strength, penalty, window)
     cap, traced_ratio = max_ratio, None

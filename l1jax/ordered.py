@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from l1jax.checks import check_real
+from l1jax.checks import check_real, described
 from l1jax.penalty import Penalty, gradient_operand, operands, sign
 from l1jax.prox import from_zero, solve
 from l1jax.sharding import gathering
@@ -179,7 +179,13 @@ def owl(weights: Sequence[float]) -> Penalty:
             f"weights must be a sequence of numbers, got {weights!r} of type "
             f"{type(weights).__name__}. Pass one for each element, the largest first."
         )
-    weights = tuple(float(weight) for weight in weights)
+    try:
+        weights = tuple(float(weight) for weight in weights)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(
+            f"weights must be a sequence of numbers, got {described(weights)}: "
+            f"{error}. Pass one for each element, the largest first."
+        ) from error
     finite = all(math.isfinite(weight) and weight >= 0 for weight in weights)
     falling = all(a >= b for a, b in itertools.pairwise(weights))
     if not weights or not finite or not falling or weights[0] == 0:

@@ -15,12 +15,13 @@ import numpy as np
 import optax
 
 from l1jax.certificates import OptimalityResidual
+from l1jax.checks import check_flag, check_int, described
 from l1jax.full_batch import Settings, fit_all, require_vectorisable
 from l1jax.leaves import named_leaves
 from l1jax.masks import Mask, selected, weights_only
 from l1jax.penalties import l1
-from l1jax.penalty import Penalty
-from l1jax.solvers import require_arrays
+from l1jax.penalty import Penalty, require_penalty
+from l1jax.solvers import require_arrays, require_scalar
 from l1jax.strengths import (
     check_settings,
     check_spacing,
@@ -84,6 +85,7 @@ class RegularisationPath:
 
     def at(self, index: int) -> Any:
         """Gives the parameters of one strength, as a tree like the one passed in."""
+        index = check_int("index", index, "0 for the largest strength", least=None)
         if not -len(self) <= index < len(self):
             raise IndexError(
                 f"index must be in -{len(self)}..{len(self) - 1}, got {index}. The "
@@ -102,9 +104,15 @@ class RegularisationPath:
         Raises:
           ValueError: a score that is NaN, or not one number for each strength.
         """
-        if callable(score):
-            score = [float(score(self.at(i))) for i in range(len(self))]
-        scores = np.asarray(score, float)
+        try:
+            if callable(score):
+                score = [float(score(self.at(i))) for i in range(len(self))]
+            scores = np.asarray(score, float)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise TypeError(
+                f"score must be numbers, or a function from parameters to one, got "
+                f"{described(score)}: {error}. Pass one such as -losses."
+            ) from error
         if scores.shape != self.strengths.shape:
             raise ValueError(
                 f"score must be one number for each of {len(self)} strengths, got "
@@ -119,6 +127,15 @@ class RegularisationPath:
             )
         index = int(np.argmax(scores))
         return PathPoint(index, float(self.strengths[index]), self.at(index), scores)
+
+
+def require_path(path: RegularisationPath) -> None:
+    """Raises TypeError for what is no path."""
+    if not isinstance(path, RegularisationPath):
+        raise TypeError(
+            f"path must be a RegularisationPath, got {described(path)}. Pass what "
+            "regularisation_path or linear_path gives."
+        )
 
 
 def regularisation_path(
@@ -192,13 +209,17 @@ def regularisation_path(
         *(penalty, mask, tol, max_iterations, optimizer, steps, warm_start, vectorised)
     )
     check_settings(optimizer, steps, max_iterations, tol)
+    check_flag("warm_start", warm_start)
+    check_flag("vectorised", vectorised)
     if vectorised:
         require_vectorisable(settings)
+    check_spacing(count, ratio, strengths)
     if strengths is not None:
         strengths = check_strengths(strengths)
-    else:
-        check_spacing(count, ratio)
+    require_penalty(penalty)
+    selected(mask, params)
     require_arrays(params)
+    require_scalar(loss, params)
     params = jax.tree.map(jnp.asarray, params)
     start, warm = params, warm_start and not vectorised
     if warm or strengths is None:
@@ -221,7 +242,7 @@ def regularisation_path(
     )
     warn_unless_converged(
         path,
-        f"a residual of tol={tol:g}",
+        f"a residual of tol={float(tol):g}",
         path.residual.largest,
         "Raise max_iterations (steps, of an optimizer), or tol.",
     )

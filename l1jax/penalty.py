@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from l1jax.hyperparameters import check_number, nonnegative, require_broadcast
-from l1jax.leaves import compute_dtype, require_real_floating, widest_dtype
+from l1jax.leaves import compute_dtype, real_array, widest_dtype
 
 
 class Penalty(abc.ABC):
@@ -171,25 +171,35 @@ def require_subgradient(penalty: Penalty) -> None:
 
 
 def operands(x: ArrayLike, *others: ArrayLike) -> tuple[jax.Array, ...]:
-    """Checks `x`, further arrays and a strength, and casts them to compute with.
+    """Checks `x`, perhaps a gradient, and a strength, and casts them to compute with.
 
     A strength that is negative becomes NaN.
     """
-    x = jnp.asarray(x)
-    require_real_floating("x", x)
-    *arrays, strength = others
+    x = real_array("x", x)
+    *grads, strength = others
+    grads = [gradient_like(grad, x) for grad in grads]
     check_number("strength", strength)
     require_broadcast("strength", strength, "x", x.shape)
     dtype = compute_dtype(x.dtype)
-    wide = (jnp.asarray(a, dtype) for a in (x, *arrays))
+    wide = (jnp.asarray(a, dtype) for a in (x, *grads))
     return *wide, nonnegative(strength, dtype)
 
 
 def gradient_operand(grad: ArrayLike) -> jax.Array:
     """Checks the argument of `lambda_max`, and casts it to compute with."""
-    grad = jnp.asarray(grad)
-    require_real_floating("grad", grad)
+    grad = real_array("grad", grad)
     return grad.astype(compute_dtype(grad.dtype))
+
+
+def gradient_like(grad: ArrayLike, x: jax.Array) -> jax.Array:
+    """Checks that a gradient is one of `x`."""
+    grad = real_array("grad", grad)
+    if grad.shape != x.shape:
+        raise ValueError(
+            f"grad must have the shape of x, {x.shape}, got {grad.shape}. Pass the "
+            "gradient of the loss at x."
+        )
+    return grad
 
 
 def largest(x: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from l1jax.design import Array, as_numbers
 from l1jax.group_penalties import _GroupL1
-from l1jax.hyperparameters import check_number, require_broadcast
+from l1jax.hyperparameters import as_float, check_number, require_broadcast
 from l1jax.penalties import _L1, _ElasticNet, _NonnegativeL1
 from l1jax.penalty import Penalty, require_penalty
 from l1jax.weighted import _WeightedL1
@@ -221,7 +221,7 @@ def penalty_terms(
     penalty = penalty.at("coef", shape)
     penalty.require_fit("coef", shape, jnp.shape(strength))
     flat = (shape[0], shape[1] if len(shape) > 1 else 1)
-    s = np.asarray(as_numbers("strength", strength), np.float64)
+    s = np.asarray(as_numbers("strength", as_float(strength)), np.float64)
     s = np.broadcast_to(s, shape).reshape(flat)
     check_number("strength", np.array(s))
     zero = np.zeros(flat)

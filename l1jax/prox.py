@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from l1jax.hyperparameters import check_number, nonnegative, require_broadcast
-from l1jax.leaves import compute_dtype, require_real_floating
+from l1jax.leaves import compute_dtype, real_array
 
 
 def soft_threshold(x: ArrayLike, threshold: ArrayLike) -> jax.Array:
@@ -117,8 +117,7 @@ def solve(
     threshold: ArrayLike,
 ) -> jax.Array:
     """Checks the arguments, computes `formula(x, threshold)` and rounds it once."""
-    x = jnp.asarray(x)
-    require_real_floating("x", x)
+    x = real_array("x", x)
     if not isinstance(threshold, numbers.Real) or threshold != math.inf:
         check_number("threshold", threshold)
     require_broadcast("threshold", threshold, "x", x.shape)

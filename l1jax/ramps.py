@@ -5,6 +5,28 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from l1jax.checks import check_real, described
+
+
+def step_count(argument: str, step: ArrayLike) -> ArrayLike:
+    """Checks a number of steps; of an array, what is negative or NaN becomes NaN.
+
+    Raises:
+      TypeError: not a real number or array.
+      ValueError: a Python number that is negative, infinite or NaN.
+    """
+    if not isinstance(step, jax.Array) and np.ndim(step) == 0:
+        return check_real(argument, step, "[0, inf)", "a number of steps such as 0")
+    array = isinstance(step, jax.Array | np.ndarray)
+    kinds = jnp.floating, jnp.integer
+    if not array or not any(jnp.issubdtype(step.dtype, kind) for kind in kinds):
+        raise TypeError(
+            f"{argument} must be a number of steps, got {described(step)}. Pass one "
+            "such as 0, or an array of such."
+        )
+    step = jnp.asarray(step, jnp.result_type(float))
+    return jnp.where(step >= 0, step, np.full((), np.nan, step.dtype))
+
 
 def ramp(
     step: ArrayLike, first: float, last: float, start: float, end: float, power: float

@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 
 from l1jax.checks import LARGEST, check_int, check_real
 from l1jax.hyperparameters import Schedule
-from l1jax.ramps import ramp
+from l1jax.ramps import ramp, step_count
 
 
 def strength_schedule(
@@ -76,6 +76,7 @@ def strength_schedule(
         )
 
     def schedule(count: ArrayLike) -> jax.Array:
+        count = step_count("count", count)
         warmed = ramp(count, delay, delay + warm_up, start, strength, power)
         if not cool_down:
             return warmed

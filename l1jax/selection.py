@@ -11,13 +11,13 @@ from typing import Literal
 import numpy as np
 from jax.typing import ArrayLike
 
-from l1jax.checks import check_choice, check_int, check_real, is_number, scalar
+from l1jax.checks import LARGEST, check_choice, check_int, check_real, is_number, scalar
 from l1jax.design import Design, as_data
 from l1jax.duality import checked_targets
-from l1jax.linear import LinearSolution, solve_linear
+from l1jax.linear import LinearSolution, check_fit, solve_linear
 from l1jax.linear_losses import loss_named
 from l1jax.linear_paths import linear_strengths, mean_losses, solve_all
-from l1jax.path import RegularisationPath
+from l1jax.path import RegularisationPath, require_path
 from l1jax.penalties import l1
 from l1jax.penalty import Penalty
 from l1jax.strengths import shorten
@@ -123,6 +123,7 @@ def cross_validate(
       0.01
     """
     check_choice("rule", rule, ("min", "one_se"))
+    check_fit(loss, penalty, fit_intercept, method, tol, max_iterations)
     X, y = as_data(X, y)
     design, model = Design(X), loss_named(loss)
     parts = fold_indices(folds, design.n, shuffle)
@@ -152,7 +153,7 @@ def cross_validate(
     if missed.any():
         warnings.warn(
             f"in {np.count_nonzero(missed)} of {len(strengths)} strengths a fold did "
-            f"not converge to a relative gap of tol={tol:g}: "
+            f"not converge to a relative gap of tol={float(tol):g}: "
             f"{shorten(strengths[missed])}. Raise max_iterations, or tol; or scale the "
             "columns of X.",
             UserWarning,
@@ -283,10 +284,11 @@ def information_criterion(
       >>> path.best(-information_criterion(path, n=6)).strength
       0.1
     """
+    require_path(path)
     check_choice("kind", kind, ("aic", "bic", "ebic"))
     check_choice("loss", loss, ("squared", "logistic", "multinomial"))
-    check_int("n", n, "the number of rows, len(X)")
-    check_real("gamma", gamma, "[0, 1]", "0.5")
+    n = check_int("n", n, "the number of rows, len(X)", most=LARGEST)
+    gamma = check_real("gamma", gamma, "[0, 1]", "0.5")
     known = noise_variance is not None
     if known and loss != "squared":
         raise ValueError(
@@ -294,7 +296,9 @@ def information_criterion(
             f"{noise_variance!r} for {loss!r}. Pass None."
         )
     if known:
-        check_real("noise_variance", noise_variance, "(0, inf)", "one such as 1.0")
+        noise_variance = check_real(
+            "noise_variance", noise_variance, "(0, inf)", "one such as 1.0"
+        )
     if loss != "squared":
         deviance = 2 * n * path.loss
     elif not known:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from l1jax.certificates import OptimalityResidual, penalised_rows
-from l1jax.checks import LARGEST, check_int, check_real
+from l1jax.checks import LARGEST, check_int, check_real, described
 from l1jax.fista import Problem
 from l1jax.hyperparameters import Strength
 from l1jax.leaves import dtype_of, parameters_of, require_known_float
@@ -106,7 +106,7 @@ def solve(
         `max_iterations` out of range; a loss, gradient or strength that is not finite
         at the start.
     """
-    check_limits(tol, max_iterations)
+    tol, max_iterations = check_limits(tol, max_iterations)
     require_arrays(params)
     rows = penalised_rows(params, strength, penalty, mask)
     leaves, treedef = jax.tree.flatten(params)
@@ -148,10 +148,12 @@ def solve(
     return solution
 
 
-def check_limits(tol: float, max_iterations: int) -> None:
-    """Raises for a tolerance or number of iterations that no solver can work with."""
-    check_real("tol", tol, "[0, 1)", "one such as 1e-6")
-    check_int("max_iterations", max_iterations, "one such as 10_000", most=LARGEST)
+def check_limits(tol: float, max_iterations: int) -> tuple[float, int]:
+    """Gives a tolerance and a number of iterations that solvers can take, or raises."""
+    return (
+        check_real("tol", tol, "[0, 1)", "one such as 1e-6"),
+        check_int("max_iterations", max_iterations, "one such as 10_000", most=LARGEST),
+    )
 
 
 def require_arrays(params: Any) -> None:
@@ -168,7 +170,15 @@ def require_arrays(params: Any) -> None:
 
 def require_scalar(loss: Callable[[Any], ArrayLike], params: Any) -> None:
     """Raises TypeError for a loss that gives anything but one real number."""
-    found = jax.eval_shape(loss, params)
+    if not callable(loss):
+        raise TypeError(
+            f"loss must be a function of the parameters, got {described(loss)}. Pass "
+            "one that returns the mean loss."
+        )
+    try:
+        found = jax.eval_shape(loss, params)
+    except TypeError as error:
+        raise TypeError(f"loss could not be called with params: {error}") from error
     leaf = isinstance(found, jax.ShapeDtypeStruct)
     if not (leaf and found.shape == () and jnp.issubdtype(found.dtype, jnp.floating)):
         raise TypeError(

@@ -9,7 +9,6 @@ where the method is adaptive).
 
 import functools
 import inspect
-import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +17,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from l1jax.checks import check_real, described
+from l1jax.hyperparameters import check_scalar
 from l1jax.leaves import compute_dtype
 
 Factory = Callable[..., optax.GradientTransformation]
@@ -72,6 +73,28 @@ def register_step_size(optimizer: Factory, step_size: StepSize) -> None:
                 f"{type(value).__name__}. Pass a factory such as optax.adam, and a "
                 "function (state, learning_rate, **hyperparameters) -> EffectiveStep."
             )
+    try:
+        factory = inspect.signature(optimizer)
+        factory.bind_partial(learning_rate=None)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"optimizer must take learning_rate, got {described(optimizer)}: {error}. "
+            "Pass a factory such as optax.adam."
+        ) from error
+    names = [
+        name
+        for name, parameter in factory.parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and name != "learning_rate"
+    ]
+    try:
+        inspect.signature(step_size).bind(None, None, **dict.fromkeys(names))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            "step_size must take (state, learning_rate, **hyperparameters), which are "
+            f"{names} here, got {described(step_size)}: {error}. Pass a function of "
+            "these."
+        ) from error
     _REGISTRY[optimizer] = step_size
 
 
@@ -99,7 +122,7 @@ def lookup(factory: Factory, arguments: dict[str, Any]) -> KnownOptimizer:
         known = known.func
     try:
         step_size = _REGISTRY[known]
-    except (KeyError, TypeError):  # TypeError: not hashable
+    except (KeyError, TypeError, ValueError):  # the last two: not hashable
         raise TypeError(_unknown(factory)) from None
     if isinstance(factory, functools.partial) and "learning_rate" in factory.keywords:
         raise TypeError(
@@ -123,11 +146,11 @@ def lookup(factory: Factory, arguments: dict[str, Any]) -> KnownOptimizer:
         elif name != "learning_rate":
             hyperparameters[name] = value
     momentum = hyperparameters.get("momentum")
-    if isinstance(momentum, numbers.Real) and not 0 <= momentum < 1:
-        raise ValueError(
-            f"momentum must lie in [0, 1), got {momentum!r}: at 1 or above a constant "
-            "gradient moves the weights without end. Pass a number such as 0.9."
-        )
+    if momentum is not None:
+        check_scalar("momentum", momentum)
+        # At 1 or above a constant gradient moves the weights without end.
+        if not isinstance(momentum, jax.Array):
+            check_real("momentum", momentum, "[0, 1)", "one such as 0.9")
     after_rate = known is optax.rmsprop and momentum is not None
     return KnownOptimizer(
         step_size=step_size,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from l1jax.checks import LARGEST, check_choice, check_int, check_real
-from l1jax.ramps import ramp
+from l1jax.ramps import ramp, step_count
 
 Scope = Literal["global", "array"]
 
@@ -35,6 +35,7 @@ class TargetSparsity:
         Args:
           step: how many steps have been taken, this one included.
         """
+        step = step_count("step", step)
         first, last = self.begin * self.steps, self.end * self.steps
         return ramp(step, first, last, 0.0, self.target, 3.0)
 
@@ -43,6 +44,8 @@ class TargetSparsity:
 
         It is exact where the ramp is over; before, it is rounded as a float is.
         """
+        step = step_count("step", step)
+        size = check_int("size", size, "how many weights there are", least=0)
         integer = jnp.result_type(int)
         ramp = jnp.round(self.fraction(step) * size).astype(integer)
         full = jnp.asarray(round(self.target * size), integer)

@@ -27,11 +27,16 @@ def check_metric(metric: Metric, penalty: Penalty) -> None:
         )
 
 
-def check_max_ratio(max_ratio: ArrayLike) -> None:
-    """Raises unless it is a number above 1; infinity is one."""
+def check_max_ratio(max_ratio: ArrayLike) -> ArrayLike:
+    """Gives a number above 1, which infinity is, or raises."""
     if isinstance(max_ratio, jax.Array):
-        return  # looking into it would block; see `threshold_of`
-    check_real(
+        if max_ratio.shape or not jnp.issubdtype(max_ratio.dtype, jnp.floating):
+            raise TypeError(
+                "max_ratio must be a floating scalar, got an array of shape "
+                f"{max_ratio.shape} and dtype {max_ratio.dtype}. Pass 10.0."
+            )
+        return max_ratio  # looking into it would block; see `threshold_of`
+    return check_real(
         "max_ratio",
         max_ratio,
         "(1, inf]",

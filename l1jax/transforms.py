@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from l1jax.checks import described
 from l1jax.controllers import Control, Row, check_target, follow, initial_control
 from l1jax.hyperparameters import (
     Strength,
@@ -125,7 +126,7 @@ def add_subgradient(
         updates: Any, state: AddSubgradientState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, AddSubgradientState]:
         del extra_args
-
+        _require_state(state, AddSubgradientState)
         leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_none)
         rows = penalised_leaves(updates, params, strength, mask, state.count)
         moves = [Move(row.param, leaves[i], row.strength) for i, row in rows.items()]
@@ -200,6 +201,8 @@ def proximal_step(
         updates: Any, state: ProximalStepState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ProximalStepState]:
         del extra_args
+        _require_state(state, ProximalStepState)
+        _require_control(state, target)
         step_size = learning_rate_at(learning_rate, state.count)
         leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_none)
         rows = penalised_leaves(
@@ -217,6 +220,22 @@ def proximal_step(
         return updates, ProximalStepState(step, control)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _require_state(state: Any, kind: type) -> None:
+    if not isinstance(state, kind):
+        raise TypeError(
+            f"state must be the {kind.__name__} that init(params) gives, got "
+            f"{described(state)}. Pass what init or the last update returned."
+        )
+
+
+def _require_control(state: ProximalStepState, target: TargetSparsity | None) -> None:
+    if target and state.control is None:
+        raise ValueError(
+            "state must be that of a target_sparsity, got one of a fixed strength. "
+            "Make it by init(params)."
+        )
 
 
 def split_target(

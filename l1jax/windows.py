@@ -15,13 +15,13 @@ from l1jax.checks import LARGEST, check_int
 from l1jax.penalties import l1
 from l1jax.penalty import Penalty
 
+_EXAMPLE = "10, or math.inf; name it in static_args under inject_hyperparams"
+
 
 def check_window(window: float, penalty: Penalty) -> None:
     """Raises unless it is a whole number >= 1, or infinity, and the penalty is L1."""
     if not (isinstance(window, float) and window == math.inf):
-        check_int(
-            "window", window, "1 for the ordinary prox, or math.inf", most=LARGEST
-        )
+        check_int("window", window, _EXAMPLE, most=LARGEST)
     if window > 1 and type(penalty) is not type(l1()):
         raise ValueError(
             f"window must be 1 with {penalty!r}, got {window!r}: the cumulative "

@@ -13,7 +13,7 @@ from l1jax.certificates import penalised_rows
 from l1jax.masks import Mask, weights_only
 from l1jax.penalties import l1
 from l1jax.penalty import Penalty
-from l1jax.solvers import known, require_arrays, require_scalar, solve
+from l1jax.solvers import check_limits, known, require_arrays, require_scalar, solve
 
 
 def lambda_max(
@@ -63,6 +63,7 @@ def lambda_max(
       ValueError: a penalty without one, such as a constraint; a network, where all
         gradients vanish; else as `solve`.
     """
+    check_limits(tol, max_iterations)
     require_arrays(params)
     for path, x, s in penalised_rows(params, 0.0, penalty, mask):
         if x is not None and s is not None:  # what has none raises before any work

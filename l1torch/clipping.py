@@ -1,15 +1,14 @@
 """Clipping of gradients by their L1 norm; no regularisation, for all its name."""
 
 import math
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from l1torch.hyperparameters import Number, check_number, shape_of
-from l1torch.leaves import compute_dtype
+from l1torch.hyperparameters import Number, check_scalar
+from l1torch.leaves import compute_dtype, require_updates
 from l1torch.order_statistics import total
 from l1torch.sharding import local
 from l1torch.transforms import GradientTransformation
@@ -49,16 +48,11 @@ def clip_by_global_l1_norm(max_norm: Number) -> GradientTransformation:
       ValueError: a number that is not positive and finite, or what is not a scalar. In
         a tensor such a number makes all updates NaN.
     """
-    if isinstance(max_norm, numbers.Real) and max_norm <= 0:
+    check_scalar("max_norm", max_norm)
+    if not isinstance(max_norm, Tensor) and max_norm == 0:
         raise ValueError(
             f"max_norm must be positive, got {max_norm!r}. Pass the largest L1 norm "
             "that all gradients together may have."
-        )
-    check_number("max_norm", max_norm)
-    if shape_of(max_norm) != ():
-        raise ValueError(
-            f"max_norm must be a scalar; got shape {shape_of(max_norm)}. Pass one "
-            "number for all gradients together."
         )
 
     def init_fn(params: Mapping[str, Tensor]) -> tuple[()]:
@@ -69,6 +63,7 @@ def clip_by_global_l1_norm(max_norm: Number) -> GradientTransformation:
         updates: Mapping[str, Tensor], state: tuple[()], params: Any = None
     ) -> tuple[dict[str, Tensor], tuple[()]]:
         del params
+        require_updates(updates)
         found = {name: leaf for name, leaf in updates.items() if leaf is not None}
         _require_dense(found)
         if not found:

@@ -22,10 +22,10 @@ from l1torch.leaves import (
     cut,
     is_small,
     joined,
-    require_real_floating,
+    require_real_tensor,
 )
 from l1torch.order_statistics import any_of, relative, shard_slices
-from l1torch.penalty import Penalty
+from l1torch.penalty import Penalty, require_gradient
 from l1torch.sharding import local
 
 Row = tuple[str, Tensor, Number]
@@ -132,6 +132,8 @@ class Constraint(Penalty):
     def _distances(self, rows: Sequence[Row], grads: Sequence[Tensor]) -> list[Tensor]:
         of = [x for _, x, _ in rows]
         arrays, _ = self._operands("strength", rows)
+        for grad, x in zip(grads, of, strict=True):
+            require_gradient(grad, x)
         grads = [
             _part(grad, x).to(arrays[0].dtype)
             for grad, x in zip(grads, of, strict=True)
@@ -154,7 +156,7 @@ class Constraint(Penalty):
         An element is NaN where its threshold is: few sets would show it otherwise.
         """
         for path, x, t in rows:
-            require_real_floating(path, x)
+            require_real_tensor(path, x)
             self.require_fit(path, tuple(x.shape))
             infinite = isinstance(t, numbers.Real) and t == math.inf
             if argument == "strength" or not infinite:

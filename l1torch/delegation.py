@@ -4,10 +4,12 @@ import dataclasses
 import functools
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
+
+from l1torch.checks import described
 
 _P, _R = ParamSpec("_P"), TypeVar("_R")
 
@@ -155,7 +157,21 @@ class DelegatingOptimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Loads a state dict of the base optimizer."""
-        self.optimizer.load_state_dict(state_dict)
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(
+                f"state_dict must be a mapping, got {described(state_dict)}. Pass what "
+                "state_dict() gave."
+            )
+
+        def look(optimizer: torch.optim.Optimizer, state_dict: Any) -> None:
+            require_state_dict(state_dict)
+
+        # After the hooks that may rearrange it, before anything is loaded.
+        handle = self.optimizer.register_load_state_dict_pre_hook(look)
+        try:
+            self.optimizer.load_state_dict(state_dict)
+        finally:
+            handle.remove()
 
     def register_state_dict_pre_hook(self, hook: Any, prepend: bool = False) -> Any:
         """Registers with the base optimizer, which makes the state dict."""
@@ -178,6 +194,40 @@ class DelegatingOptimizer(torch.optim.Optimizer):
         return self.optimizer.register_load_state_dict_post_hook(hook, prepend)
 
 
+def require_state_dict(state_dict: Mapping[str, Any]) -> None:
+    """Raises ValueError unless a state dict has what those of optimizers have."""
+    missing = {"state", "param_groups"} - set(state_dict)
+    if missing:
+        raise ValueError(
+            f"state_dict must hold 'state' and 'param_groups', got "
+            f"{described(list(state_dict))}. Pass what state_dict() gave."
+        )
+
+
+def require_param_group(param_group: Any) -> None:
+    """Raises for what is no group of parameters."""
+    if not isinstance(param_group, dict):
+        raise TypeError(
+            f"param_group must be a dict, got {described(param_group)}. Pass one such "
+            "as {'params': list(module.named_parameters())}."
+        )
+    if "params" not in param_group:
+        raise ValueError(
+            f"param_group must have the key 'params', got "
+            f"{described(list(param_group))}. Pass one such as {{'params': "
+            "list(module.named_parameters())}."
+        )
+
+
+def require_closure(closure: Any) -> None:
+    """Raises TypeError for what is no function."""
+    if closure is not None and not callable(closure):
+        raise TypeError(
+            f"closure must be a function that returns the loss, got "
+            f"{described(closure)}. Pass one without arguments, or None."
+        )
+
+
 def require_optimizer(optimizer: Any) -> None:
     """Raises TypeError for what is not an optimizer, or is wrapped already."""
     if isinstance(optimizer, DelegatingOptimizer):
@@ -188,6 +238,6 @@ def require_optimizer(optimizer: Any) -> None:
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(
             "optimizer must be a torch.optim.Optimizer, got "
-            f"{type(optimizer).__name__}. Pass one that is built, such as "
+            f"{described(optimizer)}. Pass one that is built, such as "
             "torch.optim.SGD(model.named_parameters(), lr=0.1)."
         )

@@ -103,9 +103,20 @@ def as_numbers(argument: str, value: Any, labels: bool = False) -> Tensor:
         dtype = getattr(value, "dtype", None)
         raise TypeError(
             f"{argument} must be a dense tensor of real numbers, got "
-            f"{type(value).__name__} of dtype {dtype}. Pass torch.as_tensor(...)."
+            f"{type(value).__name__} of dtype {dtype}. {_remedy(value)}"
         )
     return tensor
+
+
+def _remedy(value: Any) -> str:
+    """Says what to pass in the place of data that are no numbers."""
+    if isinstance(value, Tensor) and value.layout != torch.strided:
+        return "Pass a dense tensor: value.to_dense()."
+    if hasattr(value, "toarray"):
+        return "Pass a dense array: value.toarray()."
+    if isinstance(value, Tensor):
+        return "Pass a tensor of floats."
+    return "Encode words and labels as numbers first: 0, 1, ... for each class."
 
 
 def double(argument: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:

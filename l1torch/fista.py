@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from l1torch.certificates import OptimalityResidual, residual_of
+from l1torch.checks import described
 from l1torch.hyperparameters import nonnegative
 from l1torch.leaves import compute_dtype
 from l1torch.penalty import Penalty
@@ -91,7 +92,7 @@ class Problem:
         """Evaluates the loss and its gradients."""
         leaves = [x.detach().requires_grad_() for x in leaves]
         with torch.enable_grad():
-            loss = self.loss(self.rebuilt(leaves))
+            loss = value_of(self.loss, self.rebuilt(leaves))
             require_scalar(loss)
             grads = torch.autograd.grad(
                 loss, leaves, allow_unused=True, materialize_grads=True
@@ -258,6 +259,19 @@ def _difference(a: Leaves, b: Leaves) -> Leaves:
         x.to(compute_dtype(x.dtype)) - y.to(compute_dtype(y.dtype))
         for x, y in zip(a, b, strict=True)
     ]
+
+
+def value_of(loss: Callable[[Any], Any], params: Any) -> Any:
+    """Calls the loss; a TypeError says that it is the loss's."""
+    if not callable(loss):
+        raise TypeError(
+            f"loss must be a function of the parameters, got {described(loss)}. Pass "
+            "one that returns the mean loss."
+        )
+    try:
+        return loss(params)
+    except TypeError as error:
+        raise TypeError(f"loss could not be called with params: {error}") from error
 
 
 def require_scalar(loss: Any) -> None:

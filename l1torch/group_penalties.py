@@ -112,9 +112,8 @@ class _GroupL1(Penalty):
 
     @gathering(_needs_whole)
     def prox(self, x: Tensor, threshold: Number) -> Tensor:
-        grouping = self._grouping(tuple(x.shape))
-
         def formula(x: Tensor, t: Tensor) -> Tensor:
+            grouping = self._grouping(tuple(x.shape))
             # A product of 0 and an infinite threshold is never formed.
             if self.l1_ratio > 0:
                 x = shrink(x, t * self.l1_ratio)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l1torch.checks import check_int
+from l1torch.checks import check_int, described
 
 UNITS = ("heads", "input", "output")
 """The units of layers that groups may belong to."""
@@ -249,14 +249,19 @@ def check_members(groups: Any) -> Members:
     owners: dict[int, str] = {}
     members = []
     for name, indices in groups.items():
+        if isinstance(indices, str | Mapping) or not hasattr(indices, "__iter__"):
+            raise TypeError(
+                f"groups[{name!r}] must be a sequence of indices, got "
+                f"{described(indices)}. Pass one such as [0, 1]."
+            )
         indices = tuple(
             check_int(f"groups[{name!r}]", i, "indices such as 0", least=0)
             for i in indices
         )
-        if not indices or min(indices) < 0:
+        if not indices:
             raise ValueError(
-                f"groups[{name!r}] must hold indices from 0, and one at least, got "
-                f"{indices}. Count from the front, and leave empty groups out."
+                f"groups[{name!r}] must hold one index at least, got {indices}. Leave "
+                "empty groups out."
             )
         for i in indices:
             if i in owners:

@@ -1,14 +1,15 @@
 """The parameter groups of an optimizer: names, and the strength under the key `l1`."""
 
 import functools
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from l1torch.hyperparameters import Number, check_number, require_broadcast
+from l1torch.checks import is_number
+from l1torch.hyperparameters import Number, as_float, check_number, require_broadcast
 
 Group = dict[str, Any]
 """One of `optimizer.param_groups`."""
@@ -110,8 +111,8 @@ def as_number(value: Any) -> Any:
 
     A float can be checked, takes no tensor operations, and loads from any checkpoint.
     """
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        return float(value)
+    if is_number(value, int | float | np.floating | np.integer):
+        return float(as_float(value))
     readable = isinstance(value, Tensor) and value.numel() == 1
     if readable and value.device.type == "cpu" and not torch.compiler.is_compiling():
         return value.item()

@@ -7,13 +7,14 @@ clipped, and without waiting for the device.
 
 import functools
 import math
-import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from l1torch.checks import described, is_number
 from l1torch.leaves import named_leaves, spread
 from l1torch.targets import TargetSparsity
 
@@ -64,10 +65,30 @@ def check_number(argument: str, value: Number, *, or_schedule: bool = False) -> 
         if value.dtype.is_complex or value.dtype == torch.bool:
             raise TypeError(_message(argument, value, or_schedule))
         return  # looking into it would wait for the device
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if not is_number(value, int | float | np.floating | np.integer):
         raise TypeError(_message(argument, value, or_schedule))
-    if not (math.isfinite(value) and value >= 0):
+    if not 0 <= as_float(value) < math.inf:
         raise ValueError(_message(argument, value, or_schedule))
+
+
+def check_scalar(argument: str, value: Number) -> None:
+    """Raises unless `value` is one real number that is finite and >= 0."""
+    check_number(argument, value)
+    if shape_of(value) != ():
+        raise ValueError(
+            f"{argument} must be a scalar; got shape {shape_of(value)}. Pass one "
+            "number."
+        )
+
+
+def as_float(value: Number) -> Number:
+    """Gives an int as a float, infinity if it is too large; anything else as it is."""
+    if type(value) is not int:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def is_schedule(value: Any) -> bool:
@@ -75,18 +96,29 @@ def is_schedule(value: Any) -> bool:
     return callable(value) and not isinstance(value, Tensor)
 
 
+def schedule_value(argument: str, schedule: Schedule, count: int) -> Number:
+    """Calls a schedule; a TypeError says whose it is."""
+    try:
+        return schedule(count)
+    except TypeError as error:
+        raise TypeError(
+            f"{argument} must be a number or a function of the step count, got "
+            f"{described(schedule)}, which raised: {error}. Pass one of one argument."
+        ) from error
+
+
 def learning_rate_at(learning_rate: Number | Schedule, count: int) -> Number:
     """Reads the learning rate at step `count`."""
     if not is_schedule(learning_rate):
-        return learning_rate
-    value = learning_rate(count)
+        return as_float(learning_rate)
+    value = schedule_value("learning_rate", learning_rate, count)
     check_number("learning_rate", value)
     if isinstance(value, Tensor) and value.dim() > 0:
         raise ValueError(
             "learning_rate must be a scalar; the schedule returned shape "
             f"{tuple(value.shape)}. Return one number for the step."
         )
-    return value
+    return as_float(value)
 
 
 def strengths_at(strength: Strength, count: int, params: Any) -> list[Number]:
@@ -102,11 +134,12 @@ def strengths_at(strength: Strength, count: int, params: Any) -> list[Number]:
         given = values[i]
         if is_schedule(given):
             if id(given) not in cache:
-                cache[id(given)] = given(count)
+                cache[id(given)] = schedule_value("strength", given, count)
             values[i] = cache[id(given)]
         if leaf is None:
             continue
         check_number("strength", values[i])
+        values[i] = as_float(values[i])
         require_broadcast("strength", values[i], name, leaf.shape)
     return values
 
@@ -174,6 +207,6 @@ def _product_of_numbers(a: float, b: float, dtype: torch.dtype) -> float:
 def _message(argument: str, value: Any, or_schedule: bool) -> str:
     wanted = " or a schedule (a function of the step count)" if or_schedule else ""
     return (
-        f"{argument} must be a finite real number >= 0{wanted}, got {value!r} of type "
-        f"{type(value).__name__}. Pass a number such as 1e-3."
+        f"{argument} must be a finite real number >= 0{wanted}, got "
+        f"{described(value)}. Pass a number such as 1e-3."
     )

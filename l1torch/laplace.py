@@ -1,8 +1,13 @@
 """The Bayesian reading of L1: a Laplace prior, and its scale for a strength."""
 
 import math
-import numbers
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from l1torch.checks import check_real, described
 
 
 def laplace_scale(strength: Any, n: Any) -> Any:
@@ -35,9 +40,7 @@ def laplace_scale(strength: Any, n: Any) -> Any:
       >>> laplace_scale(0.01, n=50)
       2.0
     """
-    _require_positive("strength", strength)
-    _require_positive("n", n)
-    return 1 / (n * strength)
+    return 1 / (_positive("n", n) * _positive("strength", strength))
 
 
 def laplace_strength(scale: Any, n: Any) -> Any:
@@ -57,20 +60,32 @@ def laplace_strength(scale: Any, n: Any) -> Any:
       >>> laplace_strength(2.0, n=50)
       0.01
     """
-    _require_positive("scale", scale)
-    _require_positive("n", n)
-    return 1 / (n * scale)
+    return 1 / (_positive("n", n) * _positive("scale", scale))
 
 
-def _require_positive(argument: str, value: Any) -> None:
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number and not hasattr(value, "dtype"):
+def _positive(argument: str, value: Any) -> Any:
+    """Gives a number or tensor that is positive and finite, or raises.
+
+    Of a tensor, what is neither becomes NaN, without waiting for the device.
+    """
+    if not isinstance(value, Tensor | np.ndarray):
+        return check_real(argument, value, "(0, inf)", "one such as 1e-3")
+    if isinstance(value, np.ndarray):
+        wrong = value.dtype.kind not in "iuf"
+    else:
+        wrong = value.is_complex() or value.dtype == torch.bool
+    if wrong:
         raise TypeError(
-            f"{argument} must be a number or tensor > 0, got {value!r} of type "
-            f"{type(value).__name__}. Pass a number such as 1e-3."
+            f"{argument} must be an array of real numbers, got dtype {value.dtype}. "
+            "Pass one of floats > 0."
         )
-    if number and not (value > 0 and math.isfinite(value)):
+    if isinstance(value, Tensor):
+        usual = value.is_floating_point() and value.dtype.itemsize > 1
+        value = value if usual else value.double()
+        return value.masked_fill(~((value > 0) & value.isfinite()), math.nan)
+    if not ((value > 0) & np.isfinite(value)).all():
         raise ValueError(
-            f"{argument} must be finite and > 0, got {value!r}. A strength of 0 has no "
-            "proper prior."
+            f"{argument} must be finite and > 0, got {described(value)}. A strength of "
+            "0 has no proper prior."
         )
+    return value

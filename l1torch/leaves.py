@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l1torch.checks import described
 from l1torch.sharding import local
 
 BLOCK = 1 << 18  # elements: two float32 blocks stay inside a core's cache
 _SMALL = 1 << 12  # elements: below, calls cost more than their arithmetic
 
 
-def named_leaves(params: Any) -> list[tuple[str, Any]]:
+def named_leaves(params: Any, argument: str = "params") -> list[tuple[str, Any]]:
     """Lists `(dotted name, tensor)` of a module, a mapping, a sequence or one tensor.
 
     The names of a sequence are its indices, unless it holds pairs of names and tensors;
@@ -29,8 +30,8 @@ def named_leaves(params: Any) -> list[tuple[str, Any]]:
     if isinstance(params, Sequence) and not isinstance(params, str):
         return [(str(i), leaf) for i, leaf in enumerate(params)]
     raise TypeError(
-        "params must be a module, a mapping from names to tensors, or a sequence of "
-        f"tensors, got {type(params).__name__}. Pass dict(model.named_parameters())."
+        f"{argument} must be a module, a mapping from names to tensors, or a sequence "
+        f"of tensors, got {described(params)}. Pass dict(model.named_parameters())."
     )
 
 
@@ -73,7 +74,10 @@ def require_same_tree(updates: Any, params: Any, argument: str = "updates") -> N
 
     A `None` update stands for a parameter that takes no step and matches any tensor.
     """
-    wants, has = named_leaves(params), named_leaves(updates)
+    wants, has = named_leaves(params), named_leaves(updates, argument)
+    for name, update in has:
+        if update is not None and not isinstance(update, Tensor):
+            _require_floating(argument, name, update)
     if {name for name, _ in wants} != {name for name, _ in has}:
         raise ValueError(
             f"{argument} must have the same names as params; {argument} hold "
@@ -85,6 +89,8 @@ def require_same_tree(updates: Any, params: Any, argument: str = "updates") -> N
         update = found[name]
         if update is None or param is None:
             continue
+        if not isinstance(param, Tensor) or param.dtype.is_floating_point:
+            _require_floating(argument, name, update)
         if update.shape != param.shape:
             raise ValueError(
                 f"{argument}['{name}'] has shape {tuple(update.shape)} but the "
@@ -95,12 +101,71 @@ def require_same_tree(updates: Any, params: Any, argument: str = "updates") -> N
 
 def require_real_floating(name: str, leaf: Tensor) -> None:
     """Raises TypeError for a tensor without L1 penalty: integer, bool, complex."""
-    if not leaf.dtype.is_floating_point:
+    if not isinstance(leaf, Tensor):
+        raise TypeError(
+            f"params['{name}'] must be a tensor, got {described(leaf)}. Pass the "
+            "parameters of your model, such as {'w': torch.ones(3)}."
+        )
+    if not _is_real_floating(leaf.dtype):
         raise TypeError(
             f"params['{name}'] has dtype {leaf.dtype}; a penalised parameter must be "
-            "real floating point. Leave it out with mask=, or convert it."
+            "real floating point of 16 bits at least. Leave it out with mask=, or "
+            "convert it."
         )
     require_known_float(f"params['{name}']", leaf.dtype)
+
+
+def require_params(params: Any) -> None:
+    """Raises TypeError for what holds something else than tensors, or without names.
+
+    What is penalised is looked at by `require_real_floating`.
+    """
+    for name, leaf in named_leaves(params):
+        if not isinstance(name, str):
+            raise TypeError(
+                f"params must be known by strings, got {described(name)}. Pass "
+                "dict(model.named_parameters())."
+            )
+        if leaf is not None and not isinstance(leaf, Tensor):
+            require_real_floating(name, leaf)
+
+
+def require_updates(updates: Mapping[str, Tensor]) -> None:
+    """Raises TypeError for updates that are no tensors of floating point."""
+    if not isinstance(updates, Mapping):
+        raise TypeError(
+            f"updates must be a mapping from names to tensors, got "
+            f"{described(updates)}. Pass {{'w': tensor}}, as the parameters are."
+        )
+    for name, leaf in updates.items():
+        known = isinstance(leaf, Tensor) and leaf.dtype.is_complex
+        if leaf is not None and not known:
+            _require_floating("updates", name, leaf)
+
+
+def _require_floating(argument: str, name: str, leaf: Any) -> None:
+    known = isinstance(leaf, Tensor)
+    if not known or not leaf.dtype.is_floating_point:
+        got = f"dtype {leaf.dtype}" if known else described(leaf)
+        raise TypeError(
+            f"{argument}['{name}'] must be a tensor of real floating point, as its "
+            f"parameter is, got {got}. Pass the gradients of these very parameters."
+        )
+
+
+def require_real_tensor(argument: str, value: Tensor) -> None:
+    """Raises TypeError for an argument without L1 penalty."""
+    if not isinstance(value, Tensor) or not _is_real_floating(value.dtype):
+        known = isinstance(value, Tensor)
+        got = f"dtype {value.dtype}" if known else described(value)
+        raise TypeError(
+            f"{argument} must be real floating point, a tensor of 16 bits at least, "
+            f"got {got}. Pass one such as torch.ones(3)."
+        )
+
+
+def _is_real_floating(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point and dtype.itemsize > 1
 
 
 def require_dense(argument: str, tensor: Tensor) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l1torch.checks import check_choice
+
 
 class LinearLoss(abc.ABC):
     """A mean loss of scores, with what Newton's method and a dual point need of it."""
@@ -153,12 +155,7 @@ _LOSSES = {loss.name: loss for loss in (_Squared(), _Logistic(), _Multinomial())
 
 def loss_named(name: Any) -> LinearLoss:
     """Gives the loss of a name, or raises."""
-    if not isinstance(name, str) or name not in _LOSSES:
-        raise ValueError(
-            f"loss must be one of {', '.join(map(repr, _LOSSES))}, got {name!r}. For "
-            "another loss use solve, and optimality_residual for its certificate."
-        )
-    return _LOSSES[name]
+    return _LOSSES[check_choice("loss", name, tuple(_LOSSES))]
 
 
 def _x_log_x(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from l1torch.certificates import OptimalityResidual
 from l1torch.checks import check_int
 from l1torch.design import Design, as_data
 from l1torch.duality import FreeColumns, checked_targets, coef_shape
-from l1torch.linear import LinearSolution, solve_linear
+from l1torch.linear import LinearSolution, check_fit, solve_linear
 from l1torch.linear_losses import LinearLoss, loss_named
 from l1torch.path import RegularisationPath, warn_unless_converged
 from l1torch.penalties import l1
@@ -89,6 +89,7 @@ def linear_path(
       >>> print(path.strengths, path.nnz)
       [0.5   0.125] [1 3]
     """
+    check_fit(loss, penalty, fit_intercept, method, tol, max_iterations)
     X, y = as_data(X, y)
     problem = {"loss": loss, "penalty": penalty, "fit_intercept": fit_intercept}
     strengths = linear_strengths(X, y, strengths, count, ratio, **problem)
@@ -104,7 +105,7 @@ def linear_path(
         gap=np.array([float(one.relative_gap) for one in found]),
     )
     warn_unless_converged(
-        *(path, f"a relative gap of tol={tol:g}", path.gap),
+        *(path, f"a relative gap of tol={float(tol):g}", path.gap),
         "Raise max_iterations, or tol; or scale the columns of X.",
     )
     return path
@@ -161,6 +162,7 @@ def keep_features(
       >>> kept.features, kept.exact
       (array([0, 2]), True)
     """
+    check_fit(loss, penalty, fit_intercept, method, tol, max_iterations)
     X, y = as_data(X, y)
     require_k(k, tuple(X.shape))
     problem = {"loss": loss, "penalty": penalty, "fit_intercept": fit_intercept}
@@ -209,7 +211,7 @@ def keep_features(
     if not kept.solution.converged:
         warnings.warn(
             f"the solution at strength {kept.strength:.3g} did not converge to a "
-            f"relative gap of tol={tol:g}, it reached "
+            f"relative gap of tol={float(tol):g}, it reached "
             f"{float(kept.solution.relative_gap):.2g}. Raise max_iterations, or tol; "
             "or scale the columns of X.",
             UserWarning,
@@ -249,9 +251,9 @@ def linear_strengths(
     fit_intercept: bool,
 ) -> np.ndarray:
     """Checks the strengths given, or spaces some from the largest that is of use."""
+    check_spacing(count, ratio, strengths)
     if strengths is not None:
         return check_strengths(strengths)
-    check_spacing(count, ratio)
     design, model = Design(X), loss_named(loss)
     targets = checked_targets(y, design.n, model, fit_intercept)
     terms = penalty_terms(penalty, 1.0, coef_shape(design, model, targets))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from l1torch.hyperparameters import Number
+from l1torch.leaves import require_real_tensor
 from l1torch.penalty import Penalty, gradient_operand, largest, operands
 from l1torch.prox import from_zero, solve
 from l1torch.sharding import gathering
@@ -48,6 +49,7 @@ class _Nuclear(Penalty):
     def optimality_distance(
         self, x: Tensor, grad: Tensor, strength: Number = 1.0
     ) -> Tensor:
+        require_real_tensor("x", x)
         eps = torch.finfo(x.dtype).eps
         x, grad, strength = operands(x, grad, strength)
         self.require_fit("x", x.shape, strength.shape)

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from l1torch.leaves import describe, has_names, named_leaves, spread
+from l1torch.checks import described
+from l1torch.leaves import describe, has_names, named_leaves, require_params, spread
 
 Mask = Mapping[str, bool] | Callable[[Any], Any] | None
 """`None`, a mapping of booleans, or a function that gives one."""
@@ -57,6 +58,7 @@ def weights_only(params: Any) -> Any:
     Returns:
       A dict from the names to Python bools; a list for a sequence.
     """
+    require_params(params)
     weights = weights_among(params)
     flags = {name: name in weights for name, _ in named_leaves(params)}
     return flags if has_names(params) else list(flags.values())
@@ -108,6 +110,7 @@ class by_path:  # noqa: N801 - called like a function, an object so that it pick
 
     def __call__(self, params: Any) -> Any:
         """Gives the booleans for `params`."""
+        require_params(params)
         leaves = named_leaves(params)
         if not has_names(params):
             raise ValueError(
@@ -127,6 +130,25 @@ class by_path:  # noqa: N801 - called like a function, an object so that it pick
         }
 
 
+def _called(mask: Callable[[Any], Any], params: Any) -> Any:
+    try:
+        return mask(params)
+    except TypeError as error:
+        raise TypeError(
+            f"mask must be a function of the parameters, got {described(mask)}, which "
+            f"raised: {error}. Pass one of one argument, or by_path(...) for names."
+        ) from error
+
+
+def _require_no_names(mask: Any) -> None:
+    names = mask if isinstance(mask, list | tuple) else [mask]
+    if names and all(isinstance(name, str) for name in names):
+        raise TypeError(
+            f"mask must be None, a mapping of booleans or a function of the "
+            f"parameters, got {described(mask)}. Pass by_path(...) to name them."
+        )
+
+
 def selected(mask: Mask, params: Any) -> list[bool]:
     """Evaluates a mask: one bool for each leaf of `named_leaves(params)`.
 
@@ -134,10 +156,12 @@ def selected(mask: Mask, params: Any) -> list[bool]:
       ValueError: the mask does not fit the parameters, or selects none of them.
       TypeError: the mask holds something else than booleans.
     """
+    require_params(params)
     leaves = named_leaves(params)
     if mask is None:
         return [leaf is not None for _, leaf in leaves]
-    values = mask(params) if callable(mask) else mask
+    values = _called(mask, params) if callable(mask) else mask
+    _require_no_names(values)
     flags = []
     for (name, leaf), flag in zip(leaves, spread(values, params, "mask"), strict=True):
         if leaf is None:
@@ -150,8 +174,9 @@ def selected(mask: Mask, params: Any) -> list[bool]:
         flags.append(flag)
     if leaves and not any(flags):
         raise ValueError(
-            f"mask {mask!r} selects nothing to penalise among {describe(leaves)}. Pass "
-            "mask=None to penalise every parameter, or by_path(...) to name some."
+            f"mask {mask!r} selects nothing to penalise among the params "
+            f"{describe(leaves)}. Pass mask=None to penalise every parameter, or "
+            "by_path(...) to name some."
         )
     return flags
 

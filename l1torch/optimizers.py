@@ -6,8 +6,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from l1torch.checks import check_choice, check_flag
 from l1torch.controllers import Control, check_target
-from l1torch.delegation import eager, require_optimizer
+from l1torch.delegation import (
+    eager,
+    require_closure,
+    require_optimizer,
+    require_state_dict,
+)
 from l1torch.following import Following, control_of
 from l1torch.groups import Group
 from l1torch.hyperparameters import Number, Schedule
@@ -177,12 +183,9 @@ class Proximal(PenalisedOptimizer):
     ) -> None:
         require_penalty(penalty)
         require_optimizer(optimizer)
-        if step_size not in ("optimizer", "learning_rate"):
-            raise ValueError(
-                "step_size must be 'optimizer' or 'learning_rate', got "
-                f"{step_size!r}. Pass 'optimizer' for the objective as written."
-            )
-        check_max_ratio(max_ratio)
+        check_choice("step_size", step_size, ("optimizer", "learning_rate"))
+        check_flag("fused", fused)
+        max_ratio = check_max_ratio(max_ratio)
         check_window(window, penalty)
         if isinstance(strength, TargetSparsity):
             check_target(strength, penalty, window)
@@ -227,6 +230,7 @@ class Proximal(PenalisedOptimizer):
         def look(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
             nonlocal loaded
             loaded = state_dict
+            require_state_dict(state_dict)
             if self._known is not None:
                 check_state_dict(optimizer, self._known, state_dict)
 
@@ -264,6 +268,7 @@ class Proximal(PenalisedOptimizer):
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
         """Takes one step; returns the closure's loss, if there is a closure."""
+        require_closure(closure)
         targets, following = self._begin(with_gradients=closure is None)
         if closure is None:
             loss = self._step_base()

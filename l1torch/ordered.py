@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l1torch.checks import check_real
+from l1torch.checks import check_real, described
 from l1torch.hyperparameters import Number
 from l1torch.penalty import Penalty, gradient_operand, largest, operands, sign
 from l1torch.prox import from_zero, solve
@@ -179,7 +179,15 @@ def owl(weights: Sequence[float]) -> Penalty:
             f"weights must be a sequence of numbers, got {weights!r} of type "
             f"{type(weights).__name__}. Pass one for each element, the largest first."
         )
-    weights = tuple(float(weight) for weight in weights)
+    try:
+        if isinstance(weights, Tensor) and weights.is_complex():
+            raise TypeError("they are complex")
+        weights = tuple(float(weight) for weight in weights)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(
+            f"weights must be a sequence of numbers, got {described(weights)}: "
+            f"{error}. Pass one for each element, the largest first."
+        ) from error
     finite = all(math.isfinite(weight) and weight >= 0 for weight in weights)
     falling = all(a >= b for a, b in itertools.pairwise(weights))
     if not weights or not finite or not falling or weights[0] == 0:

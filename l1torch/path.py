@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from l1torch.certificates import OptimalityResidual
+from l1torch.checks import check_flag, check_int, described
+from l1torch.fista import value_of
 from l1torch.full_batch import (
     Params,
     Settings,
@@ -24,7 +26,7 @@ from l1torch.full_batch import (
 from l1torch.leaves import named_leaves
 from l1torch.masks import Mask, selected, weights_only
 from l1torch.penalties import l1
-from l1torch.penalty import Penalty
+from l1torch.penalty import Penalty, require_penalty
 from l1torch.solvers import require_tensors
 from l1torch.strengths import (
     check_settings,
@@ -89,6 +91,7 @@ class RegularisationPath:
 
     def at(self, index: int) -> Any:
         """Gives the parameters of one strength, like those passed in."""
+        index = check_int("index", index, "0 for the largest strength", least=None)
         if not -len(self) <= index < len(self):
             raise IndexError(
                 f"index must be in -{len(self)}..{len(self) - 1}, got {index}. The "
@@ -107,9 +110,17 @@ class RegularisationPath:
         Raises:
           ValueError: a score that is NaN, or not one number for each strength.
         """
-        if callable(score):
-            score = [float(score(self.at(i))) for i in range(len(self))]
-        scores = np.asarray(score, float)
+        try:
+            if callable(score):
+                score = [float(score(self.at(i))) for i in range(len(self))]
+            if isinstance(score, Tensor):
+                score = score.detach().cpu().double()
+            scores = np.asarray(score, float)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise TypeError(
+                f"score must be numbers, or a function from parameters to one, got "
+                f"{described(score)}: {error}. Pass one such as -losses."
+            ) from error
         if scores.shape != self.strengths.shape:
             raise ValueError(
                 f"score must be one number for each of {len(self)} strengths, got "
@@ -124,6 +135,15 @@ class RegularisationPath:
             )
         index = int(np.argmax(scores))
         return PathPoint(index, float(self.strengths[index]), self.at(index), scores)
+
+
+def require_path(path: RegularisationPath) -> None:
+    """Raises TypeError for what is no path."""
+    if not isinstance(path, RegularisationPath):
+        raise TypeError(
+            f"path must be a RegularisationPath, got {described(path)}. Pass what "
+            "regularisation_path or linear_path gives."
+        )
 
 
 def regularisation_path(
@@ -201,12 +221,15 @@ def regularisation_path(
         *(penalty, mask, tol, max_iterations, optimizer, steps, warm_start, vectorised)
     )
     check_settings(optimizer, steps, max_iterations, tol)
+    check_flag("warm_start", warm_start)
+    check_flag("vectorised", vectorised)
     if vectorised:
         require_vectorisable(settings)
+    check_spacing(count, ratio, strengths)
     if strengths is not None:
         strengths = check_strengths(strengths)
-    else:
-        check_spacing(count, ratio)
+    require_penalty(penalty)
+    selected(mask, params)
     require_tensors(params)
     params = map_tensors(lambda x: x.detach().clone(), params)
     start, warm = params, warm_start and not vectorised
@@ -220,7 +243,7 @@ def regularisation_path(
         top = lambda_at_zero(loss, at_zero, penalty, mask, tol)
         strengths = spaced_strengths(float(top), count, ratio)
     with torch.no_grad():
-        require_finite_loss(loss(start))
+        require_finite_loss(value_of(loss, start))
     fits = fit_all(loss, start, strengths, settings)
     nnz, size = count_nonzero(fits.params, params, mask)
     path = RegularisationPath(
@@ -231,7 +254,7 @@ def regularisation_path(
     )
     warn_unless_converged(
         path,
-        f"a residual of tol={tol:g}",
+        f"a residual of tol={float(tol):g}",
         path.residual.largest,
         "Raise max_iterations (steps, of an optimizer), or tol.",
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from l1torch.controllers import initial_control
-from l1torch.delegation import DelegatingOptimizer, eager
+from l1torch.delegation import DelegatingOptimizer, eager, require_param_group
 from l1torch.groups import (
     Group,
     all_params,
@@ -23,6 +23,7 @@ from l1torch.hyperparameters import (
     Schedule,
     check_strength,
     is_schedule,
+    schedule_value,
     shape_of,
 )
 from l1torch.leaves import (
@@ -91,6 +92,7 @@ class PenalisedOptimizer(DelegatingOptimizer):
 
     def add_param_group(self, param_group: Group) -> None:
         """Adds a group to the base optimizer; its key `l1` overrides the strength."""
+        require_param_group(param_group)
         self.optimizer.add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -144,7 +146,7 @@ class PenalisedOptimizer(DelegatingOptimizer):
             first = initial_control(self._strength, list(names)).strength
             settings = {"l1": first, "l1_count": 0, "l1_default": True}
         elif is_schedule(self._strength):
-            first = as_number(self._strength(0))
+            first = as_number(schedule_value("strength", self._strength, 0))
             settings = {"l1": first, "l1_count": 0, "l1_default": True}
         else:
             settings = {"l1": as_number(self._strength), "l1_default": True}
@@ -188,7 +190,10 @@ class PenalisedOptimizer(DelegatingOptimizer):
         if not is_schedule(self._strength):
             return {}
         counts = {g["l1_count"] for g in self.param_groups if "l1_count" in g}
-        return {count: {"l1": as_number(self._strength(count))} for count in counts}
+        values = {
+            count: schedule_value("strength", self._strength, count) for count in counts
+        }
+        return {count: {"l1": as_number(value)} for count, value in values.items()}
 
     def _require_dense_gradients(self) -> None:
         for group, flags in zip(self.param_groups, self._penalised, strict=True):

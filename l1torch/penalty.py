@@ -23,7 +23,7 @@ from l1torch.leaves import (
     blocks_with,
     compute_dtype,
     is_small,
-    require_real_floating,
+    require_real_tensor,
 )
 
 
@@ -225,23 +225,35 @@ def require_subgradient(penalty: Penalty) -> None:
 
 
 def operands(x: Tensor, *others: Number) -> tuple[Tensor, ...]:
-    """Checks `x`, further tensors and a strength, and casts them to compute with.
+    """Checks `x`, perhaps a gradient, and a strength, and casts them to compute with.
 
     A strength that is negative becomes NaN.
     """
-    require_real_floating("x", x)
-    *tensors, strength = others
+    require_real_tensor("x", x)
+    *grads, strength = others
+    for grad in grads:
+        require_gradient(grad, x)
     check_number("strength", strength)
     require_broadcast("strength", strength, "x", x.shape)
     dtype = compute_dtype(x.dtype)
-    tensors = [t.to(dtype) for t in (x, *tensors)]
+    tensors = [t.to(dtype) for t in (x, *grads)]
     return *tensors, nonnegative(strength, dtype, x.device)
 
 
 def gradient_operand(grad: Tensor) -> Tensor:
     """Checks the argument of `lambda_max`, and casts it to compute with."""
-    require_real_floating("grad", grad)
+    require_real_tensor("grad", grad)
     return grad.to(compute_dtype(grad.dtype))
+
+
+def require_gradient(grad: Tensor, x: Tensor) -> None:
+    """Raises unless a gradient is one of `x`."""
+    require_real_tensor("grad", grad)
+    if grad.shape != x.shape:
+        raise ValueError(
+            f"grad must have the shape of x, {tuple(x.shape)}, got "
+            f"{tuple(grad.shape)}. Pass the gradient of the loss at x."
+        )
 
 
 def largest(x: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from l1torch.checks import check_real
+from l1torch.checks import check_int, check_real, described
 from l1torch.leaves import describe, named_leaves
 from l1torch.masks import selected, weights_only
-from l1torch.path import RegularisationPath
+from l1torch.path import RegularisationPath, require_path
 
 _STYLES = ("-", "--", "-.", ":")
 
@@ -68,20 +68,36 @@ def plot_path(
             "plot_path needs matplotlib, which is not installed. Install it, or "
             "l1twins with its extra [examples]."
         ) from error
+    require_path(path)
+    check_int("named", named, "how many weights to name, such as 8", least=0)
+    if isinstance(labels, str) or not isinstance(labels, Sequence | None):
+        raise TypeError(
+            f"labels must be a sequence of names, got {described(labels)}. Pass a list "
+            "of strings, or None."
+        )
     arrays = _weights(path, params)
     labels = _labels([x.shape[1:] for x in arrays], labels, classes)
     weights = np.concatenate([x.reshape(len(path), -1) for x in arrays], axis=1)
     if strength is not None:
-        check_real("strength", strength, "(0, inf)", "the one that was chosen, or None")
+        strength = check_real(
+            "strength", strength, "(0, inf)", "the one that was chosen, or None"
+        )
     if axes is None:
         figure = Figure(figsize=(7, 5.5), layout="constrained")
         axes = figure.subplots(
             2, 1, sharex=True, gridspec_kw={"height_ratios": [1, 3]}
         ).tolist()
-    if len(axes) != 2:
+    if isinstance(axes, Sequence | np.ndarray) and np.shape(axes)[:1] != (2,):
         raise ValueError(
-            f"axes must be two, for the number and for the weights, got {len(axes)}. "
-            "Pass two, or None."
+            f"axes must be two, for the number and for the weights, got "
+            f"shape {np.shape(axes)}. Pass two, or None."
+        )
+    drawable = isinstance(axes, Sequence | np.ndarray) and np.ndim(axes) == 1
+    drawable = drawable and all(hasattr(one, "axvline") for one in axes)
+    if not drawable:
+        raise TypeError(
+            f"axes must be two of matplotlib's, got {described(axes)}. Pass those of "
+            "figure.subplots(2, 1), or None."
         )
     above, below = axes
     _draw_counts(above, path)
@@ -107,7 +123,7 @@ def plot_path(
 def _weights(path: RegularisationPath, key: str | None) -> list[np.ndarray]:
     """Gives the arrays to draw, with a leading axis of strengths."""
     if key is not None and not (
-        isinstance(path.params, Mapping) and key in path.params
+        isinstance(key, str) and isinstance(path.params, Mapping) and key in path.params
     ):
         raise ValueError(
             f"params must be a key of the path's parameters, got {key!r}. Pass one of "

@@ -23,7 +23,7 @@ from l1torch.hyperparameters import (
     nonnegative,
     require_broadcast,
 )
-from l1torch.leaves import compute_dtype, require_real_floating
+from l1torch.leaves import compute_dtype, require_real_tensor
 
 
 def soft_threshold(x: Tensor, threshold: Number) -> Tensor:
@@ -121,7 +121,7 @@ def solve(
     formula: Callable[[Tensor, Tensor], Tensor], x: Tensor, threshold: Number
 ) -> Tensor:
     """Checks the arguments, computes `formula(x, threshold)` and rounds it once."""
-    require_real_floating("x", x)
+    require_real_tensor("x", x)
     if not isinstance(threshold, numbers.Real) or threshold != math.inf:
         check_number("threshold", threshold)
     require_broadcast("threshold", threshold, "x", x.shape)

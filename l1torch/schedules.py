@@ -71,6 +71,7 @@ def strength_schedule(
         )
 
     def schedule(count: int) -> float:
+        count = check_real("count", count, "[0, inf)", "a number of steps such as 0")
         warmed = ramp(count, delay, delay + warm_up, start, strength, power)
         if not cool_down:
             return warmed

@@ -52,11 +52,12 @@ def gathering(
 
     def wrap(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
         @functools.wraps(method)
-        def gathered(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        def gathered(self: Any, *args: Any, **kwargs: Any) -> Tensor:
+            x = args[0] if args else kwargs.get("x", kwargs.get("grad"))
             if not hasattr(x, "full_tensor") or not needed(self, x):
-                return method(self, x, *args, **kwargs)
+                return method(self, *args, **kwargs)
             others = {name: whole(value) for name, value in kwargs.items()}
-            y = method(self, whole(x), *map(whole, args), **others)
+            y = method(self, *map(whole, args), **others)
             return sharded_like(y, x) if y.shape == x.shape else y
 
         return gathered

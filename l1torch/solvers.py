@@ -105,7 +105,7 @@ def solve(
         `max_iterations` out of range; a loss, gradient or strength that is not finite
         at the start.
     """
-    check_limits(tol, max_iterations)
+    tol, max_iterations = check_limits(tol, max_iterations)
     require_tensors(params)
     rows = penalised_rows(params, strength, penalty, mask)
     rows = [row for row in rows if row[1] is not None]
@@ -139,10 +139,12 @@ def solve(
     return solution
 
 
-def check_limits(tol: float, max_iterations: int) -> None:
-    """Raises for a tolerance or number of iterations that no solver can work with."""
-    check_real("tol", tol, "[0, 1)", "one such as 1e-6")
-    check_int("max_iterations", max_iterations, "one such as 10_000", most=LARGEST)
+def check_limits(tol: float, max_iterations: int) -> tuple[float, int]:
+    """Gives a tolerance and a number of iterations that solvers can take, or raises."""
+    return (
+        check_real("tol", tol, "[0, 1)", "one such as 1e-6"),
+        check_int("max_iterations", max_iterations, "one such as 10_000", most=LARGEST),
+    )
 
 
 def require_tensors(params: Any) -> None:

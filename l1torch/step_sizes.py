@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
+from l1torch.checks import check_real, described
 from l1torch.groups import Group, as_number
-from l1torch.hyperparameters import Number, check_number
+from l1torch.hyperparameters import Number, check_scalar
 from l1torch.kernels import Root
 
 
@@ -78,6 +80,13 @@ def register_step_size(
             f"{type(step_size).__name__}. Pass a function (state, group) -> "
             "EffectiveStep."
         )
+    try:
+        inspect.signature(step_size).bind({}, {})
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"step_size must take (state, group), got {described(step_size)}: {error}. "
+            "Pass a function of these two."
+        ) from error
     _REGISTRY[optimizer] = step_size
 
 
@@ -134,19 +143,20 @@ def check_rate(group: Group) -> None:
             f"optimizer must have a learning rate 'lr', got a group with "
             f"{sorted(group)}. Use proximal_step with a learning rate of your own."
         )
-    check_number("lr", as_number(group["lr"]))
+    check_scalar("lr", as_number(group["lr"]))
 
 
 def check_momentum(group: Group) -> None:
     """Raises ValueError for momentum or dampening outside [0, 1)."""
     for name in ("momentum", "dampening"):
         value = as_number(group.get(name, 0.0))
-        if isinstance(value, float) and not 0 <= value < 1:
-            raise ValueError(
-                f"{name} must lie in [0, 1), got {value!r}: outside, a constant "
-                "gradient leads to no steady step. Pass a number such as 0.9, or "
-                "step_size='learning_rate' for the decoupled form."
-            )
+        check_scalar(name, value)
+        if not isinstance(value, Tensor):
+            # Outside, a constant gradient leads to no steady step.
+            check_real(name, value, "[0, 1)", _MOMENTA)
+
+
+_MOMENTA = "one such as 0.9, or step_size='learning_rate' for the decoupled form"
 
 
 def check_state_dict(

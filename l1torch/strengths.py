@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from l1torch.checks import LARGEST, check_int, check_real
+from l1torch.design import as_numbers
 from l1torch.hyperparameters import shape_of
 from l1torch.solvers import check_limits
 
@@ -29,21 +30,20 @@ def spaced_strengths(largest: float, count: int, ratio: float) -> np.ndarray:
     return np.array([largest * ratio**exponent for exponent in exponents])
 
 
-def check_spacing(count: int, ratio: float) -> None:
-    """Raises unless strengths can be spaced so."""
+def check_spacing(count: int, ratio: float, strengths: Any = None) -> None:
+    """Raises unless strengths can be spaced so, or are given alone."""
     check_int("count", count, "one such as 100", most=10**6)
     check_real("ratio", ratio, "(0, 1)", "the smallest over the largest, such as 1e-3")
+    if strengths is not None and (count, ratio) != (100, 1e-3):
+        raise ValueError(
+            f"count and ratio must be left out where strengths are given, got "
+            f"count={count!r} and ratio={ratio!r}. Pass strengths=None to space some."
+        )
 
 
 def check_strengths(strengths: Sequence[float]) -> np.ndarray:
     """Raises unless they are positive, finite and strictly falling."""
-    try:
-        values = np.asarray(strengths, float)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"strengths must be a sequence of numbers, got {strengths!r}. Pass one "
-            "such as [0.1, 0.01], or None."
-        ) from error
+    values = as_numbers("strengths", strengths).detach().cpu().double().numpy()
     if values.ndim != 1 or not values.size:
         raise ValueError(
             f"strengths must be a sequence of at least one number, got shape "

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1torch.delegation import eager
+from l1torch.delegation import eager, require_closure
 from l1torch.hyperparameters import Number, Schedule, check_strength
 from l1torch.leaves import blocks_with, compute_dtype
 from l1torch.masks import Mask, weights_only
@@ -71,6 +71,7 @@ class Subgradient(PenalisedOptimizer):
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
         """Takes one step; returns the closure's loss, if there is a closure."""
+        require_closure(closure)
         targets = self._begin(with_gradients=closure is None)
         if closure is None:
             loss = self._step_base()

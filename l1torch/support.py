@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1torch.delegation import DelegatingOptimizer
+from l1torch.delegation import DelegatingOptimizer, require_closure, require_param_group
 from l1torch.groups import Group, all_params
 from l1torch.leaves import named_leaves, require_same_tree
 from l1torch.masks import Mask, selected, weights_only
@@ -109,11 +109,13 @@ class FrozenZeros(DelegatingOptimizer):
 
     def add_param_group(self, param_group: Group) -> None:
         """Adds a group to the base optimizer."""
+        require_param_group(param_group)
         self.optimizer.add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
         """Takes one step; returns the closure's loss, if there is a closure."""
+        require_closure(closure)
         params = [param for group in self.param_groups for param in group["params"]]
         if len(params) != len(self._held):  # groups may be added to the base as well
             self._held = self._select()
@@ -199,7 +201,9 @@ def refit(
         if chosen and x is not None
     }
 
-    def on_support(params: dict[str, Tensor]) -> Tensor:
+    def on_support(params: Any) -> Tensor:
+        if isinstance(params, Tensor):
+            return loss(params.masked_fill(held[""], 0) if held else params)
         return loss(
             {
                 name: x.masked_fill(held[name], 0) if name in held else x

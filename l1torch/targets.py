@@ -31,11 +31,13 @@ class TargetSparsity:
         Args:
           step: how many steps have been taken, this one included.
         """
+        step = check_real("step", step, "[0, inf)", "a number of steps such as 0")
         first, last = self.begin * self.steps, self.end * self.steps
         return ramp(step, first, last, 0.0, self.target, 3.0)
 
     def count(self, step: int, size: int) -> int:
         """Gives the number of zeros wanted among `size` weights."""
+        size = check_int("size", size, "how many weights there are", least=0)
         return round(self.fraction(step) * size)
 
     @property

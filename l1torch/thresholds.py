@@ -27,9 +27,9 @@ def check_metric(metric: Metric, penalty: Penalty) -> None:
         )
 
 
-def check_max_ratio(max_ratio: float) -> None:
-    """Raises unless it is a number above 1; infinity is one."""
-    check_real(
+def check_max_ratio(max_ratio: float) -> float:
+    """Gives a number above 1, which infinity is, or raises."""
+    return check_real(
         "max_ratio",
         max_ratio,
         "(1, inf]",

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from l1torch.checks import described
 from l1torch.controllers import (
     Control,
     Row,
@@ -31,6 +32,7 @@ from l1torch.leaves import (
     compute_dtype,
     named_leaves,
     require_dense,
+    require_params,
     require_real_floating,
     require_same_tree,
 )
@@ -126,8 +128,9 @@ def add_subgradient(
         state: AddSubgradientState,
         params: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], AddSubgradientState]:
-        new_updates = dict(updates)
+        _require_state(state, AddSubgradientState)
         rows = _penalised(updates, params, strength, mask, state.count)
+        new_updates = dict(updates)
         for name, param, param_strength in rows:
             update = updates[name]
             dtype = torch.promote_types(
@@ -207,6 +210,8 @@ def proximal_step(
         state: ProximalStepState,
         params: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], ProximalStepState]:
+        _require_state(state, ProximalStepState)
+        _require_control(state, target)
         step_size = learning_rate_at(learning_rate, state.count)
 
         def threshold(param: Tensor, param_strength: Number) -> Number:
@@ -236,6 +241,22 @@ def proximal_step(
     return GradientTransformation(init_fn, update_fn)
 
 
+def _require_state(state: Any, kind: type) -> None:
+    if not isinstance(state, kind):
+        raise TypeError(
+            f"state must be the {kind.__name__} that init(params) gives, got "
+            f"{described(state)}. Pass what init or the last update returned."
+        )
+
+
+def _require_control(state: ProximalStepState, target: TargetSparsity | None) -> None:
+    if target and state.control is None:
+        raise ValueError(
+            "state must be that of a target_sparsity, got one of a fixed strength. "
+            "Make it by init(params)."
+        )
+
+
 def apply_updates(
     params: Mapping[str, Tensor], updates: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
@@ -254,6 +275,7 @@ def apply_updates(
     Raises:
       ValueError: the names or shapes differ.
     """
+    require_params(params)
     require_same_tree(updates, params)
     return {
         name: param

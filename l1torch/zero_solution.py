@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from l1torch.certificates import penalised_rows
-from l1torch.fista import Problem
+from l1torch.fista import Problem, value_of
 from l1torch.masks import Mask, weights_only
 from l1torch.penalties import l1
 from l1torch.penalty import Penalty
-from l1torch.solvers import require_tensors, solve
+from l1torch.solvers import check_limits, require_tensors, solve
 
 
 def lambda_max(
@@ -64,6 +64,7 @@ def lambda_max(
       ValueError: a penalty without one, such as a constraint; a network, where all
         gradients vanish; else as `solve`.
     """
+    check_limits(tol, max_iterations)
     require_tensors(params)
     for name, x, s in penalised_rows(params, 0.0, penalty, mask):
         if x is not None and s is not None:  # what has none raises before any work
@@ -111,7 +112,9 @@ def _is_used(
     if not params:
         return False
     with torch.enable_grad():
-        value = loss({name: x.clone().requires_grad_() for name, x in params.items()})
+        value = value_of(
+            loss, {name: x.clone().requires_grad_() for name, x in params.items()}
+        )
     return getattr(value, "requires_grad", True)  # else `solve` says what is wrong
 
 

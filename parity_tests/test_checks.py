@@ -65,7 +65,9 @@ def test_integers(twin):
         ):
             check_int("a", value, "3")
     for value in (0, 10**30, np.array(-1)):
-        with pytest.raises(ValueError, match="a must be a Python int >= 1 <= 7, got"):
+        with pytest.raises(
+            ValueError, match="a must be a Python int >= 1 and <= 7, got"
+        ):
             check_int("a", value, "3", most=7)
 
 

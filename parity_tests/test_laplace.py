@@ -42,10 +42,10 @@ def test_arrays_and_bad_input(twin):
     np.testing.assert_allclose(twin.numpy(scales), [0.2, 0.1], rtol=1e-15)
     for call in (twin.lib.laplace_scale, twin.lib.laplace_strength):
         for value in (0.0, -1.0, float("nan"), float("inf")):
-            with pytest.raises(ValueError, match=f"finite and > 0, got {value}"):
+            with pytest.raises(ValueError, match=rf"inf\), got {value}"):
                 call(value, 10)
-            with pytest.raises(ValueError, match="n must be finite and > 0"):
+            with pytest.raises(ValueError, match="n must be a Python number"):
                 call(1.0, value)
         for value in ("1", None, True):
-            with pytest.raises(TypeError, match="must be a number or"):
+            with pytest.raises(TypeError, match="must be a Python number"):
                 call(value, 10)

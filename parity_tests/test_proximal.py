@@ -86,7 +86,7 @@ def test_inject_hyperparams():
     for static, match in (
         (("mask", "window"), "static_args=.'factory', 'mask', 'window'"),
         (("factory", "window"), "mask was called with a step count"),
-        (("factory", "mask"), "window must be a whole number.*static_args"),
+        (("factory", "mask"), "window must be a Python int.*static_args"),
     ):
         with pytest.raises(TypeError, match=match):
             optax.inject_hyperparams(l1jax.proximal, static_args=static)(
