@@ -34,6 +34,7 @@ OPTIONS = {
     "benchmarks/accuracy_vs_sparsity": (
         "--steps 60 --seeds 1 --points 2 --framework both"
     ),
+    "benchmarks/eager_steps": "--steps 20",
     "benchmarks/prox_cost": "--size 100000 --repeats 3",
     "benchmarks/solvers": "--samples 100 --features 500 --repeats 3",
     "benchmarks/target_sparsity": "--size 100000 --repeats 3",
