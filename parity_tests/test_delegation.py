@@ -295,8 +295,8 @@ QUICK = [("metric", "adam", "large"), ("subgradient", "sgd", "large")]
 SLOW = [
     case
     for case in (
-        *itertools.product(COMPILED, COMPILED_BASES, ["large"]),
-        *itertools.product(COMPILED, ["adam"], ["small"]),
+        *itertools.product(COMPILED, ["adam"], ["large", "small"]),
+        *itertools.product(["metric"], COMPILED_BASES, ["large"]),
     )
     if case not in QUICK
 ]
