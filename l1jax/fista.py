@@ -40,16 +40,23 @@ class State(NamedTuple):
     """Where the iteration stands."""
 
     point: Point
-    ahead: Leaves  # the extrapolated point, y in Beck and Teboulle
-    inertia: jax.Array  # their t
-    curvature: jax.Array  # their L, an upper bound of the loss's along the last step
+    """The parameters reached."""
+    ahead: Leaves
+    """The extrapolated point, y in Beck and Teboulle."""
+    inertia: jax.Array
+    """Their t."""
+    curvature: jax.Array
+    """Their L, an upper bound of the loss's curvature along the last step."""
     residual: OptimalityResidual
+    """How far `point` is from a solution."""
     iterations: jax.Array
-    smallest: jax.Array  # of the residuals so far
-    lowest: jax.Array  # of the objectives so far
-    since: (
-        jax.Array
-    )  # iterations since the last of these, of those without decrease to see
+    """The steps taken."""
+    smallest: jax.Array
+    """The smallest of the residuals so far."""
+    lowest: jax.Array
+    """The lowest of the objectives so far."""
+    since: jax.Array
+    """Steps since one of these fell, or a decrease was large enough to see."""
 
 
 class _Trial(NamedTuple):

@@ -141,8 +141,17 @@ def solve_linear(
             params["intercept"] = jnp.asarray(start, design.dtype)
         # Scaling the dual point by this share more costs at most this share twice.
         goal = tol * terms.least / 2
-        problem = strength, loss, penalty
-        found = _by_fista(X, y, means, params, *problem, goal, max_iterations)
+        found = _by_fista(
+            X,
+            y,
+            means,
+            params,
+            strength=strength,
+            loss=loss,
+            penalty=penalty,
+            tol=goal,
+            max_iterations=max_iterations,
+        )
         coef = np.array(found.params["coef"], np.float64).reshape(design.p, -1)
         if fit_intercept:
             intercept = np.array(found.params["intercept"], np.float64).reshape(-1)
@@ -230,6 +239,7 @@ def _by_fista(
     y: ArrayLike,
     means: Array,
     params: dict[str, jax.Array],
+    *,
     strength: ArrayLike,
     loss: str,
     penalty: Penalty,

@@ -41,14 +41,23 @@ class State(NamedTuple):
     """Where the iteration stands."""
 
     point: Point
-    ahead: Leaves  # the extrapolated point, y in Beck and Teboulle
-    inertia: Tensor  # their t
-    curvature: Tensor  # their L, an upper bound of the loss's along the last step
+    """The parameters reached."""
+    ahead: Leaves
+    """The extrapolated point, y in Beck and Teboulle."""
+    inertia: Tensor
+    """Their t."""
+    curvature: Tensor
+    """Their L, an upper bound of the loss's curvature along the last step."""
     residual: OptimalityResidual
+    """How far `point` is from a solution."""
     iterations: int
-    smallest: Tensor  # of the residuals so far
-    lowest: Tensor  # of the objectives so far
-    since: int  # iterations since the last of these, of those without decrease to see
+    """The steps taken."""
+    smallest: Tensor
+    """The smallest of the residuals so far."""
+    lowest: Tensor
+    """The lowest of the objectives so far."""
+    since: int
+    """Steps since one of these fell, or a decrease was large enough to see."""
 
 
 class _Trial(NamedTuple):

@@ -141,8 +141,17 @@ def solve_linear(
             params["intercept"] = start.to(design.like)
         # Scaling the dual point by this share more costs at most this share twice.
         goal = tol * terms.least / 2
-        problem = strength, loss, penalty
-        found = _by_fista(X, y, means, params, *problem, goal, max_iterations)
+        found = _by_fista(
+            X,
+            y,
+            means,
+            params,
+            strength=strength,
+            loss=loss,
+            penalty=penalty,
+            tol=goal,
+            max_iterations=max_iterations,
+        )
         coef = found.params["coef"].cpu().double().reshape(design.p, -1)
         if fit_intercept:
             intercept = found.params["intercept"].cpu().double().reshape(-1)
@@ -230,6 +239,7 @@ def _by_fista(
     y: Tensor,
     means: Tensor,
     params: dict[str, Tensor],
+    *,
     strength: Number,
     loss: str,
     penalty: Penalty,

@@ -21,8 +21,10 @@ class NewtonSolver:
     A round computes the gradient by all coefficients and the duality gap, adds to the
     working set as many of the worst violations as there are coefficients in use, and
     their groups, minimises the quadratic model of the objective on the set, and goes
-    there. With the
-    squared loss the model is exact, and the matrix of products of columns is kept.
+    there. With the squared loss the model is exact, and the matrix of products of
+    columns is kept. The multinomial loss does not change where all classes'
+    coefficients of a feature move alike; what that saves of the penalty is too flat
+    for the model, and is taken directly (as in Friedman, Hastie and Tibshirani, 2010).
 
     Attributes:
       null: the objective of zero coefficients.
@@ -63,11 +65,15 @@ class NewtonSolver:
         # No loss or penalty is below 0.
         bound, least, stalled, precise = 0.0, math.inf, 0, False
         for iteration in range(max_iterations + 1):
+            if loss.name == "multinomial":
+                coef[:] = terms.shifted(coef)
             scores, add, exact = self._free.fit(loss, targets, scores)
             add(coef, intercept)
             residual = loss.residual(scores, targets)
             objective = loss.value(scores, targets) + terms.value(coef)
-            # At zero rounding must not put anything into the model.
+            # At zero, rounding must not put anything into the model; after two rounds
+            # without progress, rounding may be all that is left.
+            precise = precise or stalled > 1
             certain = precise or not coef.any()
             while True:
                 grad = self._design.gradient(residual, certain)

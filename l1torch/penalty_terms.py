@@ -62,13 +62,33 @@ class PenaltyTerms:
 
     def value(self, w: Tensor) -> float:
         """Gives `strength * penalty(w)`."""
-        if (w < self.floor).any():
-            return math.inf
-        slopes = torch.where(w != 0, self.slopes, 0)  # no 0 * inf
-        value = float(torch.sum(slopes * w.abs() + self.ridge / 2 * w**2))
+        value = float(torch.sum(self._each(w)))
         if self.groups is not None:
             value += float(self.groups.slopes @ self.groups.norms(w))
         return value
+
+    def _each(self, w: Tensor) -> Tensor:
+        """Gives what each coefficient costs by itself."""
+        slopes = torch.where(w != 0, self.slopes, 0)  # no 0 * inf
+        costs = slopes * w.abs() + self.ridge / 2 * w**2
+        return torch.where(w < self.floor, math.inf, costs)
+
+    def shifted(self, w: Tensor) -> Tensor:
+        """Takes off each row one of its numbers, or 0, so that it costs the least.
+
+        A weighted median is the best that can be taken off without a ridge. A penalty
+        with groups leaves all as it is.
+        """
+        if self.groups is not None:
+            return w
+        rows = torch.nonzero(w.any(1)).flatten()
+        terms = PenaltyTerms(self.slopes[rows], self.ridge[rows], self.floor[rows])
+        best = start = w[rows]
+        for number in start.T:
+            moved = start - number[:, None]
+            better = terms._each(moved).sum(1) < terms._each(best).sum(1)
+            best = torch.where(better[:, None], moved, best)
+        return w.index_copy(0, rows, best)
 
     def rise(self, w: Tensor, moves: Tensor) -> float:
         """Gives `value(w + moves) - value(w)`, not hidden by the rounding of w."""

@@ -4,9 +4,12 @@ import functools
 
 import numpy as np
 import pytest
+import torch
 
+from parity_tests.oracles import linear_bounds
 from parity_tests.test_linear import module
-from parity_tests.twins import TWINS
+from parity_tests.test_linear_units import data as in_units
+from parity_tests.twins import JAX, TWINS
 
 
 def separable():
@@ -85,3 +88,41 @@ def test_where_rounding_ends_all_progress_it_stops_and_says_what_it_reached(twin
         found = module(twin).solve_linear(*arrays, strengths[4], loss=loss, tol=0.0)
     assert found.iterations < 60
     assert found.relative_gap < 1e-10
+
+
+@pytest.mark.parametrize("penalty", ["l1()", "nonnegative_l1()"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_cold_starts_at_strengths_next_to_nothing_reach_a_small_gap(dtype, penalty):
+    X, y = in_units("multinomial", 1e3, 1.0)
+    found = []
+    for twin in TWINS:
+        arrays = twin.array(X, dtype), twin.array(y, "int64")
+        made = eval(f"lib.{penalty}", {"lib": twin.lib})
+        settings = {"loss": "multinomial", "penalty": made}
+        found.append(module(twin).solve_linear(*arrays, 1e-6, **settings))
+    assert all(one.converged for one in found)
+    assert found[0].iterations == found[1].iterations < 15
+    if (dtype, penalty) == ("float64", "l1()"):
+        w, b = np.asarray(found[0].coef), np.asarray(found[0].intercept)
+        primal, dual = linear_bounds("multinomial", X, y, w, b, 1e-6)
+        assert primal - dual <= 2e-6 * primal
+
+
+@pytest.mark.parametrize("penalty", ["l1()", "elastic_net(0.5)", "nonnegative_l1()"])
+def test_rows_are_shifted_to_where_they_cost_least(twin, penalty):
+    rng = np.random.default_rng(0)
+    w = np.abs(rng.normal(size=(6, 5)))
+    w[0] = 0
+    made = eval(f"lib.{penalty}", {"lib": twin.lib})
+    if penalty != "nonnegative_l1()":
+        w *= rng.choice([-1, 1], size=w.shape)
+    terms = module(twin, "penalty_terms").penalty_terms(made, 2.0, w.shape)
+    host = np.asarray if twin is JAX else torch.as_tensor
+    shifted = twin.numpy(terms.shifted(host(w)))
+    moves = w - shifted
+    np.testing.assert_allclose(moves, moves[:, :1].repeat(5, 1), atol=1e-15)
+    best = {"l1()": np.median(w, 1), "nonnegative_l1()": w.min(1)}
+    if penalty in best:
+        np.testing.assert_allclose(moves[:, 0], best[penalty], atol=1e-15)
+        assert (shifted == 0).any(1).all()
+    assert terms.value(host(shifted)) <= terms.value(host(w))
