@@ -96,7 +96,7 @@ def solve_linear(
         `solve`.
       fit_intercept: whether there is an intercept, which is not penalised.
       method: one of the above.
-      tol: the relative duality gap to reach, >= 0.
+      tol: the relative duality gap to reach, in [0, 1).
       max_iterations: the most rounds, or steps of FISTA, >= 1.
       init: where to start, coefficients and intercept, or a `LinearSolution` for
         another strength; zeros by default. What the penalty forbids is left out.

@@ -69,7 +69,7 @@ def linear_path(
       fit_intercept: whether there is an intercept, which is not penalised.
       method: of `solve_linear`.
       tol: of `solve_linear`: the duality gap, relative to the objective of zero
-        coefficients with the best intercept, see `duality_gap`.
+        coefficients with the best intercept, in [0, 1), see `duality_gap`.
       max_iterations: of `solve_linear`, for each strength.
 
     Returns:
@@ -145,8 +145,9 @@ def keep_features(
       penalty: the penalty, of unit strength.
       fit_intercept: whether there is an intercept, which is not penalised.
       method: of `solve_linear`.
-      tol: of `solve_linear`. Where the number changes Newton's methods go on to a gap
-        of 1e-12, because a larger one may leave a feature too many or too few.
+      tol: of `solve_linear`, in [0, 1). Where the number changes Newton's methods go
+        on to a gap of 1e-12, because a larger one may leave a feature too many or too
+        few.
       max_iterations: of `solve_linear`, for each strength.
 
     Returns:

@@ -172,7 +172,7 @@ def regularisation_path(
       penalty: the penalty, of unit strength.
       mask: the leaves to penalise, see `weights_only`; `None` penalises all.
       tol: a solution counts as converged if its largest residual is at most this, in
-        units of the gradient of the loss, see `solve`.
+        units of the gradient of the loss, in [0, 1), see `solve`.
       max_iterations: of `solve`, for each strength; without effect on an optimizer.
       optimizer: a function from a strength to an optax optimizer that is used instead
         of `solve`, such as `lambda s: l1jax.proximal(optax.adam, 1e-2, s)`. Give it

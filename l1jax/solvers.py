@@ -88,9 +88,9 @@ def solve(
       penalty: the penalty, of unit strength, or a constraint.
       mask: the leaves that are penalised, see `weights_only`; `None` means all. The
         others are fitted without a penalty.
-      tol: the residual to reach, >= 0, in units of the gradient of the loss: with `1e-3
-        * strength` each condition holds to 0.1 %. In single precision residuals end
-        near 1e-7 times the terms that the gradient adds up.
+      tol: the residual to reach, in [0, 1), in units of the gradient of the loss: with
+        `1e-3 * strength` each condition holds to 0.1 %. In single precision residuals
+        end near 1e-7 times the terms that the gradient adds up.
       max_iterations: the most steps to take, >= 1.
 
     Returns:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from l1jax.checks import check_real
+from l1jax.design import as_numbers
 from l1jax.leaves import compute_dtype, describe, named_leaves, parameters_of
 from l1jax.penalty import Penalty, absolute, gradient_operand, largest, operands, sign
 from l1jax.prox import shrink, solve
@@ -190,14 +191,9 @@ def _arrays(
 def _array(
     argument: str, given: Any, wanted: str, weights_of: Callable[[Any], Any]
 ) -> np.ndarray:
-    array = np.array(given)  # a copy: the penalty is a constant
+    array = np.array(as_numbers(argument, given))  # a copy: the penalty is a constant
     if jnp.issubdtype(array.dtype, jnp.integer):
         array = array.astype(np.float64)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(
-            f"{argument} must be real numbers, got {given!r} of dtype {array.dtype}. "
-            "Pass an array of floats."
-        )
     weights = weights_of(array.astype(compute_dtype(array.dtype)))
     bad = np.argwhere(~(weights >= 0))
     if len(bad):

@@ -51,7 +51,8 @@ def lambda_max(
       params: a tree of real floating arrays. Only what is not penalised is begun from.
       penalty: the penalty, of unit strength; it must define a `lambda_max`.
       mask: the leaves that are penalised, see `weights_only`; `None` means all.
-      tol: the largest gradient to leave of what is not penalised, see `solve`.
+      tol: the largest gradient to leave of what is not penalised, in [0, 1), see
+        `solve`.
       max_iterations: the most steps to take for it.
 
     Returns:

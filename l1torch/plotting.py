@@ -70,11 +70,12 @@ def plot_path(
         ) from error
     require_path(path)
     check_int("named", named, "how many weights to name, such as 8", least=0)
-    if isinstance(labels, str) or not isinstance(labels, Sequence | None):
-        raise TypeError(
-            f"labels must be a sequence of names, got {described(labels)}. Pass a list "
-            "of strings, or None."
-        )
+    for argument, names in (("labels", labels), ("classes", classes)):
+        if isinstance(names, str) or not isinstance(names, Sequence | None):
+            raise TypeError(
+                f"{argument} must be a sequence of names, got {described(names)}. Pass "
+                "a list of strings, or None."
+            )
     arrays = _weights(path, params)
     labels = _labels([x.shape[1:] for x in arrays], labels, classes)
     weights = np.concatenate([x.reshape(len(path), -1) for x in arrays], axis=1)

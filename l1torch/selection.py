@@ -105,7 +105,7 @@ def cross_validate(
       penalty: the penalty, of unit strength.
       fit_intercept: whether there is an intercept, which is not penalised.
       method: of `solve_linear`.
-      tol: of `solve_linear`.
+      tol: of `solve_linear`, in [0, 1).
       max_iterations: of `solve_linear`, for each strength.
 
     Returns:

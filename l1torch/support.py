@@ -178,7 +178,8 @@ def refit(
       loss: the mean loss without penalty, a function from the parameters to a scalar.
       params: where the zeros are, and where to begin; tensors by name.
       mask: the parameters whose zeros are held, see `weights_only`; `None` for all.
-      tol: the largest element of the gradient on the support at which to stop.
+      tol: the largest element of the gradient on the support at which to stop, in
+        [0, 1).
       max_iterations: when to give up, with a warning.
 
     Returns:

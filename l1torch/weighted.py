@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -193,18 +192,10 @@ def _array(
 ) -> Tensor:
     if hasattr(given, "full_tensor"):
         given = given.full_tensor()  # of a DTensor
-    if not isinstance(given, Tensor):
-        given = torch.from_numpy(np.array(given))
-    array = given.detach().clone()  # a copy: the penalty is a constant
-    if not (
-        array.is_floating_point() or array.is_complex() or array.dtype == torch.bool
-    ):
-        array = array.double()
+    array = as_numbers(argument, given)
+    array = array.detach().clone()  # a copy: the penalty is a constant
     if not array.is_floating_point():
-        raise TypeError(
-            f"{argument} must be real numbers, got {given!r} of dtype {array.dtype}. "
-            "Pass an array of floats."
-        )
+        array = array.double()
     weights = weights_of(array.to(compute_dtype(array.dtype)))
     bad = (~(weights >= 0)).nonzero()
     if len(bad):

@@ -89,7 +89,7 @@ def linear(twin: Twin) -> dict[str, Case]:
     X, y = _data()
 
     def base(**more: Any) -> Callable[[], dict[str, Any]]:
-        data = {"X": twin.array(X), "y": twin.array(y), "max_iterations": 200}
+        data = {"X": twin.array(X), "y": twin.array(y), }
         return lambda: data | more
 
     data = {"X": None, "y": None}
@@ -170,6 +170,7 @@ def linear(twin: Twin) -> dict[str, Case]:
                 "path": choice,
                 "strength": real(0, np.inf, "low high", none=True),
                 "labels": None,
+                "classes": None,
                 "params": None,
                 "named": integer(0),
                 "axes": None,

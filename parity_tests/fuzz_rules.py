@@ -26,6 +26,7 @@ ALIASES = {
     "intercept": ("coef and intercept",),
     "closure": ("argument", "arguments"),
     "grad": ("'x'",),
+    "pilot": ("weights",),
 }
 """What else an argument may be called in messages."""
 
@@ -106,6 +107,11 @@ def choice(value: Any) -> bool:
 def nothing(value: Any) -> bool | None:
     """None must not be taken; of the rest this says nothing."""
     return False if value is None else None
+
+
+def optional(value: Any) -> bool:
+    """None, or what no odd value is."""
+    return value is None
 
 
 STEPS = 2**31 - 1

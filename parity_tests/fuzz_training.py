@@ -14,6 +14,7 @@ from parity_tests.fuzz_rules import (
     finite_strength,
     integer,
     nothing,
+    optional,
     real,
 )
 from parity_tests.twin import Twin
@@ -138,7 +139,7 @@ def measures(twin: Twin) -> dict[str, Case]:
         "sparsity_report": Case(
             lib.sparsity_report,
             lambda: {"params": params(twin), "mask": None},
-            {"params": None, "mask": None},
+            {"params": None, "mask": None, "control": optional},
         ),
         "weights_only": Case(
             lib.weights_only, lambda: {"params": params(twin)}, {"params": None}

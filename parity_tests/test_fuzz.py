@@ -72,6 +72,10 @@ DIRECT = [
     ("layouts", "params", "abc", TypeError, "params"),
     ("plot_path", "named", -1, ValueError, "named must be a Python int >= 0, got -1"),
     ("plot_path", "labels", "abc", TypeError, "labels must be a sequence of names"),
+    ("plot_path", "classes", 3, TypeError, "classes must be a sequence of names"),
+    ("plot_path", "classes", "abc", TypeError, "classes must be a sequence of names"),
+    ("sparsity_report", "control", 3, TypeError, "control must be a Control, got 3"),
+    ("adaptive_l1", "pilot", None, TypeError, "pilot must be .* real numbers, got Non"),
     ("plot_path", "path", 3, TypeError, "path must be a RegularisationPath, got 3"),
     ("information_criterion", "path", [1], TypeError, "path must be a Regularisation"),
     (
