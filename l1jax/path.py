@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from l1jax.certificates import OptimalityResidual
+from l1jax.certificates import OptimalityResidual, penalised_rows
 from l1jax.checks import check_flag, check_int, described
 from l1jax.full_batch import Settings, fit_all, require_vectorisable
 from l1jax.leaves import named_leaves
 from l1jax.masks import Mask, selected, weights_only
 from l1jax.penalties import l1
-from l1jax.penalty import Penalty, require_penalty
+from l1jax.penalty import Penalty
 from l1jax.solvers import require_arrays, require_scalar
 from l1jax.strengths import (
     check_settings,
@@ -216,8 +216,7 @@ def regularisation_path(
     check_spacing(count, ratio, strengths)
     if strengths is not None:
         strengths = check_strengths(strengths)
-    require_penalty(penalty)
-    selected(mask, params)
+    penalised_rows(params, 0.0, penalty, mask)  # raises for what does not fit
     require_arrays(params)
     require_scalar(loss, params)
     params = jax.tree.map(jnp.asarray, params)

@@ -177,7 +177,8 @@ def _arrays(
 ) -> np.ndarray | dict[str, np.ndarray]:
     """Gives the weights as arrays on the host, by path if they are given so."""
     given = parameters_of(given)
-    if isinstance(given, list | tuple) or jax.tree_util.all_leaves([given]):
+    one = given is None or isinstance(given, list | tuple)
+    if one or jax.tree_util.all_leaves([given]):
         return _array(argument, given, wanted, weights_of)
     leaves = [(path, leaf) for path, leaf in named_leaves(given) if leaf is not None]
     if not leaves:

@@ -80,10 +80,10 @@ def _measure_all(
 
 
 def map_tensors(function: Callable[[Tensor], Any], params: Params) -> Any:
-    """Applies a function to a tensor, or to each of a mapping."""
+    """Applies a function to a tensor, or to each of a mapping; `None` stays."""
     if isinstance(params, Tensor):
         return function(params)
-    return {name: function(x) for name, x in params.items()}
+    return {name: None if x is None else function(x) for name, x in params.items()}
 
 
 def require_vectorisable(settings: Settings) -> None:
@@ -122,7 +122,7 @@ def _trained(
 ) -> Params:
     """Takes full-batch steps."""
     params = map_tensors(lambda x: torch.nn.Parameter(x.clone()), params)
-    optimizer = make(named_leaves(params))
+    optimizer = make(_tensors(params))
     for _ in range(steps):
         optimizer.zero_grad()
         loss(params).backward()
@@ -145,6 +145,8 @@ def _trained_at_once(
     many, spread = len(strengths), {}
     flags = selected(settings.mask, start)
     for (name, x), flag in zip(named_leaves(start), flags, strict=True):
+        if x is None:
+            continue
         shape = (many, *([1] * x.dim()))
         given = torch.tensor(strengths, dtype=x.dtype, device=x.device).view(shape)
         # With the axis of strengths a bias may look like a weight to a mask.
@@ -169,7 +171,7 @@ def _measured(
 ) -> tuple[float, ...]:
     """Gives the objective, the loss, and both sizes of the residual."""
     value = loss(params)
-    leaves = [x for _, x in named_leaves(params)]
+    leaves = [x for _, x in _tensors(params)]
     found = iter(torch.autograd.grad(value, leaves, allow_unused=True))
     grads = map_tensors(lambda _: next(found), params)
     with torch.no_grad():
@@ -181,4 +183,12 @@ def _measured(
 def _stack(parts: Sequence[Params]) -> Params:
     if isinstance(parts[0], Tensor):
         return torch.stack(list(parts))
-    return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+    return {
+        name: None if x is None else torch.stack([part[name] for part in parts])
+        for name, x in parts[0].items()
+    }
+
+
+def _tensors(params: Params) -> list[tuple[str, Tensor]]:
+    """Lists the parameters by name, without `None`."""
+    return [(name, x) for name, x in named_leaves(params) if x is not None]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l1torch.certificates import OptimalityResidual
+from l1torch.certificates import OptimalityResidual, penalised_rows
 from l1torch.checks import check_flag, check_int, described
 from l1torch.fista import value_of
 from l1torch.full_batch import (
@@ -26,7 +26,7 @@ from l1torch.full_batch import (
 from l1torch.leaves import named_leaves
 from l1torch.masks import Mask, selected, weights_only
 from l1torch.penalties import l1
-from l1torch.penalty import Penalty, require_penalty
+from l1torch.penalty import Penalty
 from l1torch.solvers import require_tensors
 from l1torch.strengths import (
     check_settings,
@@ -228,8 +228,7 @@ def regularisation_path(
     check_spacing(count, ratio, strengths)
     if strengths is not None:
         strengths = check_strengths(strengths)
-    require_penalty(penalty)
-    selected(mask, params)
+    penalised_rows(params, 0.0, penalty, mask)  # raises for what does not fit
     require_tensors(params)
     params = map_tensors(lambda x: x.detach().clone(), params)
     start, warm = params, warm_start and not vectorised

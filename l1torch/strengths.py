@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from l1torch.checks import LARGEST, check_int, check_real
 from l1torch.design import as_numbers
-from l1torch.hyperparameters import shape_of
 from l1torch.solvers import check_limits
 
 
@@ -85,10 +85,13 @@ def check_settings(
 
 def require_finite_loss(value: Any) -> None:
     """Raises unless it is a finite scalar."""
-    if shape_of(value) != ():
+    if not isinstance(value, Tensor) or value.dim():
+        got = (
+            f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        )
         raise TypeError(
-            f"loss must return a scalar, got shape {shape_of(value)}. Return the mean "
-            "over the data."
+            f"loss must return a tensor, one scalar, got {got}. Return the mean over "
+            "the data."
         )
     if not math.isfinite(value):
         raise ValueError(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from l1torch.checks import check_real
+from l1torch.design import as_numbers
 from l1torch.hyperparameters import Number
 from l1torch.leaves import compute_dtype, describe, named_leaves
 from l1torch.penalty import Penalty, absolute, gradient_operand, largest, operands, sign

@@ -65,7 +65,7 @@ def lambda_max(
       ValueError: a penalty without one, such as a constraint; a network, where all
         gradients vanish; else as `solve`.
     """
-    check_limits(tol, max_iterations)
+    tol, max_iterations = check_limits(tol, max_iterations)
     require_tensors(params)
     for name, x, s in penalised_rows(params, 0.0, penalty, mask):
         if x is not None and s is not None:  # what has none raises before any work

@@ -41,7 +41,7 @@ def full_batch(twin: Twin) -> dict[str, Case]:
                 "params": params(twin),
                 "mask": None,
                 "tol": 1e-6,
-                "max_iterations": 1000,
+                "max_iterations": 200,
             }
             | {name: make() for name, make in more.items()}
         )
@@ -51,7 +51,7 @@ def full_batch(twin: Twin) -> dict[str, Case]:
         "strengths": None,
         "penalty": nothing,
         "warm_start": flag,
-        "vectorised": flag,
+        "vectorised": lambda value: None if flag(value) else False,
         "optimizer": None,
         "steps": None,
     }
@@ -89,7 +89,10 @@ def linear(twin: Twin) -> dict[str, Case]:
     X, y = _data()
 
     def base(**more: Any) -> Callable[[], dict[str, Any]]:
-        data = {"X": twin.array(X), "y": twin.array(y), }
+        data = {
+            "X": twin.array(X),
+            "y": twin.array(y),
+        }
         return lambda: data | more
 
     data = {"X": None, "y": None}

@@ -76,6 +76,8 @@ DIRECT = [
     ("plot_path", "classes", "abc", TypeError, "classes must be a sequence of names"),
     ("sparsity_report", "control", 3, TypeError, "control must be a Control, got 3"),
     ("adaptive_l1", "pilot", None, TypeError, "pilot must be .* real numbers, got Non"),
+    ("regularisation_path", "params", {}, ValueError, "params must hold at least one"),
+    ("regularisation_path", "loss", lambda p: p, TypeError, "loss must return a .*sca"),
     ("plot_path", "path", 3, TypeError, "path must be a RegularisationPath, got 3"),
     ("information_criterion", "path", [1], TypeError, "path must be a Regularisation"),
     (

@@ -438,3 +438,17 @@ def test_what_looks_like_a_weight_with_an_axis_of_strengths():
         np.testing.assert_allclose(
             weights(TORCH, at_once, name), weights(TORCH, one_by_one, name), rtol=1e-12
         )
+
+
+def test_parameters_of_none_stay(twin):
+    def loss(params):
+        return ((params["w"] - twin.array([3.0, 1.0])) ** 2).sum() / 2
+
+    w, strengths = twin.array([0.0, 0.0]), [2.0, 0.5]
+    path = twin.lib.regularisation_path(loss, {"w": w, "b": None}, strengths)
+    assert path.params["b"] is None
+    np.testing.assert_allclose(
+        twin.numpy(path.params["w"]), [[1, 0], [2.5, 0.5]], atol=1e-6
+    )
+    assert path.nnz.tolist() == [1, 2]
+    assert path.at(0)["b"] is None
