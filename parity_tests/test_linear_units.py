@@ -148,6 +148,8 @@ def test_minima_are_scikit_learns(twin: Twin, unit, positive):
     ],
 )
 def test_solve_is_right_in_every_unit(twin: Twin, strength, unit, size, penalty):
+    if twin is not JAX and penalty == "l1()" and strength < unit * size / 10:
+        pytest.skip("50,000 steps, which take minutes where they are not compiled")
     X, y = data("squared", unit, size)
     A, c, lib = twin.array(X), twin.array(y), jnp if twin is JAX else torch
     largest = np.abs((X - X.mean(0)).T @ (y - y.mean())).max() / N
