@@ -24,7 +24,8 @@ from l1jax.penalty_terms import penalty_terms
 from l1jax.strengths import check_spacing, check_strengths, spaced_strengths
 
 _SURE = 1e-12
-"""The relative gap at which a support is taken for the optimum's."""
+"""The relative gap at which a support is nearly the optimum's, and how far apart
+strengths are, as a share of the largest, for their supports to be told apart."""
 
 
 class KeptFeatures(NamedTuple):
@@ -146,8 +147,8 @@ def keep_features(
       fit_intercept: whether there is an intercept, which is not penalised.
       method: of `solve_linear`.
       tol: of `solve_linear`, in [0, 1). Where the number changes Newton's methods go
-        on to a gap of 1e-12, because a larger one may leave a feature too many or too
-        few.
+        on until optimality is violated by 1e-13 of the largest strength at most, or by
+        rounding, because even a small gap may leave a feature too many or too few.
       max_iterations: of `solve_linear`, for each strength.
 
     Returns:
@@ -170,13 +171,16 @@ def keep_features(
     problem = {"loss": loss, "penalty": penalty, "fit_intercept": fit_intercept}
     strengths = linear_strengths(X, y, None, count, ratio, **problem).tolist()
     limits = {"method": method, "max_iterations": max_iterations}
-    # FISTA would take too long.
-    sure = tol if method == "fista" else min(tol, _SURE)
+    apart = _SURE * strengths[0]
 
     def solved(
-        strength: float, init: LinearSolution | None, goal: float = sure
+        strength: float, init: LinearSolution | None, sure: bool = True
     ) -> KeptFeatures:
+        sure = sure and method != "fista"  # which would take too long
+        goal = min(tol, _SURE) if sure else tol
         found = _solved(X, y, strength, **problem, **limits, tol=goal, init=init)
+        if sure:
+            found = _refined(X, y, strength, found, apart / 10, method, **problem)
         found = found._replace(converged=bool(found.relative_gap <= tol))
         rows = np.asarray(found.coef).reshape(X.shape[1], -1)
         features = np.flatnonzero((rows != 0).any(1))
@@ -184,12 +188,13 @@ def keep_features(
 
     found = None
     for place in range(len(strengths)):
-        found = solved(strengths[place], found and found.solution, tol)
+        found = solved(strengths[place], found and found.solution, False)
         if len(found.features) > k:
             break
     kept, beyond = None, None
     while 0 <= place < len(strengths) and (kept is None or beyond is None):
-        found = solved(strengths[place], found.solution)
+        # From fewer features: rounding keeps what it finds.
+        found = solved(strengths[place], kept and kept.solution)
         if len(found.features) > k:
             beyond, place = found.strength, place - 1
         else:
@@ -203,7 +208,7 @@ def keep_features(
                 f"k must be at least {len(found.features)}, how many features have "
                 f"weights at every strength, got {k}. Penalise more of them."
             )
-    while beyond is not None and not kept.exact and kept.strength > beyond * (1 + 1e-9):
+    while beyond is not None and not kept.exact and kept.strength > beyond + apart:
         strength = math.sqrt(kept.strength * beyond)
         found = solved(strength, kept.solution)
         if len(found.features) > k:
@@ -313,6 +318,39 @@ def _in_double(design: Design, found: LinearSolution) -> tuple[Array, Array]:
     """Gives a solution's coefficients of shape (p, k), and its scores."""
     coef = np.asarray(found.coef, np.float64).reshape(design.p, -1)
     return coef, design.scores(coef) + np.asarray(found.intercept, np.float64)
+
+
+def _refined(
+    X: jax.Array,
+    y: jax.Array,
+    strength: float,
+    found: LinearSolution,
+    largest: float,
+    method: str,
+    **problem: Any,
+) -> LinearSolution:
+    """Goes on by rounds of Newton's method until optimality is hardly violated.
+
+    Between two neighbouring supports a gap grows with the square of the distance.
+
+    Args:
+      found: a solution with a small gap.
+      largest: the largest violation to leave, where rounding leaves no larger one.
+    """
+
+    def violation(one: LinearSolution) -> float:
+        found = _measured(X, y, np.array([strength]), [one], **problem)
+        return float(found["residual"].largest[0])
+
+    limits = {"method": method, "tol": 0.0, "max_iterations": 1}
+    left = violation(found)
+    while left > largest:
+        further = _solved(X, y, strength, **problem, **limits, init=found)
+        before, left = left, violation(further)
+        if not left < before / 2:
+            break
+        found = further
+    return found
 
 
 def require_k(k: int, shape: tuple[int, ...]) -> None:

@@ -92,11 +92,14 @@ def _proximal_point(
     v, Hv = centre, H_centre
     q, w = primal(Hv)
     value = dual(v, Hv, q, w)
+    largest, hidden = np.inf, False
     for step in range(50):
         error = v - w
         slope = Hv - H @ w
         goal = np.abs(metric * (w - centre)).max() / 10
-        if step > 0 and np.abs(slope).max() <= max(goal, tol):
+        before, largest = largest, float(np.abs(slope).max())
+        rounded = hidden and largest > before / 2
+        if step > 0 and (largest <= max(goal, tol) or rounded):
             break
         support = np.flatnonzero(w)
         direction = -error
@@ -109,13 +112,14 @@ def _proximal_point(
         )
         H_direction = H @ direction
         decrease = float(direction @ slope)
-        size = 1.0
+        # Near the end rounding hides the decrease.
+        rounding = 4 * np.finfo(float).eps * abs(value)
+        hidden, size = -decrease < rounding, 1.0
         while True:
             new_v, new_Hv = v + size * direction, Hv + size * H_direction
             new_q, new_w = primal(new_Hv)
             new_value = dual(new_v, new_Hv, new_q, new_w)
-            # Near the end rounding hides the decrease.
-            if new_value <= value + 1e-4 * size * decrease or size < 1e-3:
+            if new_value <= value + 1e-4 * size * decrease + rounding or size < 1e-3:
                 break
             size /= 2
         v, Hv, q, w, value = new_v, new_Hv, new_q, new_w, new_value
