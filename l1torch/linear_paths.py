@@ -14,6 +14,7 @@ from l1torch.certificates import OptimalityResidual
 from l1torch.checks import check_int
 from l1torch.design import Design, as_data
 from l1torch.duality import FreeColumns, checked_targets, coef_shape
+from l1torch.knots import has_knots, next_knot
 from l1torch.linear import LinearSolution, check_fit, solve_linear
 from l1torch.linear_losses import LinearLoss, loss_named
 from l1torch.path import RegularisationPath, warn_unless_converged
@@ -131,8 +132,12 @@ def keep_features(
     It walks down the path, as `linear_path` does, until more than k features have
     weights that are not zero, and takes the last strength before: if it keeps k, the
     weakest that does on the grid of `count` strengths. If it keeps fewer, the strengths
-    between the two are bisected. Where a path jumps over k, as it does if features are
-    equal, or ends before, fewer than k are kept, and the result says so.
+    between the two are bisected. Where no strength of the grid keeps more than k, and
+    the last keeps fewer, the number may rise to k and fall again in between: with the
+    squared loss under a penalty without ridge and groups, every strength at which a
+    feature comes in or goes out is then visited. Where a path jumps over k, as it does
+    if features are equal, or ends before, fewer than k are kept, and the result says
+    so.
 
     Args:
       X: of shape (n, p).
@@ -214,6 +219,20 @@ def keep_features(
             beyond = strength
         else:
             kept = found
+    if beyond is None and not kept.exact and method != "fista":
+        # The number may rise to k and fall again between two strengths of the grid.
+        found, sizes = kept, {"penalty": penalty, "fit_intercept": fit_intercept}
+        if k <= X.shape[0] - fit_intercept and has_knots(loss, penalty, X.shape[1]):
+            found = solved(strengths[0], None)
+        # As precisely as coefficients in the dtype of X tell.
+        margin = 100 * max(
+            apart, torch.finfo(kept.solution.coef.dtype).eps * strengths[0]
+        )
+        while not found.exact and found.strength > strengths[-1]:
+            at = found.strength, found.solution
+            strength = next_knot(X, y, *at, margin / 10, **sizes) - margin
+            found = solved(max(strength, strengths[-1]), found.solution)
+        kept = found if found.exact else kept
     if not kept.solution.converged:
         warnings.warn(
             f"the solution at strength {kept.strength:.3g} did not converge to a "

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import lars_path
 
 from parity_tests.twins import TORCH, TWINS
@@ -270,15 +271,18 @@ def problem_with_its_path(seed):
     y = X[:, :5].sum(1) + rng.choice([0.1, 1, 5]) * rng.normal(size=n)
     X, y = X - X.mean(0), y - y.mean()
     knots, _, coef = lars_path(X, y, method="lasso")
-    kept = (coef[:, 1:] + coef[:, :-1] != 0).T
+    # At the knot where it goes out a weight is zero up to rounding.
+    used = np.abs(coef) > 1e-13 * np.abs(coef).max()
+    kept = (used[:, 1:] | used[:, :-1]).T
     return X, y, Intervals(knots[1:], knots[:-1], kept)
 
 
 @pytest.mark.parametrize(
     "seeds",
     [
-        # Of 76 the number is kept for 3e-9 of the largest strength, 123 asks for one.
-        pytest.param([*range(8), 76, 123], id="few"),
+        # Of 76 the number is kept for 3e-9 of the largest strength; of 71 it is kept
+        # between strengths of the grid that keep fewer; 123 asks for one feature.
+        pytest.param([*range(8), 71, 76, 123], id="few"),
         pytest.param(range(8, 200), id="many", marks=pytest.mark.slow),
     ],
 )
@@ -295,3 +299,14 @@ def test_the_number_asked_for_is_found_where_it_exists(twin, seeds):
         if not (same and kept.exact and kept.solution.converged):
             wrong.append(seed)
     assert not wrong
+
+
+def test_steps_whose_gain_rounding_hides_are_few(twin, monkeypatch):
+    X, y, path = problem_with_its_path(1)
+    calls, algebra = [], torch.linalg if twin is TORCH else np.linalg
+    solve = algebra.solve
+    monkeypatch.setattr(algebra, "solve", lambda *a: calls.append(0) or solve(*a))
+    data = twin.array(X), twin.array(y), path.to_ask_for()
+    assert module(twin).keep_features(*data, count=20).exact
+    # Of 28 strengths, each with a few problems of a few steps.
+    assert 0 < len(calls) < 800
