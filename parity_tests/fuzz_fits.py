@@ -103,6 +103,9 @@ def linear(twin: Twin) -> dict[str, Case]:
         "method": choice,
     } | TOL
     path = lib.linear_path(twin.array(X), twin.array(y), [0.1, 0.01])
+    by_class = lib.linear_path(
+        twin.array(X), np.arange(12) % 3, [0.1, 0.01], loss="multinomial"
+    )
 
     def plot(**arguments: Any) -> None:
         figure = matplotlib.figure.Figure()
@@ -178,6 +181,9 @@ def linear(twin: Twin) -> dict[str, Case]:
                 "named": integer(0),
                 "axes": None,
             },
+        ),
+        "plot_path of classes": Case(
+            plot, lambda: {"path": by_class}, {"labels": None, "classes": None}
         ),
     }
 

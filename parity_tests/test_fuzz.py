@@ -1,6 +1,7 @@
 """Odd values in every argument of the public surface: sensible, or a clear error."""
 
 import collections
+import fractions
 import math
 
 import numpy as np
@@ -202,6 +203,9 @@ def test_values_that_need_a_framework(twin):
     for name in ("proximal_step", "proximal", "solve"):
         case = found[name]
         case.call(**case.arguments() | {"strength": 10**30})
+    for name in ("lambda_max", "solve", "refit", "regularisation_path", "solve_linear"):
+        case = found[name]
+        case.call(**case.arguments() | {"tol": fractions.Fraction(1, 2)})
 
 
 def test_the_judge_sees_what_is_wrong(twin):
