@@ -10,7 +10,7 @@ from l1torch.checks import described
 from l1torch.sharding import local
 
 BLOCK = 1 << 18  # elements: two float32 blocks stay inside a core's cache
-_SMALL = 1 << 12  # elements: below, calls cost more than their arithmetic
+_SMALL = 1 << 14  # elements: below, calls cost more than their arithmetic
 
 
 def named_leaves(params: Any, argument: str = "params") -> list[tuple[str, Any]]:
@@ -242,6 +242,9 @@ def write_joined(x: Tensor, into: Sequence[Tensor]) -> None:
 
 def cut(x: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Cuts a joined vector into views of the tensors' shapes."""
+    if _rows_alike(like):
+        rows = x.view(-1, *like[0].shape[1:])
+        return list(rows.split([each.shape[0] for each in like]))
     pieces = x.split([each.numel() for each in like])
     return [piece.view(each.shape) for piece, each in zip(pieces, like, strict=True)]
 
@@ -249,8 +252,15 @@ def cut(x: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 def _stackable(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
     """Makes vectors of them, unless all but the first axes are alike already."""
     # A view is an object more, of which thousands make work for the garbage collector.
-    alike = len({x.shape[1:] for x in tensors}) == 1 and tensors[0].dim() > 0
-    return tensors if alike else [x.reshape(-1) for x in tensors]
+    return tensors if _rows_alike(tensors) else [x.reshape(-1) for x in tensors]
+
+
+def _rows_alike(tensors: Sequence[Tensor]) -> bool:
+    """Tells whether they can be put one below the other as they are."""
+    shape = tensors[0].shape
+    if not shape or 0 in shape[1:]:
+        return False
+    return all(x.shape[1:] == shape[1:] for x in tensors)
 
 
 def describe(leaves: list[tuple[str, Any]]) -> str:

@@ -175,8 +175,8 @@ class PenalisedOptimizer(DelegatingOptimizer):
         for group, flags in zip(self.param_groups, self._penalised, strict=True):
             now = scheduled.get(group.get("l1_count"), {})
             rows = zip(named_params(group), strengths_of(group | now), strict=True)
-            chosen = [(*row, strength) for row, strength in rows]
-            targets.append((group, list(itertools.compress(chosen, flags))))
+            chosen = itertools.compress(rows, flags)
+            targets.append((group, [(*row, strength) for row, strength in chosen]))
         for name, param, strength in (row for _, chosen in targets for row in chosen):
             if shape_of(strength):  # the rest has been looked at when built
                 require_fit(self.penalty, name, param, strength)

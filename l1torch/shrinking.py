@@ -51,6 +51,8 @@ class Shrinking:
             for key in set(keys) - set(state):
                 dtype = compute_dtype(param.dtype)
                 state[key] = torch.zeros_like(param, dtype=dtype)
+        if self._shrink_by_number(pack, strength):
+            return
         param, state = pack.read()
         self._shrink(param, state, strength, pack.group)
         pack.write(param, state, keys)
@@ -135,6 +137,19 @@ class Shrinking:
             return None
         one_step = tensor_step if self.metric == "tensor" else scalar_step
         return one_step(step_size_of(self.known), param, state, group)
+
+    def _shrink_by_number(self, pack: Pack, strength: Number) -> bool:
+        """Takes one kernel for each parameter, which beats copies, if it is enough."""
+        if self.window != 1 or type(self.penalty) is not type(l1()):
+            return False
+        _, param, _, state, group = pack.members[0]
+        step = self._step_of(param, state, group)
+        if step is None:
+            return False
+        threshold = self._threshold(step, strength, param.dtype)
+        for each in pack.params:
+            self.penalty.prox_(each.detach(), threshold)
+        return True
 
     def _shrink_by_root(
         self, param: Tensor, state: State, strength: Number, group: Group

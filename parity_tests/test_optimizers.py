@@ -357,7 +357,7 @@ JOINED = {
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_small_parameters_step_together_as_each_would_alone(case, base, dtype):
     torch.manual_seed(0)
-    shapes = [(3, 4), (2, 4), (3, 4), (3, 4), (70, 70), (1, 1), (3, 4), (5, 3)]
+    shapes = [(3, 4), (2, 4), (3, 4), (3, 4), (130, 130), (1, 1), (3, 4), (5, 3)]
     starts = [torch.randn(shape, dtype=dtype) for shape in shapes]
     starts[3] = starts[3].T  # not contiguous
     slopes = [torch.randn_like(start) for start in starts]
@@ -386,6 +386,16 @@ def test_small_parameters_step_together_as_each_would_alone(case, base, dtype):
         else:
             assert torch.equal(a, b)
     assert any((x == 0).any() for x in results[0])
+
+
+@pytest.mark.parametrize("shape", [(3, 0), (0, 3), (0,)])
+@pytest.mark.parametrize("kwargs", [{}, {"window": 3}, {"metric": "none"}], ids=str)
+def test_parameters_without_elements_take_a_step(shape, kwargs):
+    params = [torch.nn.Parameter(torch.zeros(shape)) for _ in range(2)]
+    for param in params:
+        param.grad = torch.zeros_like(param)
+    base = torch.optim.Adam(params, lr=LR)
+    l1torch.Proximal(base, STRENGTH, mask=None, **kwargs).step()
 
 
 @pytest.mark.parametrize(
