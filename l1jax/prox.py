@@ -87,7 +87,8 @@ def shrink(x: jax.Array, t: jax.Array) -> jax.Array:
     # This is x - clip(x, -t, t), but without a threshold it has the derivative of the
     # identity at zero, and elsewhere that from above with respect to the threshold.
     held = (jnp.abs(x) <= t) & (t > 0)
-    return jnp.where(held, x - x, x - jnp.sign(x) * t)
+    moved = x - jnp.sign(x) * jnp.where(held, 0, t)  # no 0 * inf
+    return jnp.where(held, x - x, moved)
 
 
 def freed(moved: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:

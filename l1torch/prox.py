@@ -91,7 +91,8 @@ def shrink(x: Tensor, t: Tensor) -> Tensor:
     # The same, but without a threshold it has the derivative of the identity at zero,
     # and elsewhere that from above with respect to the threshold.
     held = (x.abs() <= t) & (t > 0)
-    return torch.where(held, x - x, x - x.sign() * t)
+    moved = x - x.sign() * torch.where(held, 0, t)  # no 0 * inf
+    return torch.where(held, x - x, moved)
 
 
 def freed(moved: Tensor, x: Tensor, t: Tensor) -> Tensor:

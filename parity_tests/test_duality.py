@@ -212,11 +212,12 @@ def test_single_precision_data_have_a_gap_in_double_precision(twin: Twin):
     np.testing.assert_allclose(single, gap_of(twin, X, y, w, 0.2), rtol=1e-13)
 
 
-def test_what_is_outside_has_an_infinite_gap_and_nan_stays(twin: Twin):
+def test_what_is_outside_has_an_infinite_gap_and_nan_is_refused(twin: Twin):
     X, y = data("squared")
     settings = {"penalty": twin.lib.nonnegative_l1()}
     assert gap_of(twin, X, y, -np.ones(P), 0.2, **settings).gap == math.inf
-    assert math.isnan(gap_of(twin, X, y, np.full(P, np.nan), 0.2).gap)
+    with pytest.raises(ValueError, match="coef and intercept must .* got nan"):
+        gap_of(twin, X, y, np.full(P, np.nan), 0.2)
 
 
 @pytest.mark.parametrize(

@@ -168,5 +168,5 @@ def test_bad_input(twin, named_prox):
     with pytest.raises(ValueError, match=r"threshold of shape \(4, 2, 3\) does not"):
         prox(x, twin.array(np.ones((4, 2, 3))))
     for dtype in ("int32", "complex64"):
-        with pytest.raises(TypeError, match=f"'x'.*has dtype .*{dtype}"):
+        with pytest.raises(TypeError, match=f"x must be .*dtype .*{dtype}"):
             prox(twin.array(np.ones(3), dtype), 1.0)
