@@ -8,9 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l1jax.leaves import dtype_of, named_leaves, widest_dtype
+from l1jax.leaves import dtype_of, kept, named_leaves, widest_dtype
 from l1jax.masks import Mask, selected
-from l1jax.order_statistics import count, k_largest, order_keys, total
+from l1jax.order_statistics import (
+    count,
+    k_largest,
+    k_largest_of_each,
+    of_each,
+    order_keys,
+    total,
+)
 from l1jax.penalties import l1
 from l1jax.penalty import Penalty
 from l1jax.quantiles import key_of, kth_smallest, least_strength
@@ -104,49 +111,54 @@ def follow(
     control = control._replace(wanted=wanted)
     if not rows:
         return [], control
+    chosen = list(rows.values())
     if target.scope == "global":
-        chosen = list(rows.values())
-        found = _follow(target, penalty, chosen, step, control.strength)
-        return found.new, control._replace(strength=found.strength)
+        found = _follow(target, penalty, [chosen], step, [control.strength])
+        return found.new, control._replace(strength=found.strengths[0])
     strengths, treedef = jax.tree.flatten(control.strength, is_leaf=_is_none)
-    new = []
-    for i, row in rows.items():
-        found = _follow(target, penalty, [row], step, strengths[i])
-        new += found.new
-        strengths[i] = found.strength
+    guesses = [strengths[i] for i in rows]
+    found = _follow(target, penalty, [[row] for row in chosen], step, guesses)
+    for i, strength in zip(rows, found.strengths, strict=True):
+        strengths[i] = strength
     strength = jax.tree.unflatten(treedef, strengths)
-    return new, control._replace(strength=strength)
+    return found.new, control._replace(strength=strength)
 
 
 class _Found(NamedTuple):
-    strength: jax.Array
+    strengths: list[jax.Array]
+    """One of each set."""
     new: list[jax.Array]
-    """The arrays, shrunk at this strength."""
+    """The arrays of all sets, shrunk at these strengths."""
 
 
 def _follow(
     target: TargetSparsity,
     penalty: Penalty,
-    rows: Sequence[Row],
+    sets: Sequence[Sequence[Row]],
     step: jax.Array,
-    guess: jax.Array,
+    guesses: Sequence[jax.Array],
 ) -> _Found:
-    size = sum(row.x.size for row in rows)
+    """Takes the step of sets of arrays, each with a strength of its own."""
+    sizes = [sum(row.x.size for row in rows) for rows in sets]
+    rows = [row for rows in sets for row in rows]
 
     def shrink() -> _Found:
-        return _quantile(penalty, rows, target.count(step, size), guess)
+        counts = {size: target.count(step, size) for size in {*sizes}}
+        wanted = [counts[size] for size in sizes]
+        search = _quantiles if type(penalty) is type(l1()) else _by_search
+        return search(penalty, sets, wanted, guesses)
 
     def prune() -> _Found:
-        kept = k_largest(
-            [jnp.abs(row.x).astype(guess.dtype) for row in rows],
-            size - round(target.target * size),
-        )
-        new = [jnp.where(k, row.x, 0) for k, row in zip(kept, rows, strict=True)]
-        return _Found(jnp.zeros_like(guess), new)
+        arrays = [jnp.abs(row.x).astype(guesses[0].dtype) for row in rows]
+        ks = [size - round(target.target * size) for size in sizes]
+        together = len(sets) == 1
+        marks = k_largest(arrays, *ks) if together else k_largest_of_each(arrays, ks)
+        new = [jnp.where(mark, row.x, 0) for mark, row in zip(marks, rows, strict=True)]
+        return _Found([jnp.zeros_like(guess) for guess in guesses], new)
 
     def freeze() -> _Found:
         new = [jnp.where(row.param == 0, 0, row.x) for row in rows]
-        return _Found(jnp.zeros_like(guess), new)
+        return _Found([jnp.zeros_like(guess) for guess in guesses], new)
 
     if target.snap_step is None:
         return shrink()
@@ -155,38 +167,62 @@ def _follow(
     return jax.lax.switch(phase, (shrink, prune, freeze))
 
 
-def _quantile(
-    penalty: Penalty, rows: Sequence[Row], wanted: jax.Array, guess: jax.Array
+def _by_search(
+    penalty: Penalty,
+    sets: Sequence[Sequence[Row]],
+    wanted: Sequence[jax.Array],
+    guesses: Sequence[jax.Array],
 ) -> _Found:
-    """Gives the least strength at which the prox makes so many zeros."""
-    dtype = guess.dtype
-    if type(penalty) is not type(l1()):
+    """Gives the least strengths at which the prox makes so many zeros."""
+    strengths, new = [], []
+    for rows, k, guess in zip(sets, wanted, guesses, strict=True):
         # What is counted must be what is shrunk, to the last bit: computed once.
-        fixed = jax.lax.optimization_barrier([row.x for row in rows])
+        fixed = kept([row.x for row in rows])
         rows = [row._replace(x=x) for row, x in zip(rows, fixed, strict=True)]
 
-        def zeros(strength: jax.Array) -> jax.Array:
+        def zeros(strength: jax.Array, rows: Sequence[Row] = rows) -> jax.Array:
             return total([count(x == 0) for x in _prox(penalty, rows, strength)])
 
-        strength = _settled(least_strength(zeros, wanted, guess), wanted, guess)
-        return _Found(strength, _prox(penalty, rows, strength))
+        strength = _settled(least_strength(zeros, k, guess), k, guess)
+        strengths.append(strength)
+        new += _prox(penalty, rows, strength)
+    return _Found(strengths, new)
+
+
+def _quantiles(
+    penalty: Penalty,
+    sets: Sequence[Sequence[Row]],
+    wanted: Sequence[jax.Array],
+    guesses: Sequence[jax.Array],
+) -> _Found:
+    """Gives what `_by_search` does for `l1()`, by quantiles of the ratios."""
+    del penalty
+    dtype = guesses[0].dtype
+    rows = [row for rows in sets for row in rows]
     ratios = [(jnp.abs(row.x) / row.threshold(1.0)).astype(dtype) for row in rows]
     # Kept once and used twice, since XLA would compute them twice, and not alike.
-    keys = jax.lax.optimization_barrier([order_keys(x) for x in ratios])
-    found = kth_smallest(keys, jnp.maximum(wanted, 1), guess)
-    # The threshold is a product and a quotient that were rounded: by this much.
-    eps = max(float(jnp.finfo(row.x.dtype).eps) for row in rows)
-    strength = _settled(found * (1 + 4 * eps), wanted, guess)
-    reached = (wanted > 0) & (found < np.array(math.inf, dtype))
-    bound = jnp.where(reached, key_of(found), -1)
-    new = []
-    for row, key in zip(rows, keys, strict=True):
-        # x - sign(x) * E * strength, without computing E again, or keeping it.
-        ratio = jax.lax.bitcast_convert_type(key, dtype).astype(row.x.dtype)
-        shrunk = row.x - row.x * (strength.astype(row.x.dtype) / ratio)
-        gone = (key <= bound) | (row.x == 0)
-        new.append(jnp.where(gone, 0, shrunk))
-    return _Found(strength, new)
+    keys = kept([order_keys(x) for x in ratios])
+    ks = [jnp.maximum(k, 1) for k in wanted]
+    if len(sets) == 1:
+        found = [kth_smallest(keys, *ks, *guesses)]
+    else:
+        found = of_each(lambda key, *of: kth_smallest([key], *of), keys, ks, guesses)
+    strengths, new, rest = [], [], iter(keys)
+    for rows, quantile, k, guess in zip(sets, found, wanted, guesses, strict=True):
+        # The threshold is a product and a quotient that were rounded: by this much.
+        eps = max(float(jnp.finfo(row.x.dtype).eps) for row in rows)
+        strength = _settled(quantile * (1 + 4 * eps), k, guess)
+        strengths.append(strength)
+        reached = (k > 0) & (quantile < np.array(math.inf, dtype))
+        bound = jnp.where(reached, key_of(quantile), -1)
+        for row in rows:
+            key = next(rest)
+            # x - sign(x) * E * strength, without computing E again, or keeping it.
+            ratio = jax.lax.bitcast_convert_type(key, dtype).astype(row.x.dtype)
+            shrunk = row.x - row.x * (strength.astype(row.x.dtype) / ratio)
+            gone = (key <= bound) | (row.x == 0)
+            new.append(jnp.where(gone, 0, shrunk))
+    return _Found(strengths, new)
 
 
 def _settled(found: jax.Array, wanted: jax.Array, guess: jax.Array) -> jax.Array:

@@ -1,23 +1,25 @@
 """Thresholds without sorting: the k-th largest number, the L1 ball, of many arrays.
 
 Everything is a few passes of sums, counts and maxima over the elements. Nothing is
-sorted, gathered or concatenated, so that the arrays of a tree stay where they are, and
-so do the shards of an array: XLA adds up what the devices have summed.
+sorted or gathered, so that the arrays of a tree stay where they are, and so do the
+shards of an array: XLA adds up what the devices have summed. Where there are many small
+arrays, those of one shape are stacked for these passes: XLA compiles them together.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l1jax.leaves import compute_dtype
+from l1jax.leaves import MANY, alike, compute_dtype, kept, stacked
 from l1jax.penalty import absolute, largest, sign
 from l1jax.prox import shrink
 
-_MANY = 16  # arrays, from which on chains over them take long to compile
 _FREE = 2.0**60  # what an infinite threshold is to the largest finite one
 
 
@@ -27,7 +29,10 @@ def relative(thresholds: Sequence[jax.Array]) -> list[jax.Array]:
     The largest becomes exactly 1, and so do zeros if there are only zeros. Elsewhere
     what is 0 becomes tiny, so that all elements can move, and what is infinite huge.
     """
-    top = greatest([largest(jnp.where(jnp.isfinite(t), t, 0)) for t in thresholds])
+    if len(thresholds) >= MANY:
+        thresholds = kept(thresholds)
+    tops = stacked(thresholds, alike(thresholds))
+    top = greatest([largest(jnp.where(jnp.isfinite(t), t, 0)) for t in tops])
     top = jax.lax.stop_gradient(top)
     tiny = jnp.finfo(top.dtype).tiny
     inverse = 1 / jnp.where(top < tiny, 1, top)
@@ -63,6 +68,9 @@ def project_l1_ball(
     """
     if radius == 0:
         return [jnp.where(jnp.isnan(x), x, 0) for x in arrays]
+    outputs = list(zip(arrays, metrics, strict=True))
+    if len(arrays) >= MANY:
+        arrays, metrics = _stacked_pairs(arrays, metrics)
     fixed = [jax.lax.stop_gradient(x) for x in arrays]
     fixed_metrics = [jax.lax.stop_gradient(t) for t in metrics]
     # No element is larger than the radius in the end, which bounds tau from below. What
@@ -114,8 +122,7 @@ def project_l1_ball(
     tau = jnp.where(tau < 0, tau - jax.lax.stop_gradient(tau), tau)
     inside = l1_norm(fixed) <= radius
     return [
-        jnp.where(inside, x, shrink(shrink(x, bound * t), tau * t))
-        for x, t in zip(arrays, metrics, strict=True)
+        jnp.where(inside, x, shrink(shrink(x, bound * t), tau * t)) for x, t in outputs
     ]
 
 
@@ -190,12 +197,41 @@ def k_largest(arrays: Sequence[jax.Array], k: int | jax.Array) -> list[jax.Array
       For each array one of booleans.
     """
     keys = [order_keys(x) for x in arrays]
-    found = _kth_key(keys, k)
-    wanted = k - total([count(key > found) for key in keys])
-    tied = [key == found for key in keys]
-    crowded = (total([count(tie) for tie in tied]) > wanted) & (found > 0)
-    tied = _first(tied, wanted, crowded)
-    return [(key > found) | tie for key, tie in zip(keys, tied, strict=True)]
+    sizes = [key.size for key in keys]
+    starts = np.cumsum([0, *sizes[:-1]])
+    groups = alike(keys)
+    if len(groups) < len(keys):
+        keys = kept(keys)
+    cut = _cut(stacked(keys, groups), k, [starts[group] for group in groups])
+    # A number is compiled into a kernel of its own; of an array all kernels are one.
+    ends = [(cut.end - jnp.array([start, -1], cut.end.dtype))[0] for start in starts]
+    return [
+        _marked(key, cut._replace(end=end)) for key, end in zip(keys, ends, strict=True)
+    ]
+
+
+def k_largest_of_each(
+    arrays: Sequence[jax.Array], ks: Sequence[int]
+) -> list[jax.Array]:
+    """Marks the k largest of each array as `k_largest` does."""
+    keys = kept([order_keys(x) for x in arrays])
+    ks = [jnp.asarray(k, jnp.result_type(int)) for k in ks]
+    cuts = of_each(lambda key, k: _cut([key], k), keys, ks)
+    return [_marked(key, cut) for key, cut in zip(keys, cuts, strict=True)]
+
+
+def of_each(search: Callable[..., Any], *columns: Sequence[jax.Array]) -> list[Any]:
+    """Gives `search(*row)` for each row of arrays, numbers: at once for those alike."""
+    found: list[Any] = [None] * len(columns[0])
+    for group in alike(*columns):
+        rows = [[column[i] for i in group] for column in columns]
+        if len(group) == 1:
+            found[group[0]] = search(*(row[0] for row in rows))
+            continue
+        together = jax.vmap(search)(*map(jnp.stack, rows))
+        for place, i in enumerate(group):
+            found[i] = jax.tree.map(functools.partial(_taken, place), together)
+    return found
 
 
 def order_keys(x: jax.Array) -> jax.Array:
@@ -223,7 +259,7 @@ def _few(
     parts: Sequence[jax.Array], combine: Callable[[jax.Array, jax.Array], jax.Array]
 ) -> list[jax.Array]:
     """Combines numbers to one, or those of many arrays to a few."""
-    width = 1 if len(parts) < _MANY else math.isqrt(len(parts))
+    width = 1 if len(parts) < MANY else math.isqrt(len(parts))
     return [functools.reduce(combine, parts[i::width]) for i in range(width)]
 
 
@@ -267,37 +303,84 @@ def _kth_key(keys: Sequence[jax.Array], k: int | jax.Array) -> jax.Array:
     return jax.lax.fori_loop(0, bits, refine, jnp.zeros([], integer))
 
 
-def _first(
-    marks: Sequence[jax.Array], wanted: jax.Array, crowded: jax.Array
-) -> list[jax.Array]:
-    """Keeps the first so many marks: bisects the index at which they end.
+def _taken(place: int, x: jax.Array) -> jax.Array:
+    """Gives an element of a vector, by one kernel for all places.
 
-    All of them, without a pass, unless `crowded`.
+    XLA compiles anew what differs in a number. An array of numbers, of which this takes
+    the first, it hands over.
     """
-    integer, size = wanted.dtype, sum(mark.size for mark in marks)
+    return x[jnp.array([place, place - 1])][0]
+
+
+class _Cut(NamedTuple):
+    """Where the k largest end."""
+
+    key: jax.Array
+    """All above it are among them,"""
+    end: jax.Array
+    """and of those equal to it, the ones before this index."""
+
+
+def _marked(key: jax.Array, cut: _Cut) -> jax.Array:
+    first = _index(key.shape, cut.end.dtype) < cut.end
+    return (key > cut.key) | ((key == cut.key) & first)
+
+
+def _cut(
+    keys: Sequence[jax.Array],
+    k: int | jax.Array,
+    starts: Sequence[np.ndarray] = (np.zeros(1, int),),
+) -> _Cut:
+    """Bisects the index at which the first of equals end, if they are too many.
+
+    Args:
+      keys: arrays and stacks of arrays.
+      k: how many, >= 0.
+      starts: for each the index of its first element, or of each array of the stack.
+    """
+    found = _kth_key(keys, k)
+    wanted = k - total([count(key > found) for key in keys])
+    tied = [key == found for key in keys]
+    crowded = (total([count(tie) for tie in tied]) > wanted) & (found > 0)
+    integer, size = wanted.dtype, sum(tie.size for tie in tied)
     if size > jnp.iinfo(integer).max:
         raise ValueError(
             f"the arrays have {size} elements, more than {integer} can count. Enable "
             "jax_enable_x64, or treat each array by itself."
         )
-    offsets = np.cumsum([0, *(mark.size for mark in marks)])
 
-    def first(end: jax.Array) -> list[jax.Array]:
-        return [
-            mark & (_index(mark.shape, integer) < end - offset)
-            for mark, offset in zip(marks, offsets.tolist(), strict=False)
-        ]
+    def first(tie: jax.Array, start: np.ndarray, end: jax.Array) -> jax.Array:
+        if len(start) == 1:
+            return tie & (_index(tie.shape, integer) < end - int(start[0]))
+        index = _index(tie.shape[1:], integer)
+        ends = end - jnp.asarray(start, integer)
+        return tie & (index < ends.reshape(-1, *[1] * index.ndim))
 
     def advance(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = state
         middle = low + (high - low) // 2
-        enough = total([count(mark) for mark in first(middle)]) >= wanted
+        marks = [
+            first(tie, start, middle) for tie, start in zip(tied, starts, strict=True)
+        ]
+        enough = total([count(mark) for mark in marks]) >= wanted
         return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
 
     last = jnp.full([], size, integer)
     start = jnp.where(crowded, 0, last), last
     _, end = jax.lax.while_loop(lambda state: state[0] < state[1], advance, start)
-    return first(end)
+    return _Cut(found, end)
+
+
+def _stacked_pairs(
+    arrays: Sequence[jax.Array], metrics: Sequence[jax.Array]
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """Stacks arrays that are alike, and their metrics so that they broadcast."""
+    groups = alike(arrays, metrics)
+    arrays, metrics = kept(arrays), kept(metrics)
+    for i in itertools.chain(*(group for group in groups if len(group) > 1)):
+        missing = arrays[i].ndim - metrics[i].ndim
+        metrics[i] = jax.lax.expand_dims(metrics[i], range(missing))
+    return stacked(arrays, groups), stacked(metrics, groups)
 
 
 def _index(shape: tuple[int, ...], integer: jnp.dtype) -> jax.Array:

@@ -3,8 +3,8 @@
 The bits of non-negative floating point numbers, read as integers, have the order of the
 numbers, and are nearly their logarithm. So a quantile that moves little from one step
 to the next is enclosed by counting on both sides of the last one, and the bracket
-shrinks to about the square root of what it holds with every pass. Nothing is sorted,
-gathered or concatenated; of sharded arrays only counts are exchanged.
+shrinks to about the square root of what it holds with every pass. Nothing is sorted or
+gathered; of sharded arrays only counts are exchanged.
 """
 
 import functools
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from l1jax.leaves import alike, stacked
 from l1jax.order_statistics import greatest, total
 
 # Where the first pass counts, in sixteenths of an octave from the guess.
@@ -33,12 +34,14 @@ def kth_smallest(
 
     Args:
       keys: the `order_keys` of arrays of one dtype, with NaN as the largest number.
+        If there are many, keep them from being computed again (`l1jax.leaves.kept`).
       k: from 1 to the number of elements.
       guess: a scalar of the arrays' dtype; the nearer to the result, the fewer passes.
 
     Returns:
       Scalar; infinity where the k-th smallest is NaN.
     """
+    keys = stacked(keys, alike(keys))
     integer, dtype = keys[0].dtype, guess.dtype
     beyond = key_of(jnp.asarray(np.inf, dtype)) + 1
     sixteenth = 1 << (jnp.finfo(dtype).nmant - 4)

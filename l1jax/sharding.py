@@ -21,7 +21,7 @@ def torn(x: Any, parts: Sequence[Sequence[int]]) -> bool:
       x: any array.
       parts: for each axis its length, or number and length of its blocks.
     """
-    sharding = _explicit(x)
+    sharding = explicit_sharding(x)
     if sharding is None:
         return False
     for names, part in zip(sharding.spec, parts, strict=False):
@@ -35,7 +35,7 @@ def torn(x: Any, parts: Sequence[Sequence[int]]) -> bool:
 def gathered(compute: Callable[..., jax.Array], *arrays: Any) -> jax.Array:
     """Computes on whole arrays, and shares the result out as the first one is."""
     y = compute(*map(_whole, arrays))
-    sharding = _explicit(arrays[0])
+    sharding = explicit_sharding(arrays[0])
     same = sharding is not None and y.shape == arrays[0].shape
     return _reshard(y, sharding) if same else y
 
@@ -54,7 +54,7 @@ def gathering(
     def wrap(method: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         @functools.wraps(method)
         def wrapped(self: Any, x: Any, *args: Any, **kwargs: Any) -> jax.Array:
-            if _explicit(x) is None or not needed(self, x):
+            if explicit_sharding(x) is None or not needed(self, x):
                 return method(self, x, *args, **kwargs)
             others = {name: _whole(value) for name, value in kwargs.items()}
             return gathered(functools.partial(method, self, **others), x, *args)
@@ -64,8 +64,8 @@ def gathering(
     return wrap
 
 
-def _explicit(x: Any) -> NamedSharding | None:
-    """The sharding in an array's type; None where there is none, or it is whole."""
+def explicit_sharding(x: Any) -> NamedSharding | None:
+    """Gives the sharding in an array's type; None of a whole array."""
     if not isinstance(x, jax.Array) or not hasattr(jax, "typeof"):
         return None
     sharding = getattr(jax.typeof(x), "sharding", None)
@@ -74,7 +74,7 @@ def _explicit(x: Any) -> NamedSharding | None:
 
 
 def _whole(x: Any) -> Any:
-    sharding = _explicit(x)
+    sharding = explicit_sharding(x)
     if sharding is None:
         return x
     return _reshard(x, NamedSharding(sharding.mesh, PartitionSpec()))

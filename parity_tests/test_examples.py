@@ -35,6 +35,7 @@ OPTIONS = {
         "--steps 60 --seeds 1 --points 2 --framework both"
     ),
     "benchmarks/eager_steps": "--steps 20",
+    "benchmarks/compile_time": "--leaves 2 --repeats 1",
     "benchmarks/prox_cost": "--size 100000 --repeats 3",
     "benchmarks/solvers": "--samples 100 --features 500 --repeats 3",
     "benchmarks/target_sparsity": "--size 100000 --repeats 3",

@@ -150,6 +150,26 @@ def test_the_ball_against_sorting(twin, dtype):
         np.testing.assert_array_equal((found == 0)[clear], (expected == 0)[clear])
 
 
+def test_many_small_arrays_are_counted_as_one(twin):
+    shapes = [(2, 3), (4,), (1, 3)] * 7
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=shape).round(1) for shape in shapes]
+    t = [rng.uniform(0.1, 1, size=shape[1:]) for shape in shapes]
+    flat = np.concatenate([a.ravel() for a in x])
+    arrays = [twin.array(a) for a in x]
+    order = np.argsort(-np.abs(flat), kind="stable")
+    for k in (0, 1, 40, 41, 42, flat.size):
+        marks = marks_of(twin)(twin.array(k, "int32"), *map(abs, arrays))
+        marks = np.concatenate([twin.numpy(mark).ravel() for mark in marks])
+        assert set(marks.nonzero()[0]) >= set(order[:k])
+        assert marks[flat != 0].sum() == min(k, np.count_nonzero(flat))
+    metrics = [np.broadcast_to(b, a.shape).ravel() for a, b in zip(x, t, strict=True)]
+    expected = sorted_projection(flat, np.concatenate(metrics), 3.0)
+    found = projection(twin, 3.0, len(x))(*arrays, *map(twin.array, t))
+    found = np.concatenate([twin.numpy(u).ravel() for u in found])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
+
+
 def test_the_ball_has_the_certificate_of_a_projection(twin):
     # <(x - p) / t, u - p> <= 0 for all u of the ball: it is enough that it holds for
     # its corners. Metrics as those of Adam are, and worse.

@@ -1,5 +1,6 @@
 """The k-th smallest number, counted from a guess, whatever the guess."""
 
+import functools
 import math
 
 import hypothesis
@@ -104,6 +105,38 @@ def test_the_least_strength_is_least(twin, guess):
             )
         exact = np.sort(values)[k - 1]
         assert exact <= found <= exact * (1 + 4e-6)
+
+
+# What a step is lowered to for each further array, over that of a fixed strength.
+MANY = {
+    "global": (l1jax.target_sparsity(0.5, 10), l1jax.l1(), 1.5),
+    "snap": (l1jax.target_sparsity(0.5, 10, snap=0.75), l1jax.l1(), 2.5),
+    "array": (l1jax.target_sparsity(0.5, 10, scope="array"), l1jax.l1(), 2.5),
+    "array, snap": (
+        *(l1jax.target_sparsity(0.5, 10, scope="array", snap=0.75), l1jax.l1()),
+        4,
+    ),
+    "ball": (1.0, l1jax.l1_ball(1.0, scope="tree"), 2.5),
+    "top_k": (1.0, l1jax.top_k(9, scope="tree"), 2.5),
+}
+
+
+@functools.cache
+def lines_for_each(strength, penalty):
+    def lines(arrays):
+        tx = l1jax.proximal(optax.sgd, 0.1, strength, penalty=penalty)
+        shapes = [(1 + i % 4, 2) for i in range(arrays)]
+        params = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        state = jax.eval_shape(tx.init, params)
+        return jax.jit(tx.update).lower(params, state, params).as_text().count("\n")
+
+    return (lines(40) - lines(20)) / 20
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_each_of_many_arrays_adds_little_to_a_step(name):
+    strength, penalty, limit = MANY[name]
+    assert lines_for_each(strength, penalty) < limit * lines_for_each(0.1, l1jax.l1())
 
 
 def test_a_step_of_many_arrays_is_no_longer_than_its_arrays():

@@ -127,12 +127,17 @@ def test_on_an_explicit_mesh_a_penalty_does_what_it_does_on_one_device(
     np.testing.assert_array_equal(found["new"] == 0, wanted["new"] == 0)
 
 
-@pytest.mark.parametrize("wrap", [jax.jit, lambda f: f], ids=["jit", "eager"])
+@pytest.mark.parametrize(
+    ("wrap", "copies"),
+    [(jax.jit, 1), (lambda f: f, 1), (jax.jit, 9)],
+    ids=["jit", "eager", "many"],
+)
 @pytest.mark.parametrize("scope", ["global", "array"])
-def test_on_an_explicit_mesh_a_target_is_met(two_devices, scope, wrap):
+def test_on_an_explicit_mesh_a_target_is_met(two_devices, scope, wrap, copies):
     target = l1jax.target_sparsity(0.5, 4, begin=0.0, end=0.5, scope=scope, snap=0.5)
     tx = l1jax.proximal_step(target, 0.1)
     start = {"u": np.arange(1.0, 9.0), "v": np.arange(12.0).reshape(6, 2) + 0.5}
+    start = {f"{name}{i}": x for i in range(copies) for name, x in start.items()}
     with jax.set_mesh(two_devices):
         params = jax.device_put(start, NamedSharding(two_devices, P("x")))
         state, update = tx.init(params), wrap(tx.update)
@@ -141,6 +146,8 @@ def test_on_an_explicit_mesh_a_target_is_met(two_devices, scope, wrap):
             updates, state = update(updates, state, params)
             params = optax.apply_updates(params, updates)
     zeros = {name: int((np.asarray(x) == 0).sum()) for name, x in params.items()}
-    assert sum(zeros.values()) == 10
-    assert scope == "global" or zeros == {"u": 4, "v": 6}
+    assert sum(zeros.values()) == 10 * copies
+    assert scope == "global" or all(
+        n == {"u": 4, "v": 6}[k[0]] for k, n in zeros.items()
+    )
     assert all(x.sharding.spec[0] == "x" for x in params.values())
