@@ -191,7 +191,7 @@ def proximal(
     require_penalty(penalty)
     check_metric(metric, penalty)
     max_ratio = check_max_ratio(max_ratio)
-    check_window(window, penalty)
+    window = check_window(window, penalty)
     strength, target = split_target(strength, penalty, window)
     cap, traced_ratio = max_ratio, None
     if target:

@@ -34,10 +34,7 @@ def torn(x: Any, parts: Sequence[Sequence[int]]) -> bool:
 
 def gathered(compute: Callable[..., jax.Array], *arrays: Any) -> jax.Array:
     """Computes on whole arrays, and shares the result out as the first one is."""
-    y = compute(*map(_whole, arrays))
-    sharding = explicit_sharding(arrays[0])
-    same = sharding is not None and y.shape == arrays[0].shape
-    return _reshard(y, sharding) if same else y
+    return _shared_like(compute(*map(_whole, arrays)), arrays[0])
 
 
 def gathering(
@@ -53,11 +50,12 @@ def gathering(
 
     def wrap(method: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         @functools.wraps(method)
-        def wrapped(self: Any, x: Any, *args: Any, **kwargs: Any) -> jax.Array:
+        def wrapped(self: Any, *args: Any, **kwargs: Any) -> jax.Array:
+            x = args[0] if args else kwargs.get("x", kwargs.get("grad"))
             if explicit_sharding(x) is None or not needed(self, x):
-                return method(self, x, *args, **kwargs)
+                return method(self, *args, **kwargs)
             others = {name: _whole(value) for name, value in kwargs.items()}
-            return gathered(functools.partial(method, self, **others), x, *args)
+            return _shared_like(method(self, *map(_whole, args), **others), x)
 
         return wrapped
 
@@ -78,6 +76,12 @@ def _whole(x: Any) -> Any:
     if sharding is None:
         return x
     return _reshard(x, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
+def _shared_like(y: jax.Array, x: Any) -> jax.Array:
+    sharding = explicit_sharding(x)
+    same = sharding is not None and y.shape == x.shape
+    return _reshard(y, sharding) if same else y
 
 
 def _reshard(x: jax.Array, sharding: NamedSharding) -> jax.Array:

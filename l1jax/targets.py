@@ -45,9 +45,10 @@ class TargetSparsity:
         It is exact where the ramp is over; before, it is rounded as a float is.
         """
         step = step_count("step", step)
-        size = check_int("size", size, "how many weights there are", least=0)
         integer = jnp.result_type(int)
-        ramp = jnp.round(self.fraction(step) * size).astype(integer)
+        most = int(jnp.iinfo(integer).max)
+        size = check_int("size", size, "how many weights there are", least=0, most=most)
+        ramp = jnp.round(self.fraction(step) * float(size)).astype(integer)
         full = jnp.asarray(round(self.target * size), integer)
         step = jnp.asarray(step, jnp.result_type(float))
         return jnp.where(step >= self.end * self.steps, full, jnp.minimum(ramp, full))

@@ -66,6 +66,10 @@ class _FusedLasso(Penalty):
     @gathering()
     def lambda_max(self, grad: ArrayLike) -> jax.Array:
         grad = gradient_operand(grad)
+        flaw = jnp.sum(jnp.where(jnp.isnan(grad), grad, 0))  # hidden by comparisons
+        return self._lambda_max(grad) + flaw
+
+    def _lambda_max(self, grad: jax.Array) -> jax.Array:
         if grad.ndim == 0 or grad.size == 0 or self.l1_ratio == 1:
             factor = 1 / self.l1_ratio if self.l1_ratio else jnp.inf
             bound = largest(jnp.abs(grad))

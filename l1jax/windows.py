@@ -18,15 +18,16 @@ from l1jax.penalty import Penalty
 _EXAMPLE = "10, or math.inf; name it in static_args under inject_hyperparams"
 
 
-def check_window(window: float, penalty: Penalty) -> None:
-    """Raises unless it is a whole number >= 1, or infinity, and the penalty is L1."""
+def check_window(window: float, penalty: Penalty) -> float:
+    """Gives a whole number >= 1, or infinity; other than 1, the penalty must be L1."""
     if not (isinstance(window, float) and window == math.inf):
-        check_int("window", window, _EXAMPLE, most=LARGEST)
+        window = check_int("window", window, _EXAMPLE, most=LARGEST)
     if window > 1 and type(penalty) is not type(l1()):
         raise ValueError(
             f"window must be 1 with {penalty!r}, got {window!r}: the cumulative "
             "penalty is defined for l1(). Pass window=1."
         )
+    return window
 
 
 def shrink(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l1torch.checks import is_number
+from l1torch.checks import described, is_number
 from l1torch.hyperparameters import Number, as_float, check_number, require_broadcast
 
 Group = dict[str, Any]
@@ -38,8 +38,15 @@ def by_plain_name(values: Mapping[str, Any]) -> dict[str, Any]:
     """Names what is kept for each parameter by `plain_name`.
 
     Raises:
+      TypeError: a name is no string.
       ValueError: two of the names are the same without what wrappers put in.
     """
+    for name in values:
+        if not isinstance(name, str):
+            raise TypeError(
+                "strength must map names to numbers, got the name "
+                f"{described(name)}. Pass one such as 'weight'."
+            )
     plain = {plain_name(name): value for name, value in values.items()}
     if len(plain) < len(values):
         raise ValueError(

@@ -74,6 +74,7 @@ def require_same_tree(updates: Any, params: Any, argument: str = "updates") -> N
 
     A `None` update stands for a parameter that takes no step and matches any tensor.
     """
+    require_params(params)
     wants, has = named_leaves(params), named_leaves(updates, argument)
     for name, update in has:
         if update is not None and not isinstance(update, Tensor):

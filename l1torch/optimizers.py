@@ -186,7 +186,7 @@ class Proximal(PenalisedOptimizer):
         check_choice("step_size", step_size, ("optimizer", "learning_rate"))
         check_flag("fused", fused)
         max_ratio = check_max_ratio(max_ratio)
-        check_window(window, penalty)
+        window = check_window(window, penalty)
         if isinstance(strength, TargetSparsity):
             check_target(strength, penalty, window)
         self._known = None

@@ -24,13 +24,13 @@ class _Ordered(Penalty):
     convex = True
 
     @abc.abstractmethod
-    def _weights(self, size: int) -> np.ndarray:
+    def _weights(self, name: str, size: int) -> np.ndarray:
         """The weights of an array of `size` elements, the largest first."""
 
     def require_fit(
         self, path: str, shape: tuple[int, ...], strength_shape: tuple[int, ...] = ()
     ) -> None:
-        self._weights(math.prod(shape))
+        self._weights(path, math.prod(shape))
         _require_one_number("strength", strength_shape, path)
 
     @gathering()
@@ -68,7 +68,7 @@ class _Ordered(Penalty):
     @gathering()
     def lambda_max(self, grad: Tensor) -> Tensor:
         grad = gradient_operand(grad)
-        weights = torch.as_tensor(self._weights(grad.numel())).to(grad)
+        weights = torch.as_tensor(self._weights("grad", grad.numel())).to(grad)
         sizes = -torch.sort(-grad.reshape(-1).abs()).values
         return largest(torch.cumsum(sizes, 0) / torch.cumsum(weights, 0))
 
@@ -78,7 +78,7 @@ class _Ordered(Penalty):
         # projection leaves the isotonic regression of the sorted v - weights.
         _require_one_number("strength", strength.shape, "x")
         shape, x, v = x.shape, x.reshape(-1), v.reshape(-1)
-        weights = torch.as_tensor(self._weights(x.numel())).to(x)
+        weights = torch.as_tensor(self._weights("x", x.numel())).to(x)
         direction = sign(torch.where(x == 0, v, x)).detach()
         direction = torch.where(direction == 0, 1, direction)
         along, size = v * direction, x.abs()
@@ -102,10 +102,10 @@ class _Owl(_Ordered):
     def __repr__(self) -> str:
         return f"owl({_shortened(self.weights)})"
 
-    def _weights(self, size: int) -> np.ndarray:
+    def _weights(self, name: str, size: int) -> np.ndarray:
         if len(self.weights) != size:
             raise ValueError(
-                f"owl has {len(self.weights)} weights, got an array of {size} "
+                f"owl has {len(self.weights)} weights, but '{name}' has {size} "
                 "elements. Pass one weight for each element, or use slope(q)."
             )
         return self._array
@@ -119,7 +119,7 @@ class _Owl(_Ordered):
 class _Slope(_Ordered):
     q: float
 
-    def _weights(self, size: int) -> np.ndarray:
+    def _weights(self, name: str, size: int) -> np.ndarray:
         return _benjamini_hochberg(self.q, size)
 
 

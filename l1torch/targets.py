@@ -37,7 +37,8 @@ class TargetSparsity:
 
     def count(self, step: int, size: int) -> int:
         """Gives the number of zeros wanted among `size` weights."""
-        size = check_int("size", size, "how many weights there are", least=0)
+        most = 2**63 - 1
+        size = check_int("size", size, "how many weights there are", least=0, most=most)
         return round(self.fraction(step) * size)
 
     @property

@@ -68,6 +68,10 @@ class _FusedLasso(Penalty):
     @gathering()
     def lambda_max(self, grad: Tensor) -> Tensor:
         grad = gradient_operand(grad)
+        flaw = torch.where(grad.isnan(), grad, 0).sum()  # hidden by comparisons
+        return self._lambda_max(grad) + flaw
+
+    def _lambda_max(self, grad: Tensor) -> Tensor:
         if grad.ndim == 0 or grad.numel() == 0 or self.l1_ratio == 1:
             factor = 1 / self.l1_ratio if self.l1_ratio else math.inf
             bound = largest(grad.abs())

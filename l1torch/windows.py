@@ -20,10 +20,10 @@ BUDGETS = ("l1_plus", "l1_minus")
 """The keys of the two budgets in an optimizer's state."""
 
 
-def check_window(window: float, penalty: Penalty) -> None:
-    """Raises unless it is a whole number >= 1, or infinity, and the penalty is L1."""
+def check_window(window: float, penalty: Penalty) -> float:
+    """Gives a whole number >= 1, or infinity; other than 1, the penalty must be L1."""
     if not (isinstance(window, float) and window == math.inf):
-        check_int(
+        window = check_int(
             "window", window, "1 for the ordinary prox, or math.inf", most=LARGEST
         )
     if window > 1 and type(penalty) is not type(l1()):
@@ -31,6 +31,7 @@ def check_window(window: float, penalty: Penalty) -> None:
             f"window must be 1 with {penalty!r}, got {window!r}: the cumulative "
             "penalty is defined for l1(). Pass window=1."
         )
+    return window
 
 
 def shrink_(

@@ -83,7 +83,9 @@ def optimizers(twin: Twin) -> dict[str, Case]:
             base(factory=optax.adam),
             {"max_ratio": capped},
         ),
-        "proximal of momentum": Case(step, base(momentum=0.5), {"momentum": momentum}),
+        "proximal of momentum": Case(
+            step, base(momentum=0.5), {"momentum": momentum}, below=1.0
+        ),
         "proximal.init": Case(
             tx.init, lambda: {"params": params(twin)}, {"params": None}
         ),

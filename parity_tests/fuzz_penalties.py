@@ -138,7 +138,14 @@ def methods(twin: Twin) -> dict[str, Case]:
             del methods["lambda_max"]
         for method, (arguments, kinds) in methods.items():
             call = getattr(penalty, method)
-            found[f"{name}.{method}"] = Case(call, arguments, kinds)
+            infinite = (name, method) == ("total_variation", "lambda_max")
+            found[f"{name}.{method}"] = Case(
+                call,
+                arguments,
+                kinds,
+                infinite=infinite,
+                every=1 if name in ("l1", "fused_lasso", "l1_ball") else 2,
+            )
     found["soft_threshold"] = Case(
         lib.soft_threshold,
         lambda: {"x": twin.array([2.0, 0.0, 0.5]), "threshold": 0.25},

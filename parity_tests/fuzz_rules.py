@@ -20,6 +20,7 @@ ALIASES = {
     "coef": ("coefficients",),
     "factory": ("optimizer", "factory_kwargs"),
     "x": ("weights",),
+    "pilot": ("weights",),
     "l1": ("strength",),
     "params": ("parameters",),
     "X": ("folds",),
@@ -41,6 +42,14 @@ class Case:
     kinds: dict[str, Rule | None]
     positive: bool = False
     """Whether a zero in an array makes NaN, as a negative number does elsewhere."""
+    below: float = np.inf
+    """Numbers in arrays that are not below this make NaN."""
+    infinite: bool = False
+    """Whether a result may be infinite."""
+    every: int = 1
+    """Of the odd values each so many-th is taken, where cases share their checks."""
+    foreign: str = "a^"
+    """A pattern of errors that are the base optimizer's own."""
 
     def allowed(self, argument: str, value: Any) -> bool | None:
         """Says what the argument's rule says of a value."""

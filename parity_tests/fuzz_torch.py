@@ -109,7 +109,12 @@ def optimizers(twin: Twin) -> dict[str, Case]:
             lambda: {"optimizer": sgd(), "mask": None},
             {"optimizer": choice, "mask": None},
         ),
-        "Proximal of lr": Case(with_setting("lr"), lambda: {}, {"lr": None}),
+        "Proximal of lr": Case(
+            with_setting("lr"),
+            lambda: {},
+            {"lr": None},
+            foreign="can't convert negative int",  # torch takes ints of 64 bits
+        ),
         "Proximal of momentum": Case(
             with_setting("momentum"), lambda: {}, {"momentum": None}
         ),

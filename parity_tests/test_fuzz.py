@@ -67,6 +67,9 @@ DIRECT = [
         ValueError,
         "scale must be .*>",
     ),
+    ("TargetSparsity.count", "size", 10**400, ValueError, "size must be .* <= 92233"),
+    ("weighted_l1", "weights", {1.0}, TypeError, "weights must be .*real numbers"),
+    ("adaptive_l1", "pilot", ["a"], TypeError, "pilot must be .*real numbers"),
     ("strength_schedule()", "count", -1, ValueError, "count must be .* got -1"),
     ("strength_schedule()", "count", math.nan, ValueError, "count must be .* got nan"),
     ("layouts", "params", object(), TypeError, "params"),
@@ -193,6 +196,14 @@ def test_values_that_need_a_framework(twin):
             r"grads\['[wb]'\] must be .* real floating point, .*complex128",
         ),
         (
+            *("owl.lambda_max", "grad", twin.array([1.0]), ValueError),
+            "owl has 3 weights, but 'grad' has 1 elements",
+        ),
+        (
+            *("add_subgradient.update", "params", {"w": "a"}, TypeError),
+            r"params\['w'\] must be an? (array|tensor), got 'a'",
+        ),
+        (
             *("soft_threshold", "x", twin.array([1.0], "float8_e4m3fn"), TypeError),
             "x must be real floating point, .* 16 bits at least, got dtype .*float8",
         ),
@@ -200,6 +211,9 @@ def test_values_that_need_a_framework(twin):
         case = found[name]
         with pytest.raises(error, match=match):
             case.call(**case.arguments() | {argument: value})
+    found["fused_lasso.lambda_max"].call(grad=twin.array([1.0, 2.0]))
+    proximal = found["proximal"]
+    proximal.call(**proximal.arguments() | {"window": np.array(2)})
     for name in ("proximal_step", "proximal", "solve"):
         case = found[name]
         case.call(**case.arguments() | {"strength": 10**30})

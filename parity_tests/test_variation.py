@@ -238,6 +238,8 @@ def test_special_values(twin, ratio, dtype):
     nan = np.array([1.0, np.nan, 2.0])
     assert np.isnan(call(twin, ratio, "subgradient", nan, 1.0)[1])
     assert np.isnan(call(twin, ratio, "optimality_distance", nan, 0 * x[:3], 1.0)[1])
+    for one in (nan, np.array(np.nan)):
+        assert np.isnan(call(twin, ratio, "lambda_max", one))
     for shape in ((), (0,), (1,), (3, 0), (2, 1)):
         y = call(twin, ratio, "prox", np.full(shape, 3.0), 1.0)
         np.testing.assert_array_equal(y, np.full(shape, 3.0 - ratio))

@@ -75,6 +75,8 @@ def test_bad_strengths_by_name(wrap):
         wrap(base(), {"typo": 0.1})
     with pytest.raises(ValueError, match="strength has no entry for '0.bias'"):
         wrap(base(), {"0.weight": 0.1})
+    with pytest.raises(TypeError, match="strength must map .* numbers, got .* 1 of"):
+        wrap(base(), {1: 0.1})
     with pytest.raises(TypeError, match="strength must map names to numbers"):
         wrap(base(), {n: lambda t: 0.1 for n, _ in model.named_parameters()})
     with pytest.raises(ValueError, match=r"strength of shape \(3,\) does not broad"):
