@@ -50,6 +50,7 @@ class _Ordered(Penalty):
     @gathering()
     def prox(self, x: Tensor, threshold: Number) -> Tensor:
         def formula(x: Tensor, t: Tensor) -> Tensor:
+            self.require_fit("x", x.shape)
             _require_one_number("threshold", t.shape, "x")
             # From this threshold on all is zero; beyond, rounding would be of its size.
             enough = self.lambda_max(x.detach())

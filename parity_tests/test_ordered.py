@@ -227,7 +227,7 @@ def test_bad_input(twin):
         module.slope("0.1")
     p, x = module.owl([2, 1]), twin.array(np.ones(3))
     for use in (lambda: p.prox(x, 1.0), lambda: p.require_fit("w", (3,))):
-        with pytest.raises(ValueError, match="2 weights, but '(x|w|grad)' has 3 elements"):
+        with pytest.raises(ValueError, match="2 weights, but '(x|w)' has 3 elements"):
             use()
     p.require_fit("w", (2, 1), (1, 1))
     x = twin.array(np.ones(2))
