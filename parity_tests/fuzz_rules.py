@@ -27,7 +27,6 @@ ALIASES = {
     "intercept": ("coef and intercept",),
     "closure": ("argument", "arguments"),
     "grad": ("'x'",),
-    "pilot": ("weights",),
 }
 """What else an argument may be called in messages."""
 
