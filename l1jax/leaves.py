@@ -124,11 +124,10 @@ def require_real_floating(path: str, leaf: Any) -> None:
             f"params['{path}'] must be an array, got {described(leaf)}. Pass the "
             "parameters of your model, such as {'w': jnp.ones(3)}."
         )
-    if not _is_real_floating(dtype_of(leaf)):
+    if not jnp.issubdtype(dtype_of(leaf), jnp.floating):
         raise TypeError(
             f"params['{path}'] has dtype {dtype_of(leaf)}; a penalised parameter must "
-            "be real floating point of 16 bits at least. Leave it out with mask=, or "
-            "convert it."
+            "be real floating point. Leave it out with mask=, or convert it."
         )
     require_known_float(f"params['{path}']", dtype_of(leaf))
 

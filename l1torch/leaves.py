@@ -107,11 +107,10 @@ def require_real_floating(name: str, leaf: Tensor) -> None:
             f"params['{name}'] must be a tensor, got {described(leaf)}. Pass the "
             "parameters of your model, such as {'w': torch.ones(3)}."
         )
-    if not _is_real_floating(leaf.dtype):
+    if not leaf.is_floating_point():
         raise TypeError(
             f"params['{name}'] has dtype {leaf.dtype}; a penalised parameter must be "
-            "real floating point of 16 bits at least. Leave it out with mask=, or "
-            "convert it."
+            "real floating point. Leave it out with mask=, or convert it."
         )
     require_known_float(f"params['{name}']", leaf.dtype)
 
