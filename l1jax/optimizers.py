@@ -17,19 +17,13 @@ from l1jax.hyperparameters import (
 )
 from l1jax.leaves import compute_dtype, dtype_of, spread
 from l1jax.masks import Mask, weights_only
+from l1jax.penalised_leaves import check_params, penalised_leaves, split_target
 from l1jax.penalties import l1
 from l1jax.penalty import Penalty, require_penalty
 from l1jax.step_sizes import EffectiveStep, Factory, lookup
 from l1jax.targets import TargetSparsity
 from l1jax.thresholds import Metric, check_max_ratio, check_metric
-from l1jax.transforms import (
-    Move,
-    Rule,
-    check_params,
-    penalised_leaves,
-    proximal_updates,
-    split_target,
-)
+from l1jax.transforms import Move, Rule, proximal_updates
 from l1jax.windows import check_window
 
 

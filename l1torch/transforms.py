@@ -1,6 +1,5 @@
 """Gradient transformations on dicts of tensors: subgradients and proximal steps."""
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -22,25 +21,21 @@ from l1torch.hyperparameters import (
     Schedule,
     Strength,
     check_learning_rate,
-    check_schedules,
     check_strength,
     learning_rate_at,
     product,
-    strengths_at,
 )
 from l1torch.leaves import (
     compute_dtype,
     named_leaves,
-    require_dense,
     require_params,
-    require_real_floating,
     require_same_tree,
 )
-from l1torch.masks import Mask, selected, weights_only
+from l1torch.masks import Mask, weights_only
+from l1torch.penalised_leaves import check_params, penalised_leaves
 from l1torch.penalties import l1
 from l1torch.penalty import (
     Penalty,
-    require_fit,
     require_penalty,
     require_subgradient,
 )
@@ -120,7 +115,7 @@ def add_subgradient(
     require_subgradient(penalty)
 
     def init_fn(params: Mapping[str, Tensor]) -> AddSubgradientState:
-        _check_params(params, mask, strength, None, penalty)
+        check_params(params, mask, strength, None, penalty)
         return AddSubgradientState(count=0)
 
     def update_fn(
@@ -129,7 +124,7 @@ def add_subgradient(
         params: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], AddSubgradientState]:
         _require_state(state, AddSubgradientState)
-        rows = _penalised(updates, params, strength, mask, state.count)
+        rows = penalised_leaves(updates, params, strength, mask, state.count)
         new_updates = dict(updates)
         for name, param, param_strength in rows:
             update = updates[name]
@@ -201,7 +196,7 @@ def proximal_step(
     check_learning_rate(learning_rate)
 
     def init_fn(params: Mapping[str, Tensor]) -> ProximalStepState:
-        _check_params(params, mask, strength, learning_rate, penalty)
+        check_params(params, mask, strength, learning_rate, penalty)
         names = [name for name, _ in named_leaves(params)]
         return ProximalStepState(0, target and initial_control(target, names))
 
@@ -220,7 +215,9 @@ def proximal_step(
             return product(step_size, param_strength, compute_dtype(param.dtype))
 
         moved = {}
-        rows = _penalised(updates, params, strength, mask, state.count, penalty.joint)
+        rows = penalised_leaves(
+            updates, params, strength, mask, state.count, penalty.joint
+        )
         for name, param, _ in rows:
             dtype = compute_dtype(param.dtype)
             moved[name] = param.to(dtype) + updates[name].to(dtype)
@@ -325,63 +322,3 @@ def _follow(
         moved[name].masked_fill(~mark, 0)
         for (name, _, _), mark in zip(rows, kept, strict=True)
     ], control
-
-
-def _check_params(
-    params: Mapping[str, Tensor],
-    mask: Mask,
-    strength: Strength,
-    learning_rate: Any,
-    penalty: Penalty,
-) -> None:
-    leaves, flags = named_leaves(params), selected(mask, params)
-    for name, leaf in itertools.compress(leaves, flags):
-        require_real_floating(name, leaf)
-    strengths = check_schedules(strength, learning_rate, params)
-    for (name, leaf), value in itertools.compress(
-        zip(leaves, strengths, strict=True), flags
-    ):
-        require_fit(penalty, name, leaf, value)
-
-
-def _penalised(
-    updates: Mapping[str, Tensor],
-    params: Mapping[str, Tensor] | None,
-    strength: Strength,
-    mask: Mask,
-    count: int,
-    joint: bool = False,
-) -> list[tuple[str, Tensor, Number]]:
-    """Gives name, parameter and strength of each penalised parameter.
-
-    One whose update is `None` takes no step and counts as not penalised.
-
-    Raises:
-      ValueError: missing parameters, updates of other names, or of some only under a
-        joint penalty.
-    """
-    if params is None:
-        raise ValueError(
-            "params must be given, got None. Call update(updates, state, params)."
-        )
-    require_same_tree(updates, params)
-    rows = zip(
-        named_leaves(params),
-        selected(mask, params),
-        strengths_at(strength, count, params),
-        strict=True,
-    )
-    found, still = [], []
-    for (name, param), penalised, param_strength in rows:
-        if penalised and updates[name] is not None:
-            require_real_floating(name, param)
-            require_dense(f"updates['{name}']", updates[name])
-            found.append((name, param, param_strength))
-        elif penalised and joint and param is not None:
-            still.append(name)
-    if found and still:
-        raise ValueError(
-            f"updates of {still} are None, but the penalty holds for all penalised "
-            "tensors together. Leave those that do not move out with mask=."
-        )
-    return found
