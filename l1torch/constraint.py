@@ -22,7 +22,7 @@ from l1torch.leaves import (
     cut,
     is_small,
     joined,
-    require_real_floating,
+    require_real_tensor,
 )
 from l1torch.order_statistics import any_of, relative, shard_slices
 from l1torch.penalty import Penalty, require_gradient
@@ -156,7 +156,7 @@ class Constraint(Penalty):
         An element is NaN where its threshold is: few sets would show it otherwise.
         """
         for path, x, t in rows:
-            require_real_floating(path, x)
+            require_real_tensor(path, x)
             self.require_fit(path, tuple(x.shape))
             infinite = isinstance(t, numbers.Real) and t == math.inf
             if argument == "strength" or not infinite:
