@@ -134,7 +134,7 @@ def require_real_floating(path: str, leaf: Any) -> None:
 
 def require_known_float(name: str, dtype: Any) -> None:
     """Raises TypeError for floats of 8 bits or less."""
-    if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 16:
+    if jnp.issubdtype(dtype, jnp.floating) and not _is_real_floating(dtype):
         raise TypeError(
             f"{name} must have 16 bits or more, got dtype {jnp.dtype(dtype).name}. "
             "Convert it to bfloat16 or float32, or leave it out with mask=."

@@ -180,7 +180,7 @@ def require_dense(argument: str, tensor: Tensor) -> None:
 
 def require_known_float(name: str, dtype: torch.dtype) -> None:
     """Raises TypeError for floats of 8 bits or less."""
-    if dtype.is_floating_point and dtype.itemsize < 2:
+    if dtype.is_floating_point and not _is_real_floating(dtype):
         raise TypeError(
             f"{name} must have 16 bits or more, got dtype {str(dtype).split('.')[-1]}. "
             "Convert it to bfloat16 or float32, or leave it out with mask=."
