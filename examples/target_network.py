@@ -34,9 +34,9 @@ import l1jax
 import l1torch
 from common import FRAMEWORKS, chosen, command_line, save
 from data import Split, digits, minibatches
-from l1jax.order_statistics import kth_largest
-from l1jax.targets import target_sparsity as jax_target
-from l1torch.targets import target_sparsity as torch_target
+from l1jax.numerics.order_statistics import kth_largest
+from l1jax.strengths.targets import target_sparsity as jax_target
+from l1torch.strengths.targets import target_sparsity as torch_target
 from networks import BATCH, UNITS, forward, initial, kernels, measure, pruning_ramp
 
 TARGETS = (0.5, 0.8, 0.9, 0.95, 0.98)

@@ -10,51 +10,84 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
-from l1torch.certificates import OptimalityResidual, optimality_residual
-from l1torch.clipping import clip_by_global_l1_norm
-from l1torch.constraints import implied_radius, l1_ball, n_of_m, top_k
-from l1torch.controllers import Control
-from l1torch.counting import l0, log_sum, lp
-from l1torch.duality import DualityGap, duality_gap
-from l1torch.group_penalties import group_l1, sparse_group_l1
-from l1torch.laplace import laplace_scale, laplace_strength
-from l1torch.layout import layouts
-from l1torch.linear import LinearSolution, solve_linear
-from l1torch.linear_paths import KeptFeatures, keep_features, linear_path
-from l1torch.low_rank import nuclear
-from l1torch.masks import by_path, weights_only
-from l1torch.nonconvex import capped_l1, mcp, scad
-from l1torch.optimizers import Proximal
-from l1torch.ordered import owl, slope
-from l1torch.path import PathPoint, RegularisationPath, regularisation_path
-from l1torch.penalties import (
-    elastic_net,
-    l1,
-    nonnegative_l1,
-    penalty_value,
+from l1torch.linear import (
+    CrossValidation,
+    DualityGap,
+    KeptFeatures,
+    LinearSolution,
+    cross_validate,
+    duality_gap,
+    information_criterion,
+    keep_features,
+    linear_path,
+    solve_linear,
 )
-from l1torch.penalty import Penalty
-from l1torch.plotting import plot_path
-from l1torch.prox import soft_threshold
-from l1torch.schedules import strength_schedule
-from l1torch.selection import CrossValidation, cross_validate, information_criterion
-from l1torch.solvers import Solution, solve
-from l1torch.sparsity import ArraySparsity, SparsityReport, sparsity_report
-from l1torch.step_sizes import EffectiveStep, register_step_size
-from l1torch.subgradients import Subgradient
-from l1torch.support import FrozenZeros, freeze_zeros, refit
-from l1torch.targets import TargetSparsity, target_sparsity
-from l1torch.transforms import (
+from l1torch.numerics import soft_threshold
+from l1torch.optimizers import (
     AddSubgradientState,
+    FrozenZeros,
     GradientTransformation,
+    Proximal,
     ProximalStepState,
+    Subgradient,
     add_subgradient,
     apply_updates,
+    clip_by_global_l1_norm,
+    freeze_zeros,
     proximal_step,
 )
-from l1torch.variation import fused_lasso, total_variation
-from l1torch.weighted import adaptive_l1, weighted_l1
-from l1torch.zero_solution import lambda_max
+from l1torch.parameters import (
+    ArraySparsity,
+    Control,
+    SparsityReport,
+    by_path,
+    sparsity_report,
+    weights_only,
+)
+from l1torch.paths import PathPoint, RegularisationPath, plot_path, regularisation_path
+from l1torch.penalties import (
+    Penalty,
+    adaptive_l1,
+    capped_l1,
+    elastic_net,
+    fused_lasso,
+    group_l1,
+    implied_radius,
+    l0,
+    l1,
+    l1_ball,
+    layouts,
+    log_sum,
+    lp,
+    mcp,
+    n_of_m,
+    nonnegative_l1,
+    nuclear,
+    owl,
+    penalty_value,
+    scad,
+    slope,
+    sparse_group_l1,
+    top_k,
+    total_variation,
+    weighted_l1,
+)
+from l1torch.solvers import (
+    OptimalityResidual,
+    Solution,
+    lambda_max,
+    optimality_residual,
+    refit,
+    solve,
+)
+from l1torch.strengths import (
+    TargetSparsity,
+    laplace_scale,
+    laplace_strength,
+    strength_schedule,
+    target_sparsity,
+)
+from l1torch.thresholds import EffectiveStep, register_step_size
 
 __version__ = "0.1.0"
 
@@ -131,3 +164,8 @@ __all__ = [
     "weighted_l1",
     "weights_only",
 ]
+
+# A pickle names the package, and does not know its rooms.
+for _name in __all__:
+    if isinstance(_public := globals()[_name], type):
+        _public.__module__ = __name__

@@ -23,8 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         # Not before the arguments are known to be good: these take seconds.
-        from parity_tests import report
-        from parity_tests.twin import installed
+        from parity_tests.frameworks.twin import installed
+        from parity_tests.report import rendering as report
 
         twins = installed()
         sides = report.choose_sides(twins, options.device)

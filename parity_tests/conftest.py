@@ -15,8 +15,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
-from parity_tests.twins import TWINS, Twin  # noqa: E402 - after the configuration
-from parity_tests.wrapped import STRENGTH, WRAPPERS  # noqa: E402
+from parity_tests.frameworks.twins import TWINS, Twin  # noqa: E402 - after the configuration
+from parity_tests.wrappers.wrapped import STRENGTH, WRAPPERS  # noqa: E402
 
 for _twin in TWINS:
     _twin.set_up()

@@ -29,9 +29,9 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import Lasso
 
-import l1jax.duality
-import l1jax.linear
-import l1torch.linear
+import l1jax.linear.duality
+import l1jax.linear.fitting
+import l1torch.linear.fitting
 
 Solver = Callable[[float], tuple[np.ndarray, float]]
 """Solves at a tolerance; gives coefficients and intercept."""
@@ -129,7 +129,9 @@ def compare(
     """Runs all solvers on one problem."""
 
     def measure(coef: np.ndarray, intercept: float) -> Any:
-        return l1jax.duality.duality_gap(X, y, coef, strength, intercept=intercept)
+        return l1jax.linear.duality.duality_gap(
+            X, y, coef, strength, intercept=intercept
+        )
 
     table = Table(
         "solver", "time, ratio", "first call, ratio", "gap", "nnz", title=title

@@ -23,8 +23,8 @@ from rich.table import Table
 
 import l1jax
 import l1torch
-from l1jax.targets import target_sparsity as jax_target
-from l1torch.targets import target_sparsity as torch_target
+from l1jax.strengths.targets import target_sparsity as jax_target
+from l1torch.strengths.targets import target_sparsity as torch_target
 
 STRENGTH, LR, TARGET, WARM_UP = 1e-1, 1e-3, 0.9, 5
 Step = Callable[[], object]

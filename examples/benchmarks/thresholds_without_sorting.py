@@ -21,10 +21,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from l1jax import constraints as jax_constraints
-from l1jax import order_statistics as jax_statistics
-from l1torch import constraints as torch_constraints
-from l1torch import order_statistics as torch_statistics
+from l1jax.numerics import order_statistics as jax_statistics
+from l1jax.penalties import cardinality as jax_constraints
+from l1torch.numerics import order_statistics as torch_statistics
+from l1torch.penalties import cardinality as torch_constraints
 
 Row = tuple[str, str, Callable[[], Any], Callable[[], Any]]
 """What is found, the other way's name, the other way, and ours."""

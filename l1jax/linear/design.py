@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from l1jax.leaves import dtype_of
+from l1jax.numerics.checks import as_numbers
+from l1jax.numerics.elementwise import dtype_of
 
 Array = np.ndarray
 
@@ -89,46 +90,6 @@ def _product(rows: jax.Array, X: jax.Array) -> jax.Array:
 def as_data(X: Any, y: Any) -> tuple[ArrayLike, ArrayLike]:
     """Gives features and targets as arrays; bool targets as 0 and 1."""
     return as_numbers("X", X), as_numbers("y", y, labels=True)
-
-
-def as_numbers(argument: str, value: Any, labels: bool = False) -> ArrayLike:
-    """Gives an array of real numbers, or raises; of lists and tables by numpy.
-
-    Args:
-      argument: what the user calls it.
-      value: an array, a number, or what numpy makes an array of; not traced.
-      labels: whether it may be bool.
-    """
-    if isinstance(value, jax.core.Tracer):
-        raise TypeError(
-            f"{argument} must be known, got a traced array: the sizes of working sets "
-            "depend on it. Call this function outside of jit and vmap, or use solve."
-        )
-    array = value
-    if not isinstance(value, jax.Array):
-        try:
-            array = np.asarray(value)
-        except (TypeError, ValueError, RuntimeError):  # such as rows of unequal length
-            array = np.array(None)
-    if labels and array.dtype == bool:
-        return array.astype(np.int32)
-    if not any(
-        jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer)
-    ):
-        raise TypeError(
-            f"{argument} must be a dense array of real numbers, got "
-            f"{type(value).__name__} of dtype {array.dtype}. {_remedy(value, array)}"
-        )
-    return array
-
-
-def _remedy(value: Any, array: Any) -> str:
-    """Says what to pass in the place of data that are no numbers."""
-    if hasattr(value, "toarray"):
-        return "Pass a dense array: value.toarray()."
-    if array.dtype.kind in "OSU":
-        return "Encode words and labels as numbers first: 0, 1, ... for each class."
-    return "Pass a JAX or numpy array."
 
 
 def result_dtype(X: ArrayLike) -> Any:

@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from l1jax.checks import check_choice, check_flag
-from l1jax.design import Array, Design, as_data, double
-from l1jax.duality import checked_targets, coef_shape
-from l1jax.linear_losses import LinearLoss, loss_named
-from l1jax.newton import NewtonSolver
-from l1jax.penalties import l1
-from l1jax.penalty import Penalty, require_penalty
-from l1jax.penalty_terms import penalty_terms
-from l1jax.solvers import Solution, check_limits, solve
+from l1jax.linear.design import Array, Design, as_data, double
+from l1jax.linear.duality import checked_targets, coef_shape
+from l1jax.linear.losses import LinearLoss, loss_named
+from l1jax.linear.newton import NewtonSolver
+from l1jax.linear.penalty_terms import penalty_terms
+from l1jax.numerics.checks import check_choice, check_flag
+from l1jax.penalties.base import Penalty, require_penalty
+from l1jax.penalties.separable import l1
+from l1jax.solvers.full_batch import Solution, check_limits, solve
 
 _METHODS = ("auto", "working_set", "gram", "fista")
 _FEW_FEATURES = 100

@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 
-from l1jax.design import Design
-from l1jax.linear import LinearSolution
-from l1jax.linear_losses import loss_named
-from l1jax.penalty import Penalty
-from l1jax.penalty_terms import penalty_terms
+from l1jax.linear.design import Design
+from l1jax.linear.fitting import LinearSolution
+from l1jax.linear.losses import loss_named
+from l1jax.linear.penalty_terms import penalty_terms
+from l1jax.penalties.base import Penalty
 
 
 def has_knots(loss: str, penalty: Penalty, features: int) -> bool:

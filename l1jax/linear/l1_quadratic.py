@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from l1jax.penalty_terms import PenaltyTerms
+from l1jax.linear.penalty_terms import PenaltyTerms
 
 Array = np.ndarray
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from l1jax.checks import check_choice
+from l1jax.numerics.checks import check_choice
 
 Array = np.ndarray
 

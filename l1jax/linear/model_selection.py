@@ -11,16 +11,23 @@ from typing import Literal
 import numpy as np
 from jax.typing import ArrayLike
 
-from l1jax.checks import LARGEST, check_choice, check_int, check_real, is_number, scalar
-from l1jax.design import Design, as_data
-from l1jax.duality import checked_targets
-from l1jax.linear import LinearSolution, check_fit, solve_linear
-from l1jax.linear_losses import loss_named
-from l1jax.linear_paths import linear_strengths, mean_losses, solve_all
-from l1jax.path import RegularisationPath, require_path
-from l1jax.penalties import l1
-from l1jax.penalty import Penalty
-from l1jax.strengths import shorten
+from l1jax.linear.design import Design, as_data
+from l1jax.linear.duality import checked_targets
+from l1jax.linear.fitting import LinearSolution, check_fit, solve_linear
+from l1jax.linear.losses import loss_named
+from l1jax.linear.paths import linear_strengths, mean_losses, solve_all
+from l1jax.numerics.checks import (
+    LARGEST,
+    check_choice,
+    check_int,
+    check_real,
+    is_number,
+    scalar,
+)
+from l1jax.paths.grids import shorten
+from l1jax.paths.regularisation import RegularisationPath, require_path
+from l1jax.penalties.base import Penalty
+from l1jax.penalties.separable import l1
 
 Rule = Literal["one_se", "min"]
 
@@ -278,7 +285,7 @@ def information_criterion(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from l1jax.linear_paths import linear_path
+      >>> from l1jax import linear_path
       >>> X = jnp.arange(12.0).reshape(6, 2) % 5
       >>> path = linear_path(X, X[:, 0] + X[:, 1] % 2, [1.0, 0.1, 0.01])
       >>> path.best(-information_criterion(path, n=6)).strength

@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 
-from l1jax.design import Array, Design
-from l1jax.duality import FreeColumns, dual_value, null_objective
-from l1jax.linear_losses import LinearLoss
-from l1jax.penalty_terms import PenaltyTerms
-from l1jax.quadratic import minimise
+from l1jax.linear.design import Array, Design
+from l1jax.linear.duality import dual_value, null_objective
+from l1jax.linear.free_columns import FreeColumns
+from l1jax.linear.l1_quadratic import minimise
+from l1jax.linear.losses import LinearLoss
+from l1jax.linear.penalty_terms import PenaltyTerms
 
 _FIRST_SET = 128
 """How many coefficients to begin with."""

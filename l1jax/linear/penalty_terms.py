@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from l1jax.design import Array, as_numbers
-from l1jax.group_penalties import _GroupL1
-from l1jax.hyperparameters import as_float, check_number, require_broadcast
-from l1jax.penalties import _L1, _ElasticNet, _NonnegativeL1
-from l1jax.penalty import Penalty, require_penalty
-from l1jax.weighted import _WeightedL1
+from l1jax.linear.design import Array
+from l1jax.numerics.checks import as_numbers, check_number, require_broadcast
+from l1jax.numerics.elementwise import as_float
+from l1jax.penalties.base import Penalty, require_penalty
+from l1jax.penalties.group_lasso import _GroupL1
+from l1jax.penalties.separable import _L1, _ElasticNet, _NonnegativeL1
+from l1jax.penalties.weighted import _WeightedL1
 
 
 @dataclasses.dataclass(frozen=True)

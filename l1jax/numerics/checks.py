@@ -10,7 +10,12 @@ import reprlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+
+from l1jax.numerics.elementwise import as_float, dtype_of, is_array, is_real_floating
 
 LARGEST = 2**31 - 1
 """The largest number of steps or iterations, which are counted in 32 bits."""
@@ -120,3 +125,112 @@ def scalar(value: Any) -> Any:
 def described(value: Any) -> str:
     """Writes a value, shortened, and its type for a message."""
     return f"{_repr.repr(value)} of type {type(value).__name__}"
+
+
+def require_known_float(name: str, dtype: Any) -> None:
+    """Raises TypeError for floats of 8 bits or less."""
+    if jnp.issubdtype(dtype, jnp.floating) and not is_real_floating(dtype):
+        raise TypeError(
+            f"{name} must have 16 bits or more, got dtype {jnp.dtype(dtype).name}. "
+            "Convert it to bfloat16 or float32, or leave it out with mask=."
+        )
+
+
+def check_number(argument: str, value: ArrayLike, *, or_schedule: bool = False) -> None:
+    """Raises unless `value` is a real number or array that is finite and >= 0."""
+    if isinstance(value, jax.Array | np.ndarray):
+        kinds = jnp.floating, jnp.integer
+        if not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
+            raise TypeError(number_message(argument, value, or_schedule))
+    elif not is_number(value, int | float | np.floating | np.integer):
+        raise TypeError(number_message(argument, value, or_schedule))
+    if isinstance(value, jax.Array):
+        return  # may be a tracer, and looking into a device array would block
+    if not (np.isfinite(as_float(value)).all() and (np.asarray(value) >= 0).all()):
+        raise ValueError(number_message(argument, value, or_schedule))
+
+
+def check_scalar(argument: str, value: ArrayLike) -> None:
+    """Raises unless `value` is one real number that is finite and >= 0."""
+    check_number(argument, value)
+    if jnp.shape(value) != ():
+        raise ValueError(
+            f"{argument} must be a scalar; got shape {jnp.shape(value)}. Pass one "
+            "number."
+        )
+
+
+def require_broadcast(
+    argument: str, value: ArrayLike, path: str, shape: tuple[int, ...]
+) -> None:
+    """Raises ValueError unless `value` broadcasts to exactly `shape`."""
+    try:
+        fits = np.broadcast_shapes(jnp.shape(value), shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{argument} of shape {jnp.shape(value)} does not broadcast to the "
+            f"parameter '{path}' of shape {shape}. Pass (or return from the schedule) "
+            "a scalar or an array of the parameter's shape."
+        )
+
+
+def number_message(argument: str, value: Any, or_schedule: bool) -> str:
+    """Says what a number must be; what an argument is called that may vary in time."""
+    wanted = " or a schedule (a function of the step count)" if or_schedule else ""
+    return (
+        f"{argument} must be a finite real number >= 0{wanted}, got "
+        f"{described(value)}. Pass a number such as 1e-3."
+    )
+
+
+def real_array(argument: str, value: ArrayLike) -> jax.Array:
+    """Gives an argument as an array, or raises TypeError if it has no L1 penalty."""
+    if not is_array(value) or not is_real_floating(dtype_of(value)):
+        got = f"dtype {value.dtype}" if is_array(value, False) else described(value)
+        raise TypeError(
+            f"{argument} must be real floating point, an array of 16 bits at least, "
+            f"got {got}. Pass one such as jnp.ones(3)."
+        )
+    return jnp.asarray(value)
+
+
+def as_numbers(argument: str, value: Any, labels: bool = False) -> ArrayLike:
+    """Gives an array of real numbers, or raises; of lists and tables by numpy.
+
+    Args:
+      argument: what the user calls it.
+      value: an array, a number, or what numpy makes an array of; not traced.
+      labels: whether it may be bool.
+    """
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(
+            f"{argument} must be known, got a traced array: the sizes of working sets "
+            "depend on it. Call this function outside of jit and vmap, or use solve."
+        )
+    array = value
+    if not isinstance(value, jax.Array):
+        try:
+            array = np.asarray(value)
+        except (TypeError, ValueError, RuntimeError):  # such as rows of unequal length
+            array = np.array(None)
+    if labels and array.dtype == bool:
+        return array.astype(np.int32)
+    if not any(
+        jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer)
+    ):
+        raise TypeError(
+            f"{argument} must be a dense array of real numbers, got "
+            f"{type(value).__name__} of dtype {array.dtype}. {_remedy(value, array)}"
+        )
+    return array
+
+
+def _remedy(value: Any, array: Any) -> str:
+    """Says what to pass in the place of data that are no numbers."""
+    if hasattr(value, "toarray"):
+        return "Pass a dense array: value.toarray()."
+    if array.dtype.kind in "OSU":
+        return "Encode words and labels as numbers first: 0, 1, ... for each class."
+    return "Pass a JAX or numpy array."

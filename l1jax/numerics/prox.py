@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from l1jax.hyperparameters import check_number, nonnegative, require_broadcast
-from l1jax.leaves import compute_dtype, real_array
+from l1jax.numerics.checks import check_number, real_array, require_broadcast
+from l1jax.numerics.elementwise import compute_dtype, nonnegative
 
 
 def soft_threshold(x: ArrayLike, threshold: ArrayLike) -> jax.Array:
@@ -43,7 +43,7 @@ def soft_threshold(x: ArrayLike, threshold: ArrayLike) -> jax.Array:
       >>> print(soft_threshold(jnp.array([3.0, -0.5, -2.0]), 1.0))
       [ 2.  0. -1.]
     """
-    return solve(shrink, x, threshold)
+    return apply_prox_formula(soft_threshold_unchecked, x, threshold)
 
 
 def prox_nonnegative_l1(x: ArrayLike, threshold: ArrayLike) -> jax.Array:
@@ -52,7 +52,7 @@ def prox_nonnegative_l1(x: ArrayLike, threshold: ArrayLike) -> jax.Array:
     The closed form is `max(x - threshold, 0)`. Arguments, result and errors are those
     of `soft_threshold`.
     """
-    return solve(lambda x, t: jnp.maximum(x - t, 0), x, threshold)
+    return apply_prox_formula(lambda x, t: jnp.maximum(x - t, 0), x, threshold)
 
 
 def prox_elastic_net(x: ArrayLike, threshold: ArrayLike, l1_ratio: float) -> jax.Array:
@@ -71,7 +71,7 @@ def prox_elastic_net(x: ArrayLike, threshold: ArrayLike, l1_ratio: float) -> jax
     """
 
     def formula(x: jax.Array, t: jax.Array) -> jax.Array:
-        shrunk = shrink(x, t * l1_ratio)
+        shrunk = soft_threshold_unchecked(x, t * l1_ratio)
         if l1_ratio == 1:
             return shrunk
         # Two of XLA's rewritings, which torch would not follow, are forestalled: abs
@@ -79,10 +79,10 @@ def prox_elastic_net(x: ArrayLike, threshold: ArrayLike, l1_ratio: float) -> jax
         # quotient by a scalar would become a product with its reciprocal.
         return shrunk * (1 / (1 + jnp.abs(t * (1 - l1_ratio))))
 
-    return solve(formula, x, threshold)
+    return apply_prox_formula(formula, x, threshold)
 
 
-def shrink(x: jax.Array, t: jax.Array) -> jax.Array:
+def soft_threshold_unchecked(x: jax.Array, t: jax.Array) -> jax.Array:
     """The soft threshold of arrays that are checked already."""
     # This is x - clip(x, -t, t), but without a threshold it has the derivative of the
     # identity at zero, and elsewhere that from above with respect to the threshold.
@@ -112,7 +112,7 @@ def from_zero(
     return jnp.where(t > 0, u, x + jax.lax.stop_gradient(t) + slope)
 
 
-def solve(
+def apply_prox_formula(
     formula: Callable[[jax.Array, jax.Array], jax.Array],
     x: ArrayLike,
     threshold: ArrayLike,

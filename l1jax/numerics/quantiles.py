@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l1jax.leaves import alike, stacked
-from l1jax.order_statistics import greatest, total
+from l1jax.numerics.blocks import alike, stacked
+from l1jax.numerics.order_statistics import greatest, total
 
 # Where the first pass counts, in sixteenths of an octave from the guess.
 _AROUND = np.array([-8, -2, -0.5, -0.1, 0.1, 0.5, 2, 8])
@@ -34,7 +34,7 @@ def kth_smallest(
 
     Args:
       keys: the `order_keys` of arrays of one dtype, with NaN as the largest number.
-        If there are many, keep them from being computed again (`l1jax.leaves.kept`).
+        If there are many, keep them from being computed again (`blocks.kept`).
       k: from 1 to the number of elements.
       guess: a scalar of the arrays' dtype; the nearer to the result, the fewer passes.
 

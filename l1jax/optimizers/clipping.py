@@ -9,9 +9,10 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from l1jax.hyperparameters import check_scalar
-from l1jax.leaves import compute_dtype, dtype_of, require_updates
-from l1jax.order_statistics import total
+from l1jax.numerics.checks import check_scalar
+from l1jax.numerics.elementwise import compute_dtype, dtype_of
+from l1jax.numerics.order_statistics import total
+from l1jax.parameters.trees import require_updates
 
 
 def clip_by_global_l1_norm(max_norm: ArrayLike) -> optax.GradientTransformation:

@@ -6,17 +6,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from l1jax.controllers import check_target
-from l1jax.hyperparameters import (
+from l1jax.parameters.masks import Mask, selected
+from l1jax.parameters.trees import (
+    is_none,
+    named_leaves,
+    require_real_floating,
+    require_same_tree,
+)
+from l1jax.penalties.base import Penalty
+from l1jax.strengths.targets import TargetSparsity
+from l1jax.strengths.values import (
     Strength,
     check_schedules,
     check_strength,
     strengths_at,
 )
-from l1jax.leaves import named_leaves, require_real_floating, require_same_tree
-from l1jax.masks import Mask, selected
-from l1jax.penalty import Penalty
-from l1jax.targets import TargetSparsity
+from l1jax.thresholds.target_control import check_target
 
 
 class Penalised(NamedTuple):
@@ -75,7 +80,7 @@ def penalised_leaves(
         )
     require_same_tree(updates, params)
     rows = zip(
-        jax.tree.leaves(updates, is_leaf=_is_none),
+        jax.tree.leaves(updates, is_leaf=is_none),
         named_leaves(params),
         selected(mask, params),
         strengths_at(strength, count, params),
@@ -94,7 +99,3 @@ def penalised_leaves(
             "arrays together. Leave those that do not move out with mask=."
         )
     return found
-
-
-def _is_none(x: Any) -> bool:
-    return x is None

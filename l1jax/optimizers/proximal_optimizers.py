@@ -8,23 +8,28 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l1jax.controllers import Control, initial_control
-from l1jax.hyperparameters import (
-    Strength,
-    as_float,
-    check_learning_rate,
-    learning_rate_at,
+from l1jax.numerics.elementwise import as_float, compute_dtype, dtype_of
+from l1jax.optimizers.penalised_leaves import (
+    check_params,
+    penalised_leaves,
+    split_target,
 )
-from l1jax.leaves import compute_dtype, dtype_of, spread
-from l1jax.masks import Mask, weights_only
-from l1jax.penalised_leaves import check_params, penalised_leaves, split_target
-from l1jax.penalties import l1
-from l1jax.penalty import Penalty, require_penalty
-from l1jax.step_sizes import EffectiveStep, Factory, lookup
-from l1jax.targets import TargetSparsity
-from l1jax.thresholds import Metric, check_max_ratio, check_metric
-from l1jax.transforms import Move, Rule, proximal_updates
-from l1jax.windows import check_window
+from l1jax.optimizers.proximal_steps import (
+    Move,
+    Rule,
+    proximal_updates,
+)
+from l1jax.parameters.masks import Mask, weights_only
+from l1jax.parameters.sparsity import Control
+from l1jax.parameters.trees import is_none, spread
+from l1jax.penalties.base import Penalty, require_penalty
+from l1jax.penalties.separable import l1
+from l1jax.strengths.targets import TargetSparsity
+from l1jax.strengths.values import Strength, check_learning_rate, learning_rate_at
+from l1jax.thresholds.cumulative import check_window
+from l1jax.thresholds.effective_steps import EffectiveStep, Factory, lookup
+from l1jax.thresholds.metrics import Metric, check_max_ratio, check_metric
+from l1jax.thresholds.target_control import initial_control
 
 
 class ProximalState(NamedTuple):
@@ -250,7 +255,7 @@ def proximal(
                 "EffectiveStep(scale=...) from the function given to "
                 "register_step_size."
             )
-        leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_none)
+        leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
         columns = [spread(x, params, "EffectiveStep") for x in step]
         owed = [_leaves(state.plus, len(leaves)), _leaves(state.minus, len(leaves))]
         moves = {
@@ -305,8 +310,4 @@ def _parts(state: Any) -> str:
 
 
 def _leaves(tree: Any, count: int) -> list[Any]:
-    return [None] * count if tree is None else jax.tree.leaves(tree, is_leaf=_is_none)
-
-
-def _is_none(x: Any) -> bool:
-    return x is None
+    return [None] * count if tree is None else jax.tree.leaves(tree, is_leaf=is_none)

@@ -8,39 +8,29 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from l1jax.checks import described
-from l1jax.controllers import Control, Row, follow, initial_control
-from l1jax.hyperparameters import (
-    Strength,
-    check_learning_rate,
-    check_strength,
-    learning_rate_at,
-    nonnegative,
-)
-from l1jax.leaves import (
-    compute_dtype,
-    dtype_of,
-)
-from l1jax.masks import Mask, weights_only
-from l1jax.penalised_leaves import (
+from l1jax.numerics.checks import described
+from l1jax.numerics.elementwise import compute_dtype, dtype_of
+from l1jax.optimizers.penalised_leaves import (
     Penalised,
     check_params,
     penalised_leaves,
     split_target,
 )
-from l1jax.penalties import l1
-from l1jax.penalty import Penalty, require_penalty, require_subgradient
-from l1jax.step_sizes import EffectiveStep
-from l1jax.targets import TargetSparsity
-from l1jax.thresholds import Metric, threshold_of
-from l1jax.windows import shrink
-
-
-class AddSubgradientState(NamedTuple):
-    """State of `add_subgradient`."""
-
-    count: jax.Array
-    """Steps taken, int32 of shape (): the argument of a strength schedule."""
+from l1jax.parameters.masks import Mask, weights_only
+from l1jax.parameters.sparsity import Control
+from l1jax.parameters.trees import is_none
+from l1jax.penalties.base import Penalty, require_penalty
+from l1jax.penalties.separable import l1
+from l1jax.strengths.targets import TargetSparsity
+from l1jax.strengths.values import (
+    Strength,
+    check_learning_rate,
+    learning_rate_at,
+)
+from l1jax.thresholds.cumulative import cumulative_prox
+from l1jax.thresholds.effective_steps import EffectiveStep
+from l1jax.thresholds.metrics import Metric, threshold_of
+from l1jax.thresholds.target_control import Row, follow, initial_control
 
 
 class ProximalStepState(NamedTuple):
@@ -74,61 +64,6 @@ class Rule(NamedTuple):
     metric: Metric = "none"
     max_ratio: float = math.inf
     window: float = 1
-
-
-def add_subgradient(
-    strength: Strength, *, penalty: Penalty = l1(), mask: Mask = weights_only
-) -> optax.GradientTransformationExtraArgs:
-    """Adds the penalty's subgradient to the gradients: `g + strength * sign(w)`.
-
-    The gradient of `loss + strength * penalty`, with 0 at a weight of 0, where JAX's
-    own derivative of `abs` is 1. Place it before the optimizer. Like any subgradient
-    method it oscillates around zero and finds no exact zeros: use `proximal_step` for
-    these.
-
-    Example:
-      >>> tx = optax.chain(add_subgradient(1e-3), optax.adam(1e-3))
-
-    Args:
-      strength: lambda, per unit of the mean loss that the gradients belong to: a number
-        >= 0, an array that broadcasts to its parameter, a schedule (step count, from 0,
-        to number), or a tree of these that is a prefix of the parameters'.
-      penalty: the penalty, of unit strength; one with a constraint is refused.
-      mask: the leaves to penalise: a tree of booleans, a function from the parameters
-        to one, or `None` for all. The default leaves out biases and normalisation.
-
-    Returns:
-      A transformation whose updates keep the dtype of the gradients.
-
-    Raises:
-      TypeError: a strength that is not a real number; at `init`, a penalised parameter
-        that is not real floating.
-      ValueError: a strength that is negative, infinite or NaN; a penalty with a
-        constraint; at `init`, a strength or mask that does not fit the parameters; at
-        `update`, missing parameters or gradients of another tree.
-    """
-    check_strength(strength)
-    require_subgradient(penalty)
-
-    def init_fn(params: Any) -> AddSubgradientState:
-        check_params(params, mask, strength, None, penalty)
-        return AddSubgradientState(count=jnp.zeros([], jnp.int32))
-
-    def update_fn(
-        updates: Any, state: AddSubgradientState, params: Any = None, **extra_args: Any
-    ) -> tuple[Any, AddSubgradientState]:
-        del extra_args
-        _require_state(state, AddSubgradientState)
-        leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_none)
-        rows = penalised_leaves(updates, params, strength, mask, state.count)
-        moves = [Move(row.param, leaves[i], row.strength) for i, row in rows.items()]
-        add = once_compiled(_with_slopes, penalty)
-        for i, sum_ in zip(rows, add(penalty, _paths(rows), moves), strict=True):
-            leaves[i] = sum_
-        updates = jax.tree.unflatten(treedef, leaves)
-        return updates, AddSubgradientState(optax.safe_increment(state.count))
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def proximal_step(
@@ -193,10 +128,10 @@ def proximal_step(
         updates: Any, state: ProximalStepState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ProximalStepState]:
         del extra_args
-        _require_state(state, ProximalStepState)
+        require_state(state, ProximalStepState)
         _require_control(state, target)
         step_size = learning_rate_at(learning_rate, state.count)
-        leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_none)
+        leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
         rows = penalised_leaves(
             updates, params, strength, mask, state.count, penalty.joint
         )
@@ -214,7 +149,8 @@ def proximal_step(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _require_state(state: Any, kind: type) -> None:
+def require_state(state: Any, kind: type) -> None:
+    """Raises TypeError for a state of another transformation."""
     if not isinstance(state, kind):
         raise TypeError(
             f"state must be the {kind.__name__} that init(params) gives, got "
@@ -254,7 +190,7 @@ def proximal_updates(
     Returns:
       The updates, what a target keeps, and what a window keeps of each row.
     """
-    places = tuple(zip(rows, _paths(rows), strict=True))
+    places = tuple(zip(rows, leaf_paths(rows), strict=True))
     take = once_compiled(_taken, rule.penalty)
     new, control, owed = take(rule, places, list(moves.values()), step, control)
     updates = list(updates)
@@ -270,23 +206,6 @@ def once_compiled(function: Any, penalty: Penalty) -> Any:
     except TypeError:
         return function.__wrapped__
     return function
-
-
-# These are compiled once for all steps that are not compiled themselves: by themselves,
-# the loops in them would be compiled anew at each step. In others they leave no trace.
-@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
-def _with_slopes(
-    penalty: Penalty, paths: tuple[str, ...], moves: list[Move]
-) -> list[jax.Array]:
-    sums = []
-    for path, (param, update, strength, *_) in zip(paths, moves, strict=True):
-        dtypes = compute_dtype(dtype_of(param)), compute_dtype(dtype_of(update))
-        dtype = jnp.promote_types(*dtypes)
-        slope = penalty.at(path, jnp.shape(param)).subgradient(
-            jnp.asarray(param, dtype), nonnegative(strength, dtype)
-        )
-        sums.append((jnp.asarray(update, dtype) + slope).astype(dtype_of(update)))
-    return sums
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
@@ -322,7 +241,7 @@ def _taken(
             new = penalty.tree_prox(shrunk)
         else:
             kept = [
-                shrink(x, threshold, *move.owed, rule.window)
+                cumulative_prox(x, threshold, *move.owed, rule.window)
                 for (_, x, threshold), move in zip(shrunk, moves, strict=True)
             ]
             new, owed = [x for x, *_ in kept], [budgets for _, *budgets in kept]
@@ -332,9 +251,6 @@ def _taken(
     return differences, control, owed
 
 
-def _paths(rows: dict[int, Penalised]) -> tuple[str, ...]:
+def leaf_paths(rows: dict[int, Penalised]) -> tuple[str, ...]:
+    """The dotted paths of penalised leaves."""
     return tuple(row.path for row in rows.values())
-
-
-def _is_none(x: Any) -> bool:
-    return x is None

@@ -15,11 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l1jax.checks import described
-from l1jax.leaves import (
+from l1jax.numerics.checks import described
+from l1jax.numerics.elementwise import dtype_of, is_array
+from l1jax.parameters.trees import (
     describe,
-    dtype_of,
-    is_array,
     named_leaves,
     parameters_of,
     require_params,

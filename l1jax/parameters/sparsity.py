@@ -1,20 +1,30 @@
 """Sparsity reports: how many weights are exactly zero, array by array."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from l1jax.checks import described
-from l1jax.controllers import Control
-from l1jax.leaves import (
-    describe,
-    named_leaves,
-    parameters_of,
-    require_known_float,
-)
-from l1jax.masks import Mask, selected, weights_among
+from l1jax.numerics.checks import described, require_known_float
+from l1jax.parameters.masks import Mask, selected, weights_among
+from l1jax.parameters.trees import describe, named_leaves, parameters_of
+
+
+class Control(NamedTuple):
+    """What a target keeps from step to step: what is asked for, and by which strength.
+
+    A training that stops while `wanted` is below `target` has stopped too early.
+    """
+
+    strength: Any
+    """The strength of the last step: a scalar, or one for each array."""
+
+    wanted: jax.Array
+    """The fraction of zeros asked for at the last step."""
+
+    target: jax.Array
+    """The fraction asked for from the end of the ramp on."""
 
 
 @dataclasses.dataclass(frozen=True)

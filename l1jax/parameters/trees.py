@@ -2,19 +2,13 @@
 
 import collections
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.typing import ArrayLike
 
-from l1jax.checks import described
-from l1jax.sharding import explicit_sharding
-
-MANY = 16  # arrays, from which on loops that treat each by itself compile for long
-_SMALL = 1 << 16  # elements: below, a copy costs less than a kernel of its own
+from l1jax.numerics.checks import described, require_known_float
+from l1jax.numerics.elementwise import dtype_of, is_array
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
@@ -24,7 +18,7 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     metadata boxes (`nnx.Param`, `nn.Partitioned`) reach their array; it is no part of
     the name, so that a boxed tree and its bare twin give the same paths.
     """
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_none)
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)
     siblings = collections.Counter(path[:-1] for path, _ in flat)
     return [
         (_dotted(path[:-1] if _is_box(path) and siblings[path[:-1]] == 1 else path), x)
@@ -76,10 +70,10 @@ def spread(prefix: Any, tree: Any, argument: str) -> list[Any]:
     values = []
 
     def collect(value: Any, subtree: Any) -> None:
-        values.extend([value] * len(jax.tree.leaves(subtree, is_leaf=_is_none)))
+        values.extend([value] * len(jax.tree.leaves(subtree, is_leaf=is_none)))
 
     try:
-        jax.tree.map(collect, prefix, tree, is_leaf=_is_none)
+        jax.tree.map(collect, prefix, tree, is_leaf=is_none)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{argument} does not fit the parameters: {error}. Pass one value, or a "
@@ -97,7 +91,7 @@ def require_same_tree(updates: Any, params: Any, argument: str = "updates") -> N
     require_params(params)
     require_params(updates, argument)
     wants, has = named_leaves(params), named_leaves(updates)
-    structures = [jax.tree.structure(t, is_leaf=_is_none) for t in (updates, params)]
+    structures = [jax.tree.structure(t, is_leaf=is_none) for t in (updates, params)]
     if structures[0] != structures[1]:
         raise ValueError(
             f"{argument} must have the same tree as params; {argument} hold "
@@ -130,15 +124,6 @@ def require_real_floating(path: str, leaf: Any) -> None:
             "be real floating point. Leave it out with mask=, or convert it."
         )
     require_known_float(f"params['{path}']", dtype_of(leaf))
-
-
-def require_known_float(name: str, dtype: Any) -> None:
-    """Raises TypeError for floats of 8 bits or less."""
-    if jnp.issubdtype(dtype, jnp.floating) and not _is_real_floating(dtype):
-        raise TypeError(
-            f"{name} must have 16 bits or more, got dtype {jnp.dtype(dtype).name}. "
-            "Convert it to bfloat16 or float32, or leave it out with mask=."
-        )
 
 
 def require_params(params: Any, argument: str = "params") -> None:
@@ -174,85 +159,6 @@ def _require_floating(argument: str, path: str, leaf: Any) -> None:
         )
 
 
-def real_array(argument: str, value: ArrayLike) -> jax.Array:
-    """Gives an argument as an array, or raises TypeError if it has no L1 penalty."""
-    if not is_array(value) or not _is_real_floating(dtype_of(value)):
-        got = f"dtype {value.dtype}" if is_array(value, False) else described(value)
-        raise TypeError(
-            f"{argument} must be real floating point, an array of 16 bits at least, "
-            f"got {got}. Pass one such as jnp.ones(3)."
-        )
-    return jnp.asarray(value)
-
-
-def is_array(value: Any, numbers: bool = True) -> bool:
-    """Tells what JAX takes for an array, with numbers or without, and placeholders."""
-    if isinstance(value, jax.Array | jax.ShapeDtypeStruct):
-        return True
-    if isinstance(value, np.ndarray | np.generic):
-        return value.dtype.kind not in "OSUMm"  # objects, words, dates
-    if isinstance(value, int):
-        return numbers and abs(value) < 2**63
-    return numbers and isinstance(value, float | complex)
-
-
-def _is_real_floating(dtype: Any) -> bool:
-    return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize > 1
-
-
-def compute_dtype(dtype: Any) -> Any:
-    """Gives the dtype of prox arithmetic: float32 for half precision, else the same."""
-    return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else jnp.dtype(dtype)
-
-
-def widest_dtype(*dtypes: Any) -> Any:
-    """Gives the dtype of what joins arrays, at least float32, by no implicit rule."""
-    kinds = [jnp.dtype(compute_dtype(dtype)) for dtype in dtypes]
-    return max(kinds, key=lambda kind: kind.itemsize, default=jnp.dtype(jnp.float32))
-
-
-def dtype_of(leaf: Any) -> Any:
-    """Gives a leaf's dtype; also of Python numbers and `jax.ShapeDtypeStruct`."""
-    if hasattr(leaf, "dtype"):
-        return leaf.dtype
-    return jnp.result_type(leaf) if is_array(leaf) else np.dtype(object)
-
-
-def alike(*columns: Sequence[jax.Array]) -> list[list[int]]:
-    """Groups the positions of arrays that are better stacked: small ones of one type.
-
-    Large ones stand alone, and so do all where there are few.
-
-    Args:
-      columns: arrays, and what goes with each of them, to be stacked likewise.
-    """
-    groups: dict[Any, list[int]] = {}
-    many = len(columns[0]) >= MANY
-    for i, row in enumerate(zip(*columns, strict=True)):
-        kind = tuple((x.shape, x.dtype, explicit_sharding(x)) for x in row)
-        small = many and max(x.size for x in row) <= _SMALL
-        groups.setdefault(kind if small else i, []).append(i)
-    return list(groups.values())
-
-
-def stacked(
-    arrays: Sequence[jax.Array], groups: Sequence[Sequence[int]]
-) -> list[jax.Array]:
-    """Stacks groups of arrays along a new axis, so that shards stay where they are.
-
-    What stands alone stays as it is.
-    """
-    return [
-        jnp.stack([arrays[i] for i in group]) if len(group) > 1 else arrays[group[0]]
-        for group in groups
-    ]
-
-
-def kept(arrays: Sequence[jax.Array]) -> list[jax.Array]:
-    """Keeps what is used in several places, lest XLA compute it in each, not alike."""
-    return list(jax.lax.optimization_barrier(list(arrays)))
-
-
 def describe(leaves: list[tuple[str, Any]]) -> str:
     """Writes the leaves as `path shape, path shape, ...` for an error message."""
     shown = [
@@ -280,5 +186,6 @@ def _key_name(key: Any) -> str:
     return str(key)
 
 
-def _is_none(x: Any) -> bool:
+def is_none(x: Any) -> bool:
+    """Tells a leaf that stands for no array."""
     return x is None

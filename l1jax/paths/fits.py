@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from l1jax.certificates import OptimalityResidual, optimality_residual
-from l1jax.masks import Mask
-from l1jax.penalties import penalty_value
-from l1jax.penalty import Penalty
-from l1jax.solvers import solve
+from l1jax.parameters.masks import Mask
+from l1jax.penalties.base import Penalty
+from l1jax.penalties.penalty_values import penalty_value
+from l1jax.solvers.full_batch import solve
+from l1jax.solvers.optimality import OptimalityResidual, optimality_residual
 
 
 class Settings(NamedTuple):

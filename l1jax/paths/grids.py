@@ -7,9 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from l1jax.checks import LARGEST, check_int, check_real
-from l1jax.design import as_numbers
-from l1jax.solvers import check_limits
+from l1jax.numerics.checks import LARGEST, as_numbers, check_int, check_real
+from l1jax.solvers.full_batch import check_limits
 
 
 def spaced_strengths(largest: float, count: int, ratio: float) -> np.ndarray:

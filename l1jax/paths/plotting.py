@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from l1jax.checks import check_int, check_real, described
-from l1jax.leaves import describe, named_leaves
-from l1jax.masks import selected, weights_only
-from l1jax.path import RegularisationPath, require_path
+from l1jax.numerics.checks import check_int, check_real, described
+from l1jax.parameters.masks import selected, weights_only
+from l1jax.parameters.trees import describe, named_leaves
+from l1jax.paths.regularisation import RegularisationPath, require_path
 
 _STYLES = ("-", "--", "-.", ":")
 
@@ -55,7 +55,7 @@ def plot_path(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from l1jax.path import regularisation_path
+      >>> from l1jax import regularisation_path
       >>> loss = lambda w: ((w - jnp.array([1.0, 0.4])) ** 2).sum() / 2
       >>> path = regularisation_path(loss, jnp.zeros(2), [0.9, 0.5, 0.1])
       >>> figure = plot_path(path, strength=0.5, labels=["age", "size"])

@@ -14,15 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from l1jax.certificates import OptimalityResidual, penalised_rows
-from l1jax.checks import check_flag, check_int, described
-from l1jax.full_batch import Settings, fit_all, require_vectorisable
-from l1jax.leaves import named_leaves
-from l1jax.masks import Mask, selected, weights_only
-from l1jax.penalties import l1
-from l1jax.penalty import Penalty
-from l1jax.solvers import require_arrays, require_scalar
-from l1jax.strengths import (
+from l1jax.numerics.checks import check_flag, check_int, described
+from l1jax.parameters.masks import Mask, selected, weights_only
+from l1jax.parameters.trees import named_leaves
+from l1jax.paths.fits import Settings, fit_all, require_vectorisable
+from l1jax.paths.grids import (
     check_settings,
     check_spacing,
     check_strengths,
@@ -30,7 +26,11 @@ from l1jax.strengths import (
     shorten,
     spaced_strengths,
 )
-from l1jax.zero_solution import lambda_at_zero, zero_solution
+from l1jax.penalties.base import Penalty
+from l1jax.penalties.separable import l1
+from l1jax.solvers.full_batch import require_arrays, require_scalar
+from l1jax.solvers.optimality import OptimalityResidual, penalised_rows
+from l1jax.solvers.zero_solution import lambda_at_zero, zero_solution
 
 
 class PathPoint(NamedTuple):

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from l1jax.hyperparameters import check_number, nonnegative, require_broadcast
-from l1jax.leaves import compute_dtype, real_array, widest_dtype
+from l1jax.numerics.checks import check_number, real_array, require_broadcast
+from l1jax.numerics.elementwise import compute_dtype, nonnegative, widest_dtype
 
 
 class Penalty(abc.ABC):
@@ -200,19 +200,3 @@ def gradient_like(grad: ArrayLike, x: jax.Array) -> jax.Array:
             "gradient of the loss at x."
         )
     return grad
-
-
-def largest(x: jax.Array) -> jax.Array:
-    """The largest element, at least 0: of no elements, too."""
-    return jnp.max(x, initial=0)
-
-
-def sign(x: jax.Array) -> jax.Array:
-    """The sign, 0.0 of zeros of both signs, and NaN of NaN."""
-    # jnp.sign(-0.0) is -0.0, torch's is 0.0.
-    return jnp.where(x == 0, 0, jnp.sign(x))
-
-
-def absolute(x: jax.Array) -> jax.Array:
-    """The absolute value, whose derivative at zero is 0; that of jnp.abs is 1."""
-    return x * jax.lax.stop_gradient(sign(x))

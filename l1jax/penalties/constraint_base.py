@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from l1jax.hyperparameters import check_number, nonnegative, require_broadcast
-from l1jax.leaves import compute_dtype, real_array, widest_dtype
-from l1jax.order_statistics import any_of, relative
-from l1jax.penalty import Penalty, gradient_like
+from l1jax.numerics.checks import check_number, real_array, require_broadcast
+from l1jax.numerics.elementwise import compute_dtype, nonnegative, widest_dtype
+from l1jax.numerics.l1_projection import relative
+from l1jax.numerics.order_statistics import any_of
+from l1jax.penalties.base import Penalty, gradient_like
 
 Row = tuple[str, ArrayLike, ArrayLike]
 """A dotted path, an array, and its strength or threshold."""

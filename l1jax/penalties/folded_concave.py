@@ -12,59 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from l1jax.checks import check_real
-from l1jax.penalty import (
-    Penalty,
-    absolute,
-    gradient_operand,
-    largest,
-    operands,
-    sign,
-)
-from l1jax.prox import freed, solve
-
-SCALES = "[1e-18, 1e18]"
-"""The scales whose squares and reciprocals single precision holds."""
-
-
-class Elementwise(Penalty):
-    """A penalty of one element, of which its children say, for a magnitude `a`:
-
-    `_height(a)`, the value; `_slope(a)`, its derivative, of no matter at 0 but no NaN;
-    `_shrunk(a, t)`, the prox, its zeros of any sign; and `_at_zero(grad, strength)`,
-    the distance of `-grad` to the subdifferential at 0.
-    """
-
-    separable = True
-
-    def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        """Sums `strength * _height(|x_i|)`."""
-        x, strength = operands(x, strength)
-        return jnp.sum(strength * self._height(absolute(x)))
-
-    def subgradient(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        """Gives `strength * _slope(|x|) sign(x)`."""
-        wide, strength = operands(x, strength)
-        slope = strength * self._slope(jnp.abs(wide))
-        return (slope * sign(wide)).astype(jnp.asarray(x).dtype)
-
-    def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
-        """Applies `_shrunk` to the magnitudes."""
-
-        def formula(x: jax.Array, t: jax.Array) -> jax.Array:
-            return freed(sign(x) * self._shrunk(jnp.abs(x), t), x, t)
-
-        return solve(formula, x, threshold)
-
-    def optimality_distance(
-        self, x: ArrayLike, grad: ArrayLike, strength: ArrayLike = 1.0
-    ) -> jax.Array:
-        """Gives the distance to the one slope, or at zero to what there is."""
-        x, grad, strength = operands(x, grad, strength)
-        # Around products that go into a sum, abs: see prox_elastic_net.
-        slope = jnp.abs(strength * self._slope(jnp.abs(x)))
-        distance = jnp.abs(grad + slope * sign(x))
-        return jnp.where(x == 0, self._at_zero(grad, strength), distance)
+from l1jax.numerics.checks import check_real
+from l1jax.numerics.elementwise import largest, sign
+from l1jax.penalties.base import Penalty, gradient_operand, operands
+from l1jax.penalties.elementwise_base import SCALES, Elementwise, exceeds_root
 
 
 class _Folded(Elementwise):
@@ -224,8 +175,3 @@ def capped_l1(cap: float) -> Penalty:
     """
     cap = check_real("cap", cap, SCALES, "1.0")
     return _CappedL1(cap)
-
-
-def exceeds_root(a: jax.Array, t: jax.Array, factor: float) -> jax.Array:
-    """Tells where `a > sqrt(factor * t)`, for `a >= 0`, without overflow."""
-    return (a > 0) & (t / jnp.where(a > 0, a, 1) * factor < a)

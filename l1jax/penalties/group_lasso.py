@@ -10,9 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from l1jax.checks import check_flag, check_int, check_real
-from l1jax.group_norms import group_norm, shrink_by_norm, shrink_in_metric
-from l1jax.grouping import (
+from l1jax.numerics.checks import check_flag, check_int, check_real
+from l1jax.numerics.elementwise import absolute, largest, sign
+from l1jax.numerics.prox import apply_prox_formula, soft_threshold_unchecked
+from l1jax.numerics.sharding import gathering, torn
+from l1jax.penalties.base import Penalty, gradient_operand, operands
+from l1jax.penalties.group_layouts import (
+    Layouts,
+    by_units,
+    check_layouts,
+    layout_of,
+)
+from l1jax.penalties.group_norms import (
+    group_norm,
+    shrink_by_norm,
+    shrink_in_metric,
+)
+from l1jax.penalties.groups import (
     UNITS,
     Grouping,
     Members,
@@ -22,10 +36,6 @@ from l1jax.grouping import (
     in_blocks,
     named,
 )
-from l1jax.layout import Layouts, by_units, check_layouts, layout_of
-from l1jax.penalty import Penalty, absolute, gradient_operand, largest, operands, sign
-from l1jax.prox import shrink, solve
-from l1jax.sharding import gathering, torn
 
 
 def _needs_whole(penalty: Any, x: jax.Array) -> bool:
@@ -98,7 +108,7 @@ class _GroupL1(Penalty):
             grouping = self._grouping(x.shape)
             # A product of 0 and an infinite threshold is never formed.
             if self.l1_ratio > 0:
-                x = shrink(x, t * self.l1_ratio)
+                x = soft_threshold_unchecked(x, t * self.l1_ratio)
             if self.l1_ratio == 1:
                 return x
             constant = grouping.is_constant(t.shape)
@@ -112,7 +122,7 @@ class _GroupL1(Penalty):
             shrunk = shrink_by_norm if constant else shrink_in_metric
             return grouping.back(shrunk(x, jnp.abs(weight * t), grouping))
 
-        return solve(formula, x, threshold)
+        return apply_prox_formula(formula, x, threshold)
 
     @gathering(_needs_whole)
     def optimality_distance(

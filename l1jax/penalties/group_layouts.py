@@ -31,8 +31,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from l1jax.grouping import Grouping
-from l1jax.leaves import named_leaves, parameters_of, require_params
+from l1jax.parameters.trees import named_leaves, parameters_of, require_params
+from l1jax.penalties.groups import Grouping
 
 Layouts = tuple[tuple[str, str], ...]
 """Pairs of a glob pattern and a layout; the last that matches holds. An array that none

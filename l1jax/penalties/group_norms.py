@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from l1jax.grouping import Grouping
+from l1jax.penalties.groups import Grouping
 
 _HALVINGS = 8
 _NEWTON_STEPS = {"float32": 5, "float64": 7}

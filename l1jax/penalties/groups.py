@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l1jax.checks import check_int, described
+from l1jax.numerics.checks import check_int, described
 
 UNITS = ("heads", "input", "output")
 """The units of layers that groups may belong to."""

@@ -6,13 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from l1jax.checks import check_real
-from l1jax.nonconvex import SCALES, Elementwise, exceeds_root
-from l1jax.penalty import (
-    Penalty,
-    gradient_operand,
-    largest,
-)
+from l1jax.numerics.checks import check_real
+from l1jax.numerics.elementwise import largest
+from l1jax.penalties.base import Penalty, gradient_operand
+from l1jax.penalties.elementwise_base import SCALES, Elementwise, exceeds_root
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from l1jax.leaves import real_array
-from l1jax.penalty import Penalty, gradient_operand, largest, operands
-from l1jax.prox import from_zero, solve
-from l1jax.sharding import gathering
+from l1jax.numerics.checks import real_array
+from l1jax.numerics.elementwise import largest
+from l1jax.numerics.prox import apply_prox_formula, from_zero
+from l1jax.numerics.sharding import gathering
+from l1jax.penalties.base import Penalty, gradient_operand, operands
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class _Nuclear(Penalty):
             _require_one_a_matrix("threshold", t.shape, "x", x.shape)
             return from_zero(_shrink_singular_values, x, t)
 
-        return solve(formula, x, threshold)
+        return apply_prox_formula(formula, x, threshold)
 
     @gathering()
     def optimality_distance(

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from l1jax.checks import check_real, described
-from l1jax.penalty import Penalty, gradient_operand, operands, sign
-from l1jax.prox import from_zero, solve
-from l1jax.sharding import gathering
-from l1jax.variation import fuse
+from l1jax.numerics.chains import fuse
+from l1jax.numerics.checks import check_real, described
+from l1jax.numerics.elementwise import sign
+from l1jax.numerics.prox import apply_prox_formula, from_zero
+from l1jax.numerics.sharding import gathering
+from l1jax.penalties.base import Penalty, gradient_operand, operands
 
 
 class _Ordered(Penalty):
@@ -57,7 +58,7 @@ class _Ordered(Penalty):
             u = self._residual(jnp.zeros_like(x), x, jnp.minimum(t, enough))
             return jnp.where(t < enough, u, 0 * enough)
 
-        return solve(functools.partial(from_zero, formula), x, threshold)
+        return apply_prox_formula(functools.partial(from_zero, formula), x, threshold)
 
     @gathering()
     def optimality_distance(

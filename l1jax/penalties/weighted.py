@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from l1jax.checks import check_real
-from l1jax.design import as_numbers
-from l1jax.leaves import compute_dtype, describe, named_leaves, parameters_of
-from l1jax.penalty import Penalty, absolute, gradient_operand, largest, operands, sign
-from l1jax.prox import shrink, solve
+from l1jax.numerics.checks import as_numbers, check_real
+from l1jax.numerics.elementwise import absolute, compute_dtype, largest, sign
+from l1jax.numerics.prox import apply_prox_formula, soft_threshold_unchecked
+from l1jax.parameters.trees import describe, named_leaves, parameters_of
+from l1jax.penalties.base import Penalty, gradient_operand, operands
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -74,7 +74,11 @@ class _WeightedL1(Penalty):
         return slope.astype(jnp.asarray(x).dtype)
 
     def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
-        return solve(lambda x, t: shrink(x, self._times_weights(t, x)), x, threshold)
+        return apply_prox_formula(
+            lambda x, t: soft_threshold_unchecked(x, self._times_weights(t, x)),
+            x,
+            threshold,
+        )
 
     def optimality_distance(
         self, x: ArrayLike, grad: ArrayLike, strength: ArrayLike = 1.0

@@ -8,10 +8,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from l1jax.certificates import OptimalityResidual, residual_of
-from l1jax.hyperparameters import nonnegative
-from l1jax.leaves import compute_dtype, dtype_of, widest_dtype
-from l1jax.penalty import Penalty
+from l1jax.numerics.elementwise import (
+    compute_dtype,
+    dtype_of,
+    nonnegative,
+    widest_dtype,
+)
+from l1jax.penalties.base import Penalty
+from l1jax.solvers.optimality import OptimalityResidual, residual_of
 
 Leaves = list[jax.Array]
 

@@ -9,14 +9,21 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from l1jax.certificates import OptimalityResidual, penalised_rows
-from l1jax.checks import LARGEST, check_int, check_real, described
-from l1jax.fista import Problem
-from l1jax.hyperparameters import Strength
-from l1jax.leaves import dtype_of, parameters_of, require_known_float
-from l1jax.masks import Mask, weights_only
-from l1jax.penalties import l1
-from l1jax.penalty import Penalty
+from l1jax.numerics.checks import (
+    LARGEST,
+    check_int,
+    check_real,
+    described,
+    require_known_float,
+)
+from l1jax.numerics.elementwise import dtype_of
+from l1jax.parameters.masks import Mask, weights_only
+from l1jax.parameters.trees import parameters_of
+from l1jax.penalties.base import Penalty
+from l1jax.penalties.separable import l1
+from l1jax.solvers.fista import Problem
+from l1jax.solvers.optimality import OptimalityResidual, penalised_rows
+from l1jax.strengths.values import Strength
 
 
 class Solution(NamedTuple):

@@ -7,18 +7,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from l1jax.hyperparameters import Strength, check_strength, strengths_at
-from l1jax.leaves import (
-    compute_dtype,
+from l1jax.numerics.elementwise import compute_dtype, widest_dtype
+from l1jax.parameters.masks import Mask, selected, weights_only
+from l1jax.parameters.trees import (
     named_leaves,
     parameters_of,
     require_real_floating,
     require_same_tree,
-    widest_dtype,
 )
-from l1jax.masks import Mask, selected, weights_only
-from l1jax.penalties import l1
-from l1jax.penalty import Penalty, require_penalty
+from l1jax.penalties.base import Penalty, require_penalty
+from l1jax.penalties.separable import l1
+from l1jax.strengths.values import Strength, check_strength, strengths_at
 
 
 class OptimalityResidual(NamedTuple):

@@ -9,11 +9,17 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from l1jax.certificates import penalised_rows
-from l1jax.masks import Mask, weights_only
-from l1jax.penalties import l1
-from l1jax.penalty import Penalty
-from l1jax.solvers import check_limits, known, require_arrays, require_scalar, solve
+from l1jax.parameters.masks import Mask, weights_only
+from l1jax.penalties.base import Penalty
+from l1jax.penalties.separable import l1
+from l1jax.solvers.full_batch import (
+    check_limits,
+    known,
+    require_arrays,
+    require_scalar,
+    solve,
+)
+from l1jax.solvers.optimality import penalised_rows
 
 
 def lambda_max(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l1jax.checks import check_real, described
+from l1jax.numerics.checks import check_real, described
 
 
 def laplace_scale(strength: Any, n: Any) -> Any:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from l1jax.checks import check_real, described
+from l1jax.numerics.checks import check_real, described
 
 
 def step_count(argument: str, step: ArrayLike) -> ArrayLike:

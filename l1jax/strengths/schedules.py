@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from l1jax.checks import LARGEST, check_int, check_real
-from l1jax.hyperparameters import Schedule
-from l1jax.ramps import ramp, step_count
+from l1jax.numerics.checks import LARGEST, check_int, check_real
+from l1jax.strengths.ramps import ramp, step_count
+from l1jax.strengths.values import Schedule
 
 
 def strength_schedule(

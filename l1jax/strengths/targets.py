@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from l1jax.checks import LARGEST, check_choice, check_int, check_real
-from l1jax.ramps import ramp, step_count
+from l1jax.numerics.checks import LARGEST, check_choice, check_int, check_real
+from l1jax.strengths.ramps import ramp, step_count
 
 Scope = Literal["global", "array"]
 

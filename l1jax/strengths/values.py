@@ -5,18 +5,22 @@ concrete Python and numpy numbers can be checked when given. A negative number t
 arrives later, inside a compiled step, becomes NaN: visible, never clipped.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
-from l1jax.checks import described, is_number
-from l1jax.leaves import named_leaves, spread
-from l1jax.targets import TargetSparsity
+from l1jax.numerics.checks import (
+    check_number,
+    described,
+    number_message,
+    require_broadcast,
+)
+from l1jax.numerics.elementwise import as_float
+from l1jax.parameters.trees import named_leaves, spread
+from l1jax.strengths.targets import TargetSparsity
 
 Schedule = Callable[[ArrayLike], ArrayLike]
 """Maps the step count, from 0, to a number."""
@@ -29,7 +33,7 @@ def check_strength(strength: Strength) -> None:
     """Raises unless every leaf is a schedule or a finite real number >= 0."""
     leaves = jax.tree.leaves(strength)
     if not leaves:
-        raise TypeError(_message("strength", strength, True))
+        raise TypeError(number_message("strength", strength, True))
     for leaf in leaves:
         if isinstance(leaf, TargetSparsity):
             raise TypeError(
@@ -51,40 +55,6 @@ def check_learning_rate(learning_rate: ArrayLike | Schedule) -> None:
             f"learning_rate must be a scalar; got shape {jnp.shape(learning_rate)}. "
             "Pass per-parameter weights through strength instead."
         )
-
-
-def check_number(argument: str, value: ArrayLike, *, or_schedule: bool = False) -> None:
-    """Raises unless `value` is a real number or array that is finite and >= 0."""
-    if isinstance(value, jax.Array | np.ndarray):
-        kinds = jnp.floating, jnp.integer
-        if not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
-            raise TypeError(_message(argument, value, or_schedule))
-    elif not is_number(value, int | float | np.floating | np.integer):
-        raise TypeError(_message(argument, value, or_schedule))
-    if isinstance(value, jax.Array):
-        return  # may be a tracer, and looking into a device array would block
-    if not (np.isfinite(as_float(value)).all() and (np.asarray(value) >= 0).all()):
-        raise ValueError(_message(argument, value, or_schedule))
-
-
-def check_scalar(argument: str, value: ArrayLike) -> None:
-    """Raises unless `value` is one real number that is finite and >= 0."""
-    check_number(argument, value)
-    if jnp.shape(value) != ():
-        raise ValueError(
-            f"{argument} must be a scalar; got shape {jnp.shape(value)}. Pass one "
-            "number."
-        )
-
-
-def as_float(value: ArrayLike) -> ArrayLike:
-    """Gives an int as a float, infinity if it is too large; anything else as it is."""
-    if type(value) is not int:
-        return value
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
 
 
 def schedule_value(argument: str, schedule: Schedule, count: ArrayLike) -> ArrayLike:
@@ -148,34 +118,3 @@ def check_schedules(strength: Strength, learning_rate: Any, params: Any) -> list
         return [() if s is None else jnp.asarray(s) for s in strengths]
 
     return jax.eval_shape(probe, jax.ShapeDtypeStruct((), jnp.int32))
-
-
-def require_broadcast(
-    argument: str, value: ArrayLike, path: str, shape: tuple[int, ...]
-) -> None:
-    """Raises ValueError unless `value` broadcasts to exactly `shape`."""
-    try:
-        fits = np.broadcast_shapes(jnp.shape(value), shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"{argument} of shape {jnp.shape(value)} does not broadcast to the "
-            f"parameter '{path}' of shape {shape}. Pass (or return from the schedule) "
-            "a scalar or an array of the parameter's shape."
-        )
-
-
-def nonnegative(value: ArrayLike, dtype: Any) -> jax.Array:
-    """Casts to `dtype`; what is negative becomes NaN."""
-    value = jnp.asarray(as_float(value), dtype)
-    # The NaN is numpy's: making one in JAX would set off jax_debug_nans.
-    return jnp.where(value >= 0, value, np.full((), np.nan, dtype))
-
-
-def _message(argument: str, value: Any, or_schedule: bool) -> str:
-    wanted = " or a schedule (a function of the step count)" if or_schedule else ""
-    return (
-        f"{argument} must be a finite real number >= 0{wanted}, got "
-        f"{described(value)}. Pass a number such as 1e-3."
-    )

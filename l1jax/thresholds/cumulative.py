@@ -11,9 +11,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from l1jax.checks import LARGEST, check_int
-from l1jax.penalties import l1
-from l1jax.penalty import Penalty
+from l1jax.numerics.checks import LARGEST, check_int
+from l1jax.penalties.base import Penalty
+from l1jax.penalties.separable import l1
 
 _EXAMPLE = "10, or math.inf; name it in static_args under inject_hyperparams"
 
@@ -30,7 +30,7 @@ def check_window(window: float, penalty: Penalty) -> float:
     return window
 
 
-def shrink(
+def cumulative_prox(
     x: jax.Array,
     threshold: jax.Array,
     plus: jax.Array,

@@ -17,9 +17,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from l1jax.checks import check_real, described
-from l1jax.hyperparameters import check_scalar
-from l1jax.leaves import compute_dtype
+from l1jax.numerics.checks import check_real, check_scalar, described
+from l1jax.numerics.elementwise import compute_dtype
 
 Factory = Callable[..., optax.GradientTransformation]
 

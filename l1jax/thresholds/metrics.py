@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from l1jax.checks import check_choice, check_real
-from l1jax.hyperparameters import nonnegative
-from l1jax.penalty import Penalty
-from l1jax.step_sizes import EffectiveStep
+from l1jax.numerics.checks import check_choice, check_real
+from l1jax.numerics.elementwise import nonnegative
+from l1jax.penalties.base import Penalty
+from l1jax.thresholds.effective_steps import EffectiveStep
 
 Metric = Literal["coordinate", "tensor", "none"]
 

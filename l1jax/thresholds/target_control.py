@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l1jax.leaves import dtype_of, kept, named_leaves, widest_dtype
-from l1jax.masks import Mask, selected
-from l1jax.order_statistics import (
+from l1jax.numerics.blocks import kept
+from l1jax.numerics.elementwise import dtype_of, widest_dtype
+from l1jax.numerics.order_statistics import (
     count,
     k_largest,
     k_largest_of_each,
@@ -18,29 +18,16 @@ from l1jax.order_statistics import (
     order_keys,
     total,
 )
-from l1jax.penalties import l1
-from l1jax.penalty import Penalty
-from l1jax.quantiles import key_of, kth_smallest, least_strength
-from l1jax.targets import TargetSparsity
+from l1jax.numerics.quantiles import key_of, kth_smallest, least_strength
+from l1jax.parameters.masks import Mask, selected
+from l1jax.parameters.sparsity import Control
+from l1jax.parameters.trees import is_none, named_leaves
+from l1jax.penalties.base import Penalty
+from l1jax.penalties.separable import l1
+from l1jax.strengths.targets import TargetSparsity
 
 Threshold = Callable[[Any], jax.Array]
 """Gives an array's threshold at a strength."""
-
-
-class Control(NamedTuple):
-    """What a target keeps from step to step: what is asked for, and by which strength.
-
-    A training that stops while `wanted` is below `target` has stopped too early.
-    """
-
-    strength: Any
-    """The strength of the last step: a scalar, or one for each array."""
-
-    wanted: jax.Array
-    """The fraction of zeros asked for at the last step."""
-
-    target: jax.Array
-    """The fraction asked for from the end of the ramp on."""
 
 
 class Row(NamedTuple):
@@ -115,7 +102,7 @@ def follow(
     if target.scope == "global":
         found = _follow(target, penalty, [chosen], step, [control.strength])
         return found.new, control._replace(strength=found.strengths[0])
-    strengths, treedef = jax.tree.flatten(control.strength, is_leaf=_is_none)
+    strengths, treedef = jax.tree.flatten(control.strength, is_leaf=is_none)
     guesses = [strengths[i] for i in rows]
     found = _follow(target, penalty, [[row] for row in chosen], step, guesses)
     for i, strength in zip(rows, found.strengths, strict=True):
@@ -235,7 +222,3 @@ def _prox(penalty: Penalty, rows: Sequence[Row], strength: Any) -> list[jax.Arra
     return penalty.tree_prox(
         [(row.path, row.x, row.threshold(strength)) for row in rows]
     )
-
-
-def _is_none(x: Any) -> bool:
-    return x is None

@@ -6,9 +6,10 @@ columns that are picked out of it, and what must be certain, are computed on the
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from l1torch.numerics.checks import as_numbers
 
 _BLOCK = 2**20
 """How many numbers are converted to double precision at a time."""
@@ -75,48 +76,6 @@ class Design:
 def as_data(X: Any, y: Any) -> tuple[Tensor, Tensor]:
     """Gives features and targets as tensors; bool targets as 0 and 1."""
     return as_numbers("X", X), as_numbers("y", y, labels=True)
-
-
-def as_numbers(argument: str, value: Any, labels: bool = False) -> Tensor:
-    """Gives a dense tensor of real numbers, or raises; of lists and tables by numpy.
-
-    Args:
-      argument: what the user calls it.
-      value: a tensor, a number, or what numpy makes an array of.
-      labels: whether it may be bool.
-    """
-    tensor = value
-    if not isinstance(value, Tensor):
-        try:
-            # Not by torch, which rounds Python's numbers to single precision.
-            tensor = torch.from_numpy(np.array(value, order="C"))
-        except (TypeError, ValueError, RuntimeError):  # such as rows of unequal length
-            tensor = None
-    if labels and tensor is not None and tensor.dtype == torch.bool:
-        return tensor.int()
-    if (
-        tensor is None
-        or tensor.is_complex()
-        or tensor.dtype == torch.bool
-        or tensor.layout != torch.strided
-    ):
-        dtype = getattr(value, "dtype", None)
-        raise TypeError(
-            f"{argument} must be a dense tensor of real numbers, got "
-            f"{type(value).__name__} of dtype {dtype}. {_remedy(value)}"
-        )
-    return tensor
-
-
-def _remedy(value: Any) -> str:
-    """Says what to pass in the place of data that are no numbers."""
-    if isinstance(value, Tensor) and value.layout != torch.strided:
-        return "Pass a dense tensor: value.to_dense()."
-    if hasattr(value, "toarray"):
-        return "Pass a dense array: value.toarray()."
-    if isinstance(value, Tensor):
-        return "Pass a tensor of floats."
-    return "Encode words and labels as numbers first: 0, 1, ... for each class."
 
 
 def double(argument: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:

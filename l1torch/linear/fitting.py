@@ -7,16 +7,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from l1torch.checks import check_choice, check_flag
-from l1torch.design import Design, as_data, double
-from l1torch.duality import checked_targets, coef_shape
-from l1torch.hyperparameters import Number
-from l1torch.linear_losses import LinearLoss, loss_named
-from l1torch.newton import NewtonSolver
-from l1torch.penalties import l1
-from l1torch.penalty import Penalty, require_penalty
-from l1torch.penalty_terms import penalty_terms
-from l1torch.solvers import Solution, check_limits, solve
+from l1torch.linear.design import Design, as_data, double
+from l1torch.linear.duality import checked_targets, coef_shape
+from l1torch.linear.losses import LinearLoss, loss_named
+from l1torch.linear.newton import NewtonSolver
+from l1torch.linear.penalty_terms import penalty_terms
+from l1torch.numerics.checks import check_choice, check_flag
+from l1torch.numerics.elementwise import Number
+from l1torch.penalties.base import Penalty, require_penalty
+from l1torch.penalties.separable import l1
+from l1torch.solvers.full_batch import Solution, check_limits, solve
 
 _METHODS = ("auto", "working_set", "gram", "fista")
 _FEW_FEATURES = 100

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from l1torch.design import Design
-from l1torch.linear import LinearSolution
-from l1torch.linear_losses import loss_named
-from l1torch.penalty import Penalty
-from l1torch.penalty_terms import penalty_terms
+from l1torch.linear.design import Design
+from l1torch.linear.fitting import LinearSolution
+from l1torch.linear.losses import loss_named
+from l1torch.linear.penalty_terms import penalty_terms
+from l1torch.penalties.base import Penalty
 
 
 def has_knots(loss: str, penalty: Penalty, features: int) -> bool:

@@ -6,7 +6,7 @@ import sys
 import torch
 from torch import Tensor
 
-from l1torch.penalty_terms import PenaltyTerms
+from l1torch.linear.penalty_terms import PenaltyTerms
 
 _LONGEST = 1e8
 """How little the proximal term of the last problems weighs."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1torch.checks import check_choice
+from l1torch.numerics.checks import check_choice
 
 
 class LinearLoss(abc.ABC):

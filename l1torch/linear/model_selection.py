@@ -11,7 +11,12 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from l1torch.checks import (
+from l1torch.linear.design import Design, as_data
+from l1torch.linear.duality import checked_targets
+from l1torch.linear.fitting import LinearSolution, check_fit, solve_linear
+from l1torch.linear.losses import loss_named
+from l1torch.linear.paths import linear_strengths, mean_losses, solve_all
+from l1torch.numerics.checks import (
     LARGEST,
     check_choice,
     check_int,
@@ -19,15 +24,10 @@ from l1torch.checks import (
     is_number,
     scalar,
 )
-from l1torch.design import Design, as_data
-from l1torch.duality import checked_targets
-from l1torch.linear import LinearSolution, check_fit, solve_linear
-from l1torch.linear_losses import loss_named
-from l1torch.linear_paths import linear_strengths, mean_losses, solve_all
-from l1torch.path import RegularisationPath, require_path
-from l1torch.penalties import l1
-from l1torch.penalty import Penalty
-from l1torch.strengths import shorten
+from l1torch.paths.grids import shorten
+from l1torch.paths.regularisation import RegularisationPath, require_path
+from l1torch.penalties.base import Penalty
+from l1torch.penalties.separable import l1
 
 Rule = Literal["one_se", "min"]
 
@@ -285,7 +285,7 @@ def information_criterion(
 
     Example:
       >>> import torch
-      >>> from l1torch.linear_paths import linear_path
+      >>> from l1torch import linear_path
       >>> X = torch.arange(12.0).reshape(6, 2) % 5
       >>> path = linear_path(X, X[:, 0] + X[:, 1] % 2, [1.0, 0.1, 0.01])
       >>> path.best(-information_criterion(path, n=6)).strength

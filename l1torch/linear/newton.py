@@ -5,11 +5,12 @@ import math
 import torch
 from torch import Tensor
 
-from l1torch.design import Design
-from l1torch.duality import FreeColumns, dual_value, null_objective
-from l1torch.linear_losses import LinearLoss
-from l1torch.penalty_terms import PenaltyTerms
-from l1torch.quadratic import minimise
+from l1torch.linear.design import Design
+from l1torch.linear.duality import dual_value, null_objective
+from l1torch.linear.free_columns import FreeColumns
+from l1torch.linear.l1_quadratic import minimise
+from l1torch.linear.losses import LinearLoss
+from l1torch.linear.penalty_terms import PenaltyTerms
 
 _FIRST_SET = 128
 """How many coefficients to begin with."""

@@ -6,11 +6,12 @@ import math
 import torch
 from torch import Tensor
 
-from l1torch.group_penalties import _GroupL1
-from l1torch.hyperparameters import Number, check_number, require_broadcast
-from l1torch.penalties import _L1, _ElasticNet, _NonnegativeL1
-from l1torch.penalty import Penalty, require_penalty
-from l1torch.weighted import _WeightedL1
+from l1torch.numerics.checks import check_number, require_broadcast
+from l1torch.numerics.elementwise import Number
+from l1torch.penalties.base import Penalty, require_penalty
+from l1torch.penalties.group_lasso import _GroupL1
+from l1torch.penalties.separable import _L1, _ElasticNet, _NonnegativeL1
+from l1torch.penalties.weighted import _WeightedL1
 
 
 @dataclasses.dataclass(frozen=True)

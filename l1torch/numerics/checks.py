@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from l1torch.numerics.elementwise import Number, as_float, is_real_floating, shape_of
 
 LARGEST = 2**31 - 1
 """The largest number of steps or iterations, which are counted in 32 bits."""
@@ -120,3 +124,127 @@ def scalar(value: Any) -> Any:
 def described(value: Any) -> str:
     """Writes a value, shortened, and its type for a message."""
     return f"{_repr.repr(value)} of type {type(value).__name__}"
+
+
+def require_known_float(name: str, dtype: torch.dtype) -> None:
+    """Raises TypeError for floats of 8 bits or less."""
+    if dtype.is_floating_point and not is_real_floating(dtype):
+        raise TypeError(
+            f"{name} must have 16 bits or more, got dtype {str(dtype).split('.')[-1]}. "
+            "Convert it to bfloat16 or float32, or leave it out with mask=."
+        )
+
+
+def check_number(argument: str, value: Number, *, or_schedule: bool = False) -> None:
+    """Raises unless `value` is a real number or tensor, a number finite and >= 0."""
+    if isinstance(value, Tensor):
+        if value.dtype.is_complex or value.dtype == torch.bool:
+            raise TypeError(number_message(argument, value, or_schedule))
+        return  # looking into it would wait for the device
+    if not is_number(value, int | float | np.floating | np.integer):
+        raise TypeError(number_message(argument, value, or_schedule))
+    if not 0 <= as_float(value) < math.inf:
+        raise ValueError(number_message(argument, value, or_schedule))
+
+
+def check_scalar(argument: str, value: Number) -> None:
+    """Raises unless `value` is one real number that is finite and >= 0."""
+    check_number(argument, value)
+    if shape_of(value) != ():
+        raise ValueError(
+            f"{argument} must be a scalar; got shape {shape_of(value)}. Pass one "
+            "number."
+        )
+
+
+def require_broadcast(
+    argument: str, value: Number, name: str, shape: torch.Size
+) -> None:
+    """Raises ValueError unless `value` broadcasts to exactly `shape`."""
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return
+    try:
+        fits = torch.broadcast_shapes(value.shape, shape) == shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{argument} of shape {tuple(value.shape)} does not broadcast to the "
+            f"parameter '{name}' of shape {tuple(shape)}. Pass (or return from the "
+            "schedule) a scalar or a tensor of the parameter's shape."
+        )
+
+
+def number_message(argument: str, value: Any, or_schedule: bool) -> str:
+    """Says what a number must be; what an argument is called that may vary in time."""
+    wanted = " or a schedule (a function of the step count)" if or_schedule else ""
+    return (
+        f"{argument} must be a finite real number >= 0{wanted}, got "
+        f"{described(value)}. Pass a number such as 1e-3."
+    )
+
+
+def require_real_tensor(argument: str, value: Tensor) -> None:
+    """Raises TypeError for an argument without L1 penalty."""
+    if not isinstance(value, Tensor) or not is_real_floating(value.dtype):
+        known = isinstance(value, Tensor)
+        got = f"dtype {value.dtype}" if known else described(value)
+        raise TypeError(
+            f"{argument} must be real floating point, a tensor of 16 bits at least, "
+            f"got {got}. Pass one such as torch.ones(3)."
+        )
+
+
+def as_numbers(argument: str, value: Any, labels: bool = False) -> Tensor:
+    """Gives a dense tensor of real numbers, or raises; of lists and tables by numpy.
+
+    Args:
+      argument: what the user calls it.
+      value: a tensor, a number, or what numpy makes an array of.
+      labels: whether it may be bool.
+    """
+    tensor = value
+    if not isinstance(value, Tensor):
+        try:
+            # Not by torch, which rounds Python's numbers to single precision.
+            tensor = torch.from_numpy(np.array(value, order="C"))
+        except (TypeError, ValueError, RuntimeError):  # such as rows of unequal length
+            tensor = None
+    if labels and tensor is not None and tensor.dtype == torch.bool:
+        return tensor.int()
+    if (
+        tensor is None
+        or tensor.is_complex()
+        or tensor.dtype == torch.bool
+        or tensor.layout != torch.strided
+    ):
+        dtype = getattr(value, "dtype", None)
+        raise TypeError(
+            f"{argument} must be a dense tensor of real numbers, got "
+            f"{type(value).__name__} of dtype {dtype}. {_remedy(value)}"
+        )
+    return tensor
+
+
+def _remedy(value: Any) -> str:
+    """Says what to pass in the place of data that are no numbers."""
+    if isinstance(value, Tensor) and value.layout != torch.strided:
+        return "Pass a dense tensor: value.to_dense()."
+    if hasattr(value, "toarray"):
+        return "Pass a dense array: value.toarray()."
+    if isinstance(value, Tensor):
+        return "Pass a tensor of floats."
+    return "Encode words and labels as numbers first: 0, 1, ... for each class."
+
+
+def as_number(value: Any) -> Any:
+    """Makes a float of what is one: scalar tensors on the CPU, numpy's numbers.
+
+    A float can be checked, takes no tensor operations, and loads from any checkpoint.
+    """
+    if is_number(value, int | float | np.floating | np.integer):
+        return float(as_float(value))
+    readable = isinstance(value, Tensor) and value.numel() == 1
+    if readable and value.device.type == "cpu" and not torch.compiler.is_compiling():
+        return value.item()
+    return value

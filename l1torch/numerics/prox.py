@@ -17,13 +17,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from l1torch.hyperparameters import (
-    Number,
-    check_number,
-    nonnegative,
-    require_broadcast,
-)
-from l1torch.leaves import compute_dtype, require_real_tensor
+from l1torch.numerics.checks import check_number, require_broadcast, require_real_tensor
+from l1torch.numerics.elementwise import Number, compute_dtype, nonnegative
 
 
 def soft_threshold(x: Tensor, threshold: Number) -> Tensor:
@@ -48,7 +43,7 @@ def soft_threshold(x: Tensor, threshold: Number) -> Tensor:
       >>> soft_threshold(torch.tensor([3.0, -0.5, -2.0]), 1.0)
       tensor([ 2.,  0., -1.])
     """
-    return solve(shrink, x, threshold)
+    return apply_prox_formula(soft_threshold_unchecked, x, threshold)
 
 
 def prox_nonnegative_l1(x: Tensor, threshold: Number) -> Tensor:
@@ -57,7 +52,7 @@ def prox_nonnegative_l1(x: Tensor, threshold: Number) -> Tensor:
     The closed form is `max(x - threshold, 0)`. Arguments, result and errors are those
     of `soft_threshold`.
     """
-    return solve(lambda x, t: (x - t).clamp(min=0), x, threshold)
+    return apply_prox_formula(lambda x, t: (x - t).clamp(min=0), x, threshold)
 
 
 def prox_elastic_net(x: Tensor, threshold: Number, l1_ratio: float) -> Tensor:
@@ -76,15 +71,15 @@ def prox_elastic_net(x: Tensor, threshold: Number, l1_ratio: float) -> Tensor:
     """
 
     def formula(x: Tensor, t: Tensor) -> Tensor:
-        shrunk = shrink(x, t * l1_ratio)
+        shrunk = soft_threshold_unchecked(x, t * l1_ratio)
         if l1_ratio == 1:
             return shrunk
         return shrunk * (1 / (1 + t * (1 - l1_ratio)))
 
-    return solve(formula, x, threshold)
+    return apply_prox_formula(formula, x, threshold)
 
 
-def shrink(x: Tensor, t: Tensor) -> Tensor:
+def soft_threshold_unchecked(x: Tensor, t: Tensor) -> Tensor:
     """The soft threshold of tensors that are checked already."""
     if not torch.is_grad_enabled():
         return x - x.clamp(-t, t)
@@ -118,7 +113,7 @@ def from_zero(
     return torch.where(t > 0, u, x + t.detach() + slope)
 
 
-def solve(
+def apply_prox_formula(
     formula: Callable[[Tensor, Tensor], Tensor], x: Tensor, threshold: Number
 ) -> Tensor:
     """Checks the arguments, computes `formula(x, threshold)` and rounds it once."""

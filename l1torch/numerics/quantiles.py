@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from l1torch.leaves import BLOCK
+from l1torch.numerics.blocks import BLOCK
 
 _BINS = 1 << 14
 _FEW = 1 << 16  # elements that may be gathered

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from l1torch.hyperparameters import Number
-from l1torch.leaves import BLOCK, blocks
+from l1torch.numerics.blocks import BLOCK, blocks, sampled
+from l1torch.numerics.elementwise import Number
 
 
 @dataclasses.dataclass(frozen=True)
-class Root:
+class SecondMomentRoot:
     """The denominator `sqrt(second / correction) + eps`, not yet worked out."""
 
     second: Tensor
@@ -36,26 +36,12 @@ class Root:
         return root / self.correction**0.5 + self.eps
 
 
-_RUN = 16  # float32 elements that the memory gives at once
-
-
-def sampled(x: Tensor, every: int) -> Tensor:
-    """Gives about every so-manieth element, in runs of neighbours where there are many.
-
-    An odd number comes by all columns of a matrix.
-    """
-    x = x.reshape(-1)
-    if every == 1 or x.numel() < 4 * _RUN * every:
-        return x[::every]
-    return x[: x.numel() // _RUN * _RUN].view(-1, _RUN)[::every].reshape(-1)
-
-
 # In elements: below, calling a compiled kernel costs more than it saves.
 _SMALLEST = 1 << 12
 
 
 def shrink_by_root_(
-    x: Tensor, root: Root, pull: Number, floor: Number, compiled: bool
+    x: Tensor, root: SecondMomentRoot, pull: Number, floor: Number, compiled: bool
 ) -> bool:
     """Soft-thresholds `x` in place by `pull / max(root, floor)`, if it can.
 
@@ -83,7 +69,7 @@ def shrink_by_root_(
 
 
 def ratios_by_root(
-    x: Tensor, root: Root, scale: Number, every: int = 1
+    x: Tensor, root: SecondMomentRoot, scale: Number, every: int = 1
 ) -> Iterator[Tensor] | None:
     """Yields `|x| * max(root, tiny) / scale` in blocks, if it can; else gives None.
 
@@ -95,7 +81,7 @@ def ratios_by_root(
     return _ratios_in_blocks(x, root, scale, every)
 
 
-def _works_in_blocks(x: Tensor, root: Root, *scalars: Number) -> bool:
+def _works_in_blocks(x: Tensor, root: SecondMomentRoot, *scalars: Number) -> bool:
     scalars = (*scalars, root.correction, root.eps)
     return (
         x.device.type == "cpu"
@@ -108,7 +94,7 @@ def _works_in_blocks(x: Tensor, root: Root, *scalars: Number) -> bool:
 
 
 def _ratios_in_blocks(
-    x: Tensor, root: Root, scale: float, every: int
+    x: Tensor, root: SecondMomentRoot, scale: float, every: int
 ) -> Iterator[Tensor]:
     eps_tensor = x.new_full((), root.eps)
     factor, tiny = root.correction**-0.5, torch.finfo(x.dtype).tiny
@@ -121,7 +107,9 @@ def _ratios_in_blocks(
         yield ratio.clamp_(min=tiny).mul_(1 / scale).mul_(part).abs_()
 
 
-def _shrink_in_blocks(x: Tensor, root: Root, pull: float, floor: float) -> None:
+def _shrink_in_blocks(
+    x: Tensor, root: SecondMomentRoot, pull: float, floor: float
+) -> None:
     # With a number as a tensor, a division or sum is one pass.
     pull_tensor, eps_tensor = (x.new_full((), value) for value in (pull, root.eps))
     factor = root.correction**-0.5
@@ -150,7 +138,9 @@ def _kept(dtype: torch.dtype, size: int) -> tuple[Tensor, Tensor]:
     return kept[dtype]
 
 
-def _shrink_compiled(x: Tensor, root: Root, pull: Number, floor: Number) -> None:
+def _shrink_compiled(
+    x: Tensor, root: SecondMomentRoot, pull: Number, floor: Number
+) -> None:
     dtype = torch.float32 if x.dtype.itemsize < 4 else x.dtype
     # As tensors, numbers that change do not compile the kernel anew.
     scalars = [

@@ -7,11 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1torch.hyperparameters import Number, check_scalar
-from l1torch.leaves import compute_dtype, require_updates
-from l1torch.order_statistics import total
-from l1torch.sharding import local
-from l1torch.transforms import GradientTransformation
+from l1torch.numerics.checks import check_scalar
+from l1torch.numerics.elementwise import Number, compute_dtype
+from l1torch.numerics.order_statistics import total
+from l1torch.numerics.sharding import local
+from l1torch.optimizers.transformations import (
+    GradientTransformation,
+)
+from l1torch.parameters.trees import require_updates
 
 
 def clip_by_global_l1_norm(max_norm: Number) -> GradientTransformation:

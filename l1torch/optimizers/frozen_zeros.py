@@ -7,13 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1torch.delegation import DelegatingOptimizer, require_closure, require_param_group
-from l1torch.groups import Group, all_params
-from l1torch.leaves import named_leaves, require_same_tree
-from l1torch.masks import Mask, selected, weights_only
-from l1torch.sharding import local
-from l1torch.solvers import Solution, solve
-from l1torch.transforms import GradientTransformation
+from l1torch.numerics.sharding import local
+from l1torch.optimizers.transformations import (
+    GradientTransformation,
+)
+from l1torch.parameters.masks import Mask, selected, weights_only
+from l1torch.parameters.trees import Group, named_leaves, require_same_tree
+from l1torch.wrappers.delegating import (
+    DelegatingOptimizer,
+    require_closure,
+    require_param_group,
+)
+from l1torch.wrappers.param_groups import all_params
 
 Closure = Callable[[], Any]
 
@@ -157,64 +162,6 @@ class FrozenZeros(DelegatingOptimizer):
 
     def _select(self) -> list[bool]:
         return selected(self.mask, all_params(self.param_groups))
-
-
-def refit(
-    loss: Callable[[dict[str, Tensor]], Tensor],
-    params: Mapping[str, Tensor],
-    *,
-    mask: Mask = weights_only,
-    tol: float = 1e-6,
-    max_iterations: int = 10_000,
-) -> Solution:
-    """Minimises the loss without its penalty over the weights that are not zero.
-
-    A penalty pulls the weights that it keeps towards zero as well. This takes the bias
-    out (Belloni and Chernozhukov, 2013: least squares after the lasso): weights of
-    exactly 0 stay so, all others are fitted by `solve`, on the full batch. In a
-    training by minibatches take `freeze_zeros` and a strength of 0 instead.
-
-    Args:
-      loss: the mean loss without penalty, a function from the parameters to a scalar.
-      params: where the zeros are, and where to begin; tensors by name.
-      mask: the parameters whose zeros are held, see `weights_only`; `None` for all.
-      tol: the largest element of the gradient on the support at which to stop, in
-        [0, 1).
-      max_iterations: when to give up, with a warning.
-
-    Returns:
-      The `Solution` of strength 0; its `residual` is the gradient on the support.
-
-    Raises:
-      TypeError, ValueError: as `solve`.
-
-    Example:
-      >>> def loss(params):
-      ...     return (params["w"] - torch.tensor([3.0, 1.0])).square().sum()
-      >>> refit(loss, {"w": torch.tensor([2.5, 0.0])}).params["w"].round(decimals=3)
-      tensor([3., 0.])
-    """
-    held = {
-        name: x.detach() == 0
-        for (name, x), chosen in zip(
-            named_leaves(params), selected(mask, params), strict=True
-        )
-        if chosen and x is not None
-    }
-
-    def on_support(params: Any) -> Tensor:
-        if isinstance(params, Tensor):
-            return loss(params.masked_fill(held[""], 0) if held else params)
-        return loss(
-            {
-                name: x.masked_fill(held[name], 0) if name in held else x
-                for name, x in params.items()
-            }
-        )
-
-    return solve(
-        on_support, params, 0.0, mask=mask, tol=tol, max_iterations=max_iterations
-    )
 
 
 def _require_dense(grad: Tensor) -> None:

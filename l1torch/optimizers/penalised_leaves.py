@@ -6,15 +6,16 @@ from typing import Any
 
 from torch import Tensor
 
-from l1torch.hyperparameters import Number, Strength, check_schedules, strengths_at
-from l1torch.leaves import (
+from l1torch.numerics.elementwise import Number
+from l1torch.parameters.masks import Mask, selected
+from l1torch.parameters.trees import (
     named_leaves,
     require_dense,
     require_real_floating,
     require_same_tree,
 )
-from l1torch.masks import Mask, selected
-from l1torch.penalty import Penalty, require_fit
+from l1torch.penalties.base import Penalty, require_fit
+from l1torch.strengths.values import Strength, check_schedules, strengths_at
 
 
 def check_params(

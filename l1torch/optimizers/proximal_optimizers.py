@@ -6,28 +6,34 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from l1torch.checks import check_choice, check_flag
-from l1torch.controllers import Control, check_target
-from l1torch.delegation import (
+from l1torch.numerics.checks import check_choice, check_flag
+from l1torch.numerics.elementwise import Number, compute_dtype
+from l1torch.parameters.masks import Mask, weights_only
+from l1torch.parameters.sparsity import Control
+from l1torch.parameters.trees import Group
+from l1torch.penalties.base import Penalty, require_penalty
+from l1torch.penalties.separable import l1
+from l1torch.strengths.targets import TargetSparsity
+from l1torch.strengths.values import Schedule
+from l1torch.thresholds.cumulative import BUDGETS, check_window
+from l1torch.thresholds.effective_steps import (
+    check_momentum,
+    check_rate,
+    check_state_dict,
+    known_class,
+)
+from l1torch.thresholds.metrics import Metric, check_max_ratio, check_metric
+from l1torch.thresholds.target_control import check_target
+from l1torch.wrappers.blockwise_steps import Member, Pack, packs
+from l1torch.wrappers.delegating import (
     eager,
     require_closure,
     require_optimizer,
     require_state_dict,
 )
-from l1torch.following import Following, control_of
-from l1torch.groups import Group
-from l1torch.hyperparameters import Number, Schedule
-from l1torch.leaves import compute_dtype
-from l1torch.masks import Mask, weights_only
-from l1torch.parts import Member, Pack, packs
-from l1torch.penalised import PenalisedOptimizer, Targets
-from l1torch.penalties import l1
-from l1torch.penalty import Penalty, require_penalty
-from l1torch.shrinking import Shrinking
-from l1torch.step_sizes import check_momentum, check_rate, check_state_dict, known_class
-from l1torch.targets import TargetSparsity
-from l1torch.thresholds import Metric, check_max_ratio, check_metric
-from l1torch.windows import BUDGETS, check_window
+from l1torch.wrappers.in_place_prox import InPlaceProx
+from l1torch.wrappers.penalised import PenalisedOptimizer, Targets
+from l1torch.wrappers.target_steps import TargetStep, control_of
 
 Closure = Callable[[], Any]
 
@@ -285,13 +291,13 @@ class Proximal(PenalisedOptimizer):
         return loss
 
     @eager
-    def _begin(self, with_gradients: bool) -> tuple[Targets, Following | None]:
+    def _begin(self, with_gradients: bool) -> tuple[Targets, TargetStep | None]:
         targets = self._targets()
         for group, _ in targets:
             self._check_group(group)
         following = None
         if isinstance(self._strength, TargetSparsity):
-            following = Following(self._strength, targets)
+            following = TargetStep(self._strength, targets)
         if with_gradients:
             self._require_gradients_of_all(targets)
         return targets, following
@@ -302,8 +308,8 @@ class Proximal(PenalisedOptimizer):
         self._require_gradients_of_all(targets)
 
     @eager
-    def _finish(self, targets: Targets, following: Following | None) -> None:
-        shrinking = Shrinking(
+    def _finish(self, targets: Targets, following: TargetStep | None) -> None:
+        shrinking = InPlaceProx(
             *(self._known, self.penalty, self.metric),
             *(self.max_ratio, self.window, self.fused),
         )
@@ -315,7 +321,7 @@ class Proximal(PenalisedOptimizer):
         self._shrink(shrinking, [(pack, pack.members[0].strength) for pack in found])
         self._count_step()
 
-    def _shrink(self, shrinking: Shrinking, found: list[tuple[Pack, Number]]) -> None:
+    def _shrink(self, shrinking: InPlaceProx, found: list[tuple[Pack, Number]]) -> None:
         if self.penalty.separable:
             for pack, strength in found:
                 shrinking.shrink_(pack, strength)

@@ -6,9 +6,30 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from l1torch.checks import described
-from l1torch.controllers import (
-    Control,
+from l1torch.numerics.checks import described
+from l1torch.numerics.elementwise import Number, compute_dtype, product
+from l1torch.optimizers.penalised_leaves import (
+    check_params,
+    penalised_leaves,
+)
+from l1torch.optimizers.transformations import GradientTransformation
+from l1torch.parameters.masks import Mask, weights_only
+from l1torch.parameters.sparsity import Control
+from l1torch.parameters.trees import named_leaves
+from l1torch.penalties.base import (
+    Penalty,
+    require_penalty,
+)
+from l1torch.penalties.separable import l1
+from l1torch.strengths.targets import TargetSparsity
+from l1torch.strengths.values import (
+    Schedule,
+    Strength,
+    check_learning_rate,
+    check_strength,
+    learning_rate_at,
+)
+from l1torch.thresholds.target_control import (
     Row,
     check_target,
     count_zeros,
@@ -16,50 +37,6 @@ from l1torch.controllers import (
     largest_kept,
     next_control,
 )
-from l1torch.hyperparameters import (
-    Number,
-    Schedule,
-    Strength,
-    check_learning_rate,
-    check_strength,
-    learning_rate_at,
-    product,
-)
-from l1torch.leaves import (
-    compute_dtype,
-    named_leaves,
-    require_params,
-    require_same_tree,
-)
-from l1torch.masks import Mask, weights_only
-from l1torch.penalised_leaves import check_params, penalised_leaves
-from l1torch.penalties import l1
-from l1torch.penalty import (
-    Penalty,
-    require_penalty,
-    require_subgradient,
-)
-from l1torch.targets import TargetSparsity
-
-
-class GradientTransformation(NamedTuple):
-    """A pair of pure functions, as optax has it."""
-
-    init: Callable[[Mapping[str, Tensor]], Any]
-    """`init(params) -> state`."""
-    update: Callable[..., tuple[dict[str, Tensor], Any]]
-    """`update(updates, state, params) -> (updates, state)`."""
-
-
-class AddSubgradientState(NamedTuple):
-    """State of `add_subgradient`.
-
-    `torch.load(..., weights_only=True)` takes it after
-    `torch.serialization.add_safe_globals([AddSubgradientState])`.
-    """
-
-    count: int
-    """Steps taken: the argument of a strength schedule."""
 
 
 class ProximalStepState(NamedTuple):
@@ -75,69 +52,6 @@ class ProximalStepState(NamedTuple):
     control: Control | None = None
     """Under a target sparsity, the strength in use, `control.strength`: a number, or
     with `scope="array"` a mapping from names; and how far the ramp is. Else None."""
-
-
-def add_subgradient(
-    strength: Strength, *, penalty: Penalty = l1(), mask: Mask = weights_only
-) -> GradientTransformation:
-    """Adds the penalty's subgradient to the gradients: `g + strength * sign(w)`.
-
-    The gradient of `loss + strength * penalty`, with 0 at a weight of 0. Apply it
-    before the optimizer's own arithmetic. Like any subgradient method it oscillates
-    around zero and finds no exact zeros: use `proximal_step` for these.
-
-    Example:
-      >>> tx = add_subgradient(1e-3)
-      >>> params, grads = {"w": torch.tensor([2.0, 0.0])}, {"w": torch.zeros(2)}
-      >>> tx.update(grads, tx.init(params), params)[0]
-      {'w': tensor([0.0010, 0.0000])}
-
-    Args:
-      strength: lambda, per unit of the mean loss that the gradients belong to: a number
-        >= 0, a tensor that broadcasts to its parameter, a schedule (step count, from 0,
-        to number), or a mapping from parameter names to these.
-      penalty: the penalty, of unit strength; one with a constraint is refused.
-      mask: the parameters to penalise: a mapping from names to booleans, a function
-        from the parameters to one, or `None` for all. The default leaves out biases and
-        normalisation.
-
-    Returns:
-      A transformation whose updates keep the dtype of the gradients.
-
-    Raises:
-      TypeError: a strength that is not a real number; at `init`, a penalised parameter
-        that is not real floating; at `update`, a sparse gradient.
-      ValueError: a strength that is negative, infinite or NaN; a penalty with a
-        constraint; at `init`, a strength or mask that does not fit the parameters; at
-        `update`, missing parameters or gradients of other names.
-    """
-    check_strength(strength)
-    require_subgradient(penalty)
-
-    def init_fn(params: Mapping[str, Tensor]) -> AddSubgradientState:
-        check_params(params, mask, strength, None, penalty)
-        return AddSubgradientState(count=0)
-
-    def update_fn(
-        updates: Mapping[str, Tensor],
-        state: AddSubgradientState,
-        params: Mapping[str, Tensor] | None = None,
-    ) -> tuple[dict[str, Tensor], AddSubgradientState]:
-        _require_state(state, AddSubgradientState)
-        rows = penalised_leaves(updates, params, strength, mask, state.count)
-        new_updates = dict(updates)
-        for name, param, param_strength in rows:
-            update = updates[name]
-            dtype = torch.promote_types(
-                compute_dtype(param.dtype), compute_dtype(update.dtype)
-            )
-            slope = penalty.at(name, tuple(param.shape)).subgradient(
-                param.to(dtype), param_strength
-            )
-            new_updates[name] = (update.to(dtype) + slope).to(update.dtype)
-        return new_updates, AddSubgradientState(state.count + 1)
-
-    return GradientTransformation(init_fn, update_fn)
 
 
 def proximal_step(
@@ -160,11 +74,12 @@ def proximal_step(
     zeros.
 
     Example:
+      >>> import l1torch, torch
       >>> tx = proximal_step(1.0, learning_rate=0.1)
       >>> params, grads = {"w": torch.tensor([2.0, 0.05])}, {"w": torch.zeros(2)}
       >>> updates = {name: -0.1 * grad for name, grad in grads.items()}
       >>> updates, state = tx.update(updates, tx.init(params), params)
-      >>> apply_updates(params, updates)
+      >>> l1torch.apply_updates(params, updates)
       {'w': tensor([1.9000, 0.0000])}
 
     Args:
@@ -205,7 +120,7 @@ def proximal_step(
         state: ProximalStepState,
         params: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], ProximalStepState]:
-        _require_state(state, ProximalStepState)
+        require_state(state, ProximalStepState)
         _require_control(state, target)
         step_size = learning_rate_at(learning_rate, state.count)
 
@@ -238,7 +153,8 @@ def proximal_step(
     return GradientTransformation(init_fn, update_fn)
 
 
-def _require_state(state: Any, kind: type) -> None:
+def require_state(state: Any, kind: type) -> None:
+    """Raises TypeError for a state of another transformation."""
     if not isinstance(state, kind):
         raise TypeError(
             f"state must be the {kind.__name__} that init(params) gives, got "
@@ -252,34 +168,6 @@ def _require_control(state: ProximalStepState, target: TargetSparsity | None) ->
             "state must be that of a target_sparsity, got one of a fixed strength. "
             "Make it by init(params)."
         )
-
-
-def apply_updates(
-    params: Mapping[str, Tensor], updates: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Adds the updates and rounds to the parameters' dtypes, as optax's function does.
-
-    It can be differentiated: with the parameters of a module, call it under
-    `torch.no_grad()`, or the graph grows from step to step.
-
-    Args:
-      params: tensors by name.
-      updates: tensors by the same names; a parameter whose update is `None` stays.
-
-    Returns:
-      A new dict; `params` and its tensors are left as they are.
-
-    Raises:
-      ValueError: the names or shapes differ.
-    """
-    require_params(params)
-    require_same_tree(updates, params)
-    return {
-        name: param
-        if updates[name] is None
-        else (param + updates[name]).to(param.dtype)
-        for name, param in params.items()
-    }
 
 
 def _follow(

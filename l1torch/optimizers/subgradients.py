@@ -1,18 +1,32 @@
 """The coupled subgradient: a wrapper that adds it to the gradients."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from l1torch.delegation import eager, require_closure
-from l1torch.hyperparameters import Number, Schedule, check_strength
-from l1torch.leaves import blocks_with, compute_dtype
-from l1torch.masks import Mask, weights_only
-from l1torch.penalised import PenalisedOptimizer, Targets
-from l1torch.penalties import l1
-from l1torch.penalty import Penalty, require_subgradient
+from l1torch.numerics.blocks import blocks_with
+from l1torch.numerics.elementwise import Number, compute_dtype
+from l1torch.optimizers.penalised_leaves import (
+    check_params,
+    penalised_leaves,
+)
+from l1torch.optimizers.proximal_steps import require_state
+from l1torch.optimizers.transformations import GradientTransformation
+from l1torch.parameters.masks import Mask, weights_only
+from l1torch.penalties.base import (
+    Penalty,
+    require_subgradient,
+)
+from l1torch.penalties.separable import l1
+from l1torch.strengths.values import (
+    Schedule,
+    Strength,
+    check_strength,
+)
+from l1torch.wrappers.delegating import eager, require_closure
+from l1torch.wrappers.penalised import PenalisedOptimizer, Targets
 
 Closure = Callable[[], Any]
 
@@ -137,3 +151,77 @@ class Subgradient(PenalisedOptimizer):
                 device = loss.device if isinstance(loss, Tensor) else value.device
                 loss = loss + sign * value.to(device)
         return loss
+
+
+class AddSubgradientState(NamedTuple):
+    """State of `add_subgradient`.
+
+    `torch.load(..., weights_only=True)` takes it after
+    `torch.serialization.add_safe_globals([AddSubgradientState])`.
+    """
+
+    count: int
+    """Steps taken: the argument of a strength schedule."""
+
+
+def add_subgradient(
+    strength: Strength, *, penalty: Penalty = l1(), mask: Mask = weights_only
+) -> GradientTransformation:
+    """Adds the penalty's subgradient to the gradients: `g + strength * sign(w)`.
+
+    The gradient of `loss + strength * penalty`, with 0 at a weight of 0. Apply it
+    before the optimizer's own arithmetic. Like any subgradient method it oscillates
+    around zero and finds no exact zeros: use `proximal_step` for these.
+
+    Example:
+      >>> tx = add_subgradient(1e-3)
+      >>> params, grads = {"w": torch.tensor([2.0, 0.0])}, {"w": torch.zeros(2)}
+      >>> tx.update(grads, tx.init(params), params)[0]
+      {'w': tensor([0.0010, 0.0000])}
+
+    Args:
+      strength: lambda, per unit of the mean loss that the gradients belong to: a number
+        >= 0, a tensor that broadcasts to its parameter, a schedule (step count, from 0,
+        to number), or a mapping from parameter names to these.
+      penalty: the penalty, of unit strength; one with a constraint is refused.
+      mask: the parameters to penalise: a mapping from names to booleans, a function
+        from the parameters to one, or `None` for all. The default leaves out biases and
+        normalisation.
+
+    Returns:
+      A transformation whose updates keep the dtype of the gradients.
+
+    Raises:
+      TypeError: a strength that is not a real number; at `init`, a penalised parameter
+        that is not real floating; at `update`, a sparse gradient.
+      ValueError: a strength that is negative, infinite or NaN; a penalty with a
+        constraint; at `init`, a strength or mask that does not fit the parameters; at
+        `update`, missing parameters or gradients of other names.
+    """
+    check_strength(strength)
+    require_subgradient(penalty)
+
+    def init_fn(params: Mapping[str, Tensor]) -> AddSubgradientState:
+        check_params(params, mask, strength, None, penalty)
+        return AddSubgradientState(count=0)
+
+    def update_fn(
+        updates: Mapping[str, Tensor],
+        state: AddSubgradientState,
+        params: Mapping[str, Tensor] | None = None,
+    ) -> tuple[dict[str, Tensor], AddSubgradientState]:
+        require_state(state, AddSubgradientState)
+        rows = penalised_leaves(updates, params, strength, mask, state.count)
+        new_updates = dict(updates)
+        for name, param, param_strength in rows:
+            update = updates[name]
+            dtype = torch.promote_types(
+                compute_dtype(param.dtype), compute_dtype(update.dtype)
+            )
+            slope = penalty.at(name, tuple(param.shape)).subgradient(
+                param.to(dtype), param_strength
+            )
+            new_updates[name] = (update.to(dtype) + slope).to(update.dtype)
+        return new_updates, AddSubgradientState(state.count + 1)
+
+    return GradientTransformation(init_fn, update_fn)

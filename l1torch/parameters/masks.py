@@ -12,8 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-from l1torch.checks import described
-from l1torch.leaves import describe, has_names, named_leaves, require_params, spread
+from l1torch.numerics.checks import described
+from l1torch.parameters.trees import (
+    describe,
+    has_names,
+    named_leaves,
+    require_params,
+    spread,
+)
 
 Mask = Mapping[str, bool] | Callable[[Any], Any] | None
 """`None`, a mapping of booleans, or a function that gives one."""

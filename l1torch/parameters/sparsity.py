@@ -2,14 +2,29 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from l1torch.checks import described
-from l1torch.controllers import Control
-from l1torch.leaves import describe, named_leaves, require_known_float
-from l1torch.masks import Mask, selected, weights_among
+from l1torch.numerics.checks import described, require_known_float
+from l1torch.parameters.masks import Mask, selected, weights_among
+from l1torch.parameters.trees import describe, named_leaves
+
+
+class Control(NamedTuple):
+    """What a target keeps from step to step: what is asked for, and by which strength.
+
+    A training that stops while `wanted` is below `target` has stopped too early.
+    """
+
+    strength: Any
+    """The strength of the last step: a number, or one for each parameter."""
+
+    wanted: float
+    """The fraction of zeros asked for at the last step."""
+
+    target: float
+    """The fraction asked for from the end of the ramp on."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,16 +1,15 @@
 """The tensors of a model: their dotted names, and values spread over them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from l1torch.checks import described
-from l1torch.sharding import local
+from l1torch.numerics.checks import described, require_known_float
 
-BLOCK = 1 << 18  # elements: two float32 blocks stay inside a core's cache
-_SMALL = 1 << 14  # elements: below, calls cost more than their arithmetic
+Group = dict[str, Any]
+"""One of `optimizer.param_groups`."""
 
 
 def named_leaves(params: Any, argument: str = "params") -> list[tuple[str, Any]]:
@@ -153,21 +152,6 @@ def _require_floating(argument: str, name: str, leaf: Any) -> None:
         )
 
 
-def require_real_tensor(argument: str, value: Tensor) -> None:
-    """Raises TypeError for an argument without L1 penalty."""
-    if not isinstance(value, Tensor) or not _is_real_floating(value.dtype):
-        known = isinstance(value, Tensor)
-        got = f"dtype {value.dtype}" if known else described(value)
-        raise TypeError(
-            f"{argument} must be real floating point, a tensor of 16 bits at least, "
-            f"got {got}. Pass one such as torch.ones(3)."
-        )
-
-
-def _is_real_floating(dtype: torch.dtype) -> bool:
-    return dtype.is_floating_point and dtype.itemsize > 1
-
-
 def require_dense(argument: str, tensor: Tensor) -> None:
     """Raises TypeError for a sparse tensor."""
     if tensor.layout != torch.strided:
@@ -176,91 +160,6 @@ def require_dense(argument: str, tensor: Tensor) -> None:
             "whether or not it has a gradient. Use dense gradients (sparse=False in "
             "torch.nn.Embedding), or leave the parameter out with mask=."
         )
-
-
-def require_known_float(name: str, dtype: torch.dtype) -> None:
-    """Raises TypeError for floats of 8 bits or less."""
-    if dtype.is_floating_point and not _is_real_floating(dtype):
-        raise TypeError(
-            f"{name} must have 16 bits or more, got dtype {str(dtype).split('.')[-1]}. "
-            "Convert it to bfloat16 or float32, or leave it out with mask=."
-        )
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Gives the dtype of prox arithmetic: float32 for half precision, else the same."""
-    return torch.float32 if dtype.itemsize < 4 else dtype
-
-
-def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yields views that cover tensors of one shape, small enough for the CPU's cache.
-
-    Elementwise work whose temporaries are of a block's size costs no page faults. On
-    an accelerator, and under `torch.compile`, the tensors are yielded whole. Of a
-    DTensor, this process's shard is.
-    """
-    tensors = tuple(local(t) for t in tensors)
-    first = tensors[0]
-    whole = first.device.type != "cpu" or torch.compiler.is_compiling()
-    if whole or first.numel() <= BLOCK:
-        yield tensors
-        return
-    if all(t.is_contiguous() for t in tensors):
-        tensors, dim, size = tuple(t.view(-1) for t in tensors), 0, BLOCK
-    else:
-        dim = max(range(first.dim()), key=first.size)
-        size = max(1, BLOCK * first.size(dim) // first.numel())
-    yield from zip(*(t.split(size, dim) for t in tensors), strict=True)
-
-
-def blocks_with(value: Any, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
-    """Yields `blocks(*tensors)`, each with its part of a number or tensor `value`."""
-    if isinstance(value, Tensor) and value.dim() > 0:
-        yield from blocks(*tensors, value.expand(tensors[0].shape))
-    else:
-        for parts in blocks(*tensors):
-            yield *parts, value
-
-
-def is_small(x: Tensor) -> bool:
-    """Tells whether a tensor is better joined with others: plain, contiguous, small."""
-    plain = type(x) is Tensor or type(x) is torch.nn.Parameter
-    return plain and x.numel() <= _SMALL and x.dim() > 0 and x.is_contiguous()
-
-
-def joined(tensors: Iterable[Tensor]) -> Tensor:
-    """Joins tensors of one dtype to one vector."""
-    return torch.cat(_stackable(list(tensors))).view(-1)
-
-
-def write_joined(x: Tensor, into: Sequence[Tensor]) -> None:
-    """Writes a joined vector back, into contiguous tensors."""
-    out = _stackable(into)
-    sizes = [each.shape[0] for each in out]
-    torch.split_with_sizes_copy(x.view(-1, *out[0].shape[1:]), sizes, out=out)
-
-
-def cut(x: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Cuts a joined vector into views of the tensors' shapes."""
-    if _rows_alike(like):
-        rows = x.view(-1, *like[0].shape[1:])
-        return list(rows.split([each.shape[0] for each in like]))
-    pieces = x.split([each.numel() for each in like])
-    return [piece.view(each.shape) for piece, each in zip(pieces, like, strict=True)]
-
-
-def _stackable(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Makes vectors of them, unless all but the first axes are alike already."""
-    # A view is an object more, of which thousands make work for the garbage collector.
-    return tensors if _rows_alike(tensors) else [x.reshape(-1) for x in tensors]
-
-
-def _rows_alike(tensors: Sequence[Tensor]) -> bool:
-    """Tells whether they can be put one below the other as they are."""
-    shape = tensors[0].shape
-    if not shape or 0 in shape[1:]:
-        return False
-    return all(x.shape[1:] == shape[1:] for x in tensors)
 
 
 def describe(leaves: list[tuple[str, Any]]) -> str:

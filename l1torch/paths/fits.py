@@ -8,12 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l1torch.certificates import OptimalityResidual, optimality_residual
-from l1torch.leaves import named_leaves
-from l1torch.masks import Mask, selected
-from l1torch.penalties import penalty_value
-from l1torch.penalty import Penalty
-from l1torch.solvers import solve
+from l1torch.parameters.masks import Mask, selected
+from l1torch.parameters.trees import named_leaves
+from l1torch.penalties.base import Penalty
+from l1torch.penalties.penalty_values import penalty_value
+from l1torch.solvers.full_batch import solve
+from l1torch.solvers.optimality import (
+    OptimalityResidual,
+    optimality_residual,
+)
 
 Params = Tensor | Mapping[str, Tensor]
 """A tensor, or a mapping from names to tensors."""

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from l1torch.checks import LARGEST, check_int, check_real
-from l1torch.design import as_numbers
-from l1torch.solvers import check_limits
+from l1torch.numerics.checks import LARGEST, as_numbers, check_int, check_real
+from l1torch.solvers.full_batch import check_limits
 
 
 def spaced_strengths(largest: float, count: int, ratio: float) -> np.ndarray:

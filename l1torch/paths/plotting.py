@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from l1torch.checks import check_int, check_real, described
-from l1torch.leaves import describe, named_leaves
-from l1torch.masks import selected, weights_only
-from l1torch.path import RegularisationPath, require_path
+from l1torch.numerics.checks import check_int, check_real, described
+from l1torch.parameters.masks import selected, weights_only
+from l1torch.parameters.trees import describe, named_leaves
+from l1torch.paths.regularisation import RegularisationPath, require_path
 
 _STYLES = ("-", "--", "-.", ":")
 
@@ -55,7 +55,7 @@ def plot_path(
 
     Example:
       >>> import torch
-      >>> from l1torch.path import regularisation_path
+      >>> from l1torch import regularisation_path
       >>> loss = lambda w: ((w - torch.tensor([1.0, 0.4])) ** 2).sum() / 2
       >>> path = regularisation_path(loss, torch.zeros(2), [0.9, 0.5, 0.1])
       >>> figure = plot_path(path, strength=0.5, labels=["age", "size"])

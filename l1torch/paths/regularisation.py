@@ -13,22 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l1torch.certificates import OptimalityResidual, penalised_rows
-from l1torch.checks import check_flag, check_int, described
-from l1torch.fista import value_of
-from l1torch.full_batch import (
+from l1torch.numerics.checks import check_flag, check_int, described
+from l1torch.parameters.masks import Mask, selected, weights_only
+from l1torch.parameters.trees import named_leaves
+from l1torch.paths.fits import (
     Params,
     Settings,
     fit_all,
     map_tensors,
     require_vectorisable,
 )
-from l1torch.leaves import named_leaves
-from l1torch.masks import Mask, selected, weights_only
-from l1torch.penalties import l1
-from l1torch.penalty import Penalty
-from l1torch.solvers import require_tensors
-from l1torch.strengths import (
+from l1torch.paths.grids import (
     check_settings,
     check_spacing,
     check_strengths,
@@ -36,7 +31,12 @@ from l1torch.strengths import (
     shorten,
     spaced_strengths,
 )
-from l1torch.zero_solution import lambda_at_zero, zero_solution
+from l1torch.penalties.base import Penalty
+from l1torch.penalties.separable import l1
+from l1torch.solvers.fista import value_of
+from l1torch.solvers.full_batch import require_tensors
+from l1torch.solvers.optimality import OptimalityResidual, penalised_rows
+from l1torch.solvers.zero_solution import lambda_at_zero, zero_solution
 
 
 class PathPoint(NamedTuple):

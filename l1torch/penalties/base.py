@@ -12,19 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1torch.hyperparameters import (
-    Number,
-    check_number,
-    nonnegative,
-    require_broadcast,
-    shape_of,
-)
-from l1torch.leaves import (
-    blocks_with,
-    compute_dtype,
-    is_small,
-    require_real_tensor,
-)
+from l1torch.numerics.blocks import blocks_with, is_small
+from l1torch.numerics.checks import check_number, require_broadcast, require_real_tensor
+from l1torch.numerics.elementwise import Number, compute_dtype, nonnegative, shape_of
 
 
 class Penalty(abc.ABC):
@@ -254,19 +244,3 @@ def require_gradient(grad: Tensor, x: Tensor) -> None:
             f"grad must have the shape of x, {tuple(x.shape)}, got "
             f"{tuple(grad.shape)}. Pass the gradient of the loss at x."
         )
-
-
-def largest(x: Tensor) -> Tensor:
-    """The largest element, at least 0: of no elements, too."""
-    return x.amax().clamp(min=0) if x.numel() else x.new_zeros(())
-
-
-def sign(x: Tensor) -> Tensor:
-    """The sign, 0.0 of zeros of both signs, and NaN of NaN."""
-    # torch.sign(nan) is 0.
-    return torch.where(x.isnan(), x, x.sign())
-
-
-def absolute(x: Tensor) -> Tensor:
-    """The absolute value, whose derivative at zero is 0."""
-    return x * sign(x).detach()

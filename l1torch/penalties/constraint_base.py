@@ -11,22 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1torch.hyperparameters import (
-    Number,
-    check_number,
-    nonnegative,
-    require_broadcast,
-)
-from l1torch.leaves import (
-    compute_dtype,
-    cut,
-    is_small,
-    joined,
-    require_real_tensor,
-)
-from l1torch.order_statistics import any_of, relative, shard_slices
-from l1torch.penalty import Penalty, require_gradient
-from l1torch.sharding import local
+from l1torch.numerics.blocks import cut, is_small, joined
+from l1torch.numerics.checks import check_number, require_broadcast, require_real_tensor
+from l1torch.numerics.elementwise import Number, compute_dtype, nonnegative
+from l1torch.numerics.l1_projection import relative
+from l1torch.numerics.order_statistics import any_of, shard_slices
+from l1torch.numerics.sharding import local
+from l1torch.penalties.base import Penalty, require_gradient
 
 Row = tuple[str, Tensor, Number]
 """A dotted path, a tensor, and its strength or threshold."""

@@ -3,16 +3,20 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from l1torch.checks import check_real
-from l1torch.hyperparameters import Number
-from l1torch.penalty import Penalty, gradient_operand, largest, operands, sign
-from l1torch.prox import from_zero, shrink, solve
-from l1torch.sharding import gathering
+from l1torch.numerics.chains import fuse, greatest_ratio, row_jumps
+from l1torch.numerics.checks import check_real
+from l1torch.numerics.elementwise import Number, largest, sign
+from l1torch.numerics.prox import (
+    apply_prox_formula,
+    from_zero,
+    soft_threshold_unchecked,
+)
+from l1torch.numerics.sharding import gathering
+from l1torch.penalties.base import Penalty, gradient_operand, operands
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +34,7 @@ class _FusedLasso(Penalty):
         x, strength = operands(x, strength)
         self.require_fit("x", x.shape, strength.shape)
         here = x.detach()
-        variation = (1 - self.l1_ratio) * _jumps(here).abs()
+        variation = (1 - self.l1_ratio) * row_jumps(here).abs()
         terms = variation + self.l1_ratio * here.abs()
         # Only the derivative of what is added is not 0: that of |jump| would be wrong
         # where neighbours are equal.
@@ -53,10 +57,10 @@ class _FusedLasso(Penalty):
                 cut = torch.zeros_like(x, dtype=torch.int32)
                 u = fuse(x, t_variation, t_variation, cut)
             if self.l1_ratio > 0:
-                u = shrink(u, t * self.l1_ratio)
+                u = soft_threshold_unchecked(u, t * self.l1_ratio)
             return u
 
-        return solve(functools.partial(from_zero, formula), x, threshold)
+        return apply_prox_formula(functools.partial(from_zero, formula), x, threshold)
 
     @gathering()
     def optimality_distance(
@@ -77,7 +81,7 @@ class _FusedLasso(Penalty):
             bound = largest(grad.abs())
             return torch.where(bound == 0, 0, bound * factor)
         if self.l1_ratio > 0:
-            return largest(_greatest_ratio(grad, self.l1_ratio))
+            return largest(greatest_ratio(grad, self.l1_ratio))
         sums = torch.cumsum(grad, -1)
         rounding = 4 * grad.shape[-1] ** 0.5 * torch.finfo(grad.dtype).eps
         size = torch.sum(grad.abs(), -1)
@@ -91,146 +95,12 @@ class _FusedLasso(Penalty):
         self.require_fit("x", x.shape, strength.shape)
         t_l1 = strength * self.l1_ratio
         t_variation = strength * (1 - self.l1_ratio)
-        jumps = _jumps(x)
+        jumps = row_jumps(x)
         cut = (jumps > 0).int() - (jumps < 0).int()
         u = fuse(v - t_l1 * sign(x), t_variation, t_variation, cut)
-        u = torch.where(x == 0, shrink(u, t_l1), u)
+        u = torch.where(x == 0, soft_threshold_unchecked(u, t_l1), u)
         # NaN that comparisons have hidden.
         return torch.where(torch.isnan(x + strength), x + strength, u)
-
-
-def fuse(x: Tensor, rise: Tensor, fall: Tensor, cut: Tensor) -> Tensor:
-    """Solves the chain problem along the last axis.
-
-    `argmin_u 1/2 |u - x|^2 + sum_i rise max(u_i - u_(i-1), 0) + fall max(u_(i-1) -
-    u_i, 0)`. Equal `rise` and `fall` are total variation; `rise = inf, fall = 0` is the
-    best fit that does not increase (isotonic regression).
-
-    Starts from one piece of the mean level and splits every piece into what lies above
-    its level and what lies below (Chambolle and Darbon, 2009; Hochbaum, 2001), until
-    none splits. A piece has one value, so that all its elements are equal.
-
-    Args:
-      x: floating tensor.
-      rise: scalar, or tensor with one number for each row, >= 0.
-      fall: as `rise`.
-      cut: integers of `x`'s shape. At i, 1 where it is known that u_i > u_(i-1), -1
-        where u_i < u_(i-1), so that this term is linear; 0 elsewhere.
-    """
-    if x.ndim == 0 or x.shape[-1] < 2:
-        return x
-    known = cut
-    fixed = (x.detach(), rise.detach(), fall.detach())
-    new = torch.ones_like(cut)
-    while new.any():
-        loaded, level = _levels(*fixed, cut)
-        above = _above(loaded - level, _starts(cut), *fixed[1:]).int()
-        new = torch.where(_starts(cut), 0, above - _shift(above, 1))
-        cut = cut + new
-    # By rounding, a piece may be split whose parts are equal, or in the wrong order.
-    jumps = _jumps(_levels(*fixed, cut)[1])
-    right = torch.where(cut > 0, jumps > 0, jumps < 0)
-    return _levels(x, rise, fall, torch.where((known != 0) | right, cut, 0))[1]
-
-
-def _levels(
-    x: Tensor, rise: Tensor, fall: Tensor, cut: Tensor
-) -> tuple[Tensor, Tensor]:
-    # x with the slopes of the cut terms taken off, and of this the mean of each piece.
-    load = torch.where(cut > 0, rise, torch.where(cut < 0, -fall, 0))
-    loaded = x - load + _shift(load, -1)
-    starts = _starts(cut)
-
-    def add(first: Sequence[Tensor], then: Sequence[Tensor]) -> list[Tensor]:
-        return [torch.where(then[1], then[0], first[0] + then[0]), first[1] | then[1]]
-
-    index = torch.arange(x.shape[-1], device=x.device).expand(x.shape)
-    first = torch.where(starts, index, 0).cummax(-1).values
-    last = _next(_ends(starts))
-    sums = torch.gather(_scan(add, [loaded, starts])[0], -1, last)
-    return loaded, sums / (last - first + 1).to(x.dtype)
-
-
-def _above(d: Tensor, starts: Tensor, rise: Tensor, fall: Tensor) -> Tensor:
-    # The least set, in each piece, of largest sum(d) - rise * (ways in) - fall * (ways
-    # out): by dynamic programming, gain_i = clip(gain_(i-1), -rise, fall) + d_i. Maps
-    # g -> clip(g + a, low, high) are closed under composition, so that it is a scan.
-    clipped = torch.clamp(d, -rise, fall)
-    low, high = torch.where(starts, clipped, -rise), torch.where(starts, clipped, fall)
-
-    def follow(f: Sequence[Tensor], g: Sequence[Tensor]) -> list[Tensor]:
-        bounds = [torch.clamp(f[i] + g[0], g[1], g[2]) for i in (1, 2)]
-        return [f[0] + g[0], *bounds]
-
-    gain = torch.where(starts, 0, _shift(_scan(follow, [d, low, high])[1], 1)) + d
-    ends = _ends(starts)
-    decided = ends | (gain > fall) | (gain <= -rise)
-    inside = torch.where(ends, gain > 0, gain > fall)
-    return torch.gather(inside, -1, _next(decided))
-
-
-def _greatest_ratio(grad: Tensor, l1_ratio: float) -> Tensor:
-    # The dual norm of each row: the greatest |sum(grad)| / penalty over the indicators
-    # of intervals, by Dinkelbach's iteration (1967), both signs side by side.
-    v = torch.stack([grad, -grad])
-    starts = _starts(torch.zeros_like(v, dtype=torch.int32))
-    s, climbs = v.new_zeros((*v.shape[:-1], 1)), True
-    while climbs:
-        cost = s * (1 - l1_ratio)
-        inside = _above(v - s * l1_ratio, starts, cost, cost)
-        ends = ~starts & (inside ^ _shift(inside, 1))
-        total, size, ends = (
-            torch.sum(torch.where(chosen, what, 0), -1, keepdim=True, dtype=v.dtype)
-            for chosen, what in ((inside, v), (inside, 1), (ends, 1))
-        )
-        weight = l1_ratio * size.clamp(min=1) + (1 - l1_ratio) * ends
-        ratio = torch.maximum(total / weight, s)
-        s, climbs = ratio, (ratio > s).any()
-    return s
-
-
-def _scan(
-    combine: Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]],
-    items: list[Tensor],
-) -> list[Tensor]:
-    # The inclusive scan along the last axis, by doubling (Hillis and Steele, 1986). The
-    # first item must not depend on what combine is given before it.
-    step = 1
-    while step < items[0].shape[-1]:
-        items = combine([_shift(item, step) for item in items], items)
-        step *= 2
-    return items
-
-
-def _shift(x: Tensor, by: int) -> Tensor:
-    filler = x.new_zeros((*x.shape[:-1], abs(by)))
-    if by > 0:
-        return torch.cat([filler, x[..., :-by]], -1)
-    return torch.cat([x[..., -by:], filler], -1)
-
-
-def _jumps(x: Tensor) -> Tensor:
-    if x.ndim == 0 or x.shape[-1] == 0:
-        return torch.zeros_like(x)
-    first = torch.zeros_like(x[..., :1])
-    return torch.cat([first, x[..., 1:] - x[..., :-1]], -1)
-
-
-def _starts(cut: Tensor) -> Tensor:
-    index = torch.arange(cut.shape[-1], device=cut.device)
-    return (cut != 0) | (index == 0)
-
-
-def _ends(starts: Tensor) -> Tensor:
-    return torch.cat([starts[..., 1:], starts[..., :1]], -1)
-
-
-def _next(chosen: Tensor) -> Tensor:
-    # The index of the next chosen element, itself counted; the last one must be chosen.
-    n = chosen.shape[-1]
-    index = torch.arange(n, device=chosen.device)
-    index = torch.where(chosen, index, n - 1)
-    return index.flip(-1).cummin(-1).values.flip(-1)
 
 
 def _require_one_a_row(

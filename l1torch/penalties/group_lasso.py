@@ -10,9 +10,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l1torch.checks import check_flag, check_int, check_real
-from l1torch.group_norms import group_norm, shrink_by_norm, shrink_in_metric
-from l1torch.grouping import (
+from l1torch.numerics.checks import check_flag, check_int, check_real
+from l1torch.numerics.elementwise import Number, absolute, largest, sign
+from l1torch.numerics.prox import apply_prox_formula, soft_threshold_unchecked
+from l1torch.numerics.sharding import gathering
+from l1torch.penalties.base import (
+    Penalty,
+    gradient_operand,
+    operands,
+    prox_in_stacks,
+)
+from l1torch.penalties.group_layouts import (
+    Layouts,
+    by_units,
+    check_layouts,
+    layout_of,
+)
+from l1torch.penalties.group_norms import (
+    group_norm,
+    shrink_by_norm,
+    shrink_in_metric,
+)
+from l1torch.penalties.groups import (
     UNITS,
     Grouping,
     Members,
@@ -22,19 +41,6 @@ from l1torch.grouping import (
     in_blocks,
     named,
 )
-from l1torch.hyperparameters import Number
-from l1torch.layout import Layouts, by_units, check_layouts, layout_of
-from l1torch.penalty import (
-    Penalty,
-    absolute,
-    gradient_operand,
-    largest,
-    operands,
-    prox_in_stacks,
-    sign,
-)
-from l1torch.prox import shrink, solve
-from l1torch.sharding import gathering
 
 
 def _needs_whole(penalty: Any, x: Tensor) -> bool:
@@ -116,7 +122,7 @@ class _GroupL1(Penalty):
             grouping = self._grouping(tuple(x.shape))
             # A product of 0 and an infinite threshold is never formed.
             if self.l1_ratio > 0:
-                x = shrink(x, t * self.l1_ratio)
+                x = soft_threshold_unchecked(x, t * self.l1_ratio)
             if self.l1_ratio == 1:
                 return x
             constant = grouping.is_constant(t.shape)
@@ -129,7 +135,7 @@ class _GroupL1(Penalty):
             shrunk = shrink_by_norm if constant else shrink_in_metric
             return grouping.back(shrunk(x, torch.abs(weight * t), grouping))
 
-        return solve(formula, x, threshold)
+        return apply_prox_formula(formula, x, threshold)
 
     def tree_prox(self, rows: Sequence[tuple[str, Tensor, Number]]) -> list[Tensor]:
         """Solves rows of path, array and threshold; small ones of one shape at once."""

@@ -31,7 +31,7 @@ from typing import Any
 
 from torch import nn
 
-from l1torch.grouping import Grouping
+from l1torch.penalties.groups import Grouping
 
 Layouts = tuple[tuple[str, str], ...]
 """Pairs of a glob pattern and a layout; the last that matches holds. An array that none

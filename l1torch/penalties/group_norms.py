@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1torch.grouping import Grouping
+from l1torch.penalties.groups import Grouping
 
 _HALVINGS = 8
 _NEWTON_STEPS = {torch.float32: 5, torch.float64: 7}

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l1torch.checks import check_int, described
+from l1torch.numerics.checks import check_int, described
 
 UNITS = ("heads", "input", "output")
 """The units of layers that groups may belong to."""

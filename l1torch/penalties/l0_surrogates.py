@@ -6,12 +6,13 @@ import math
 import torch
 from torch import Tensor
 
-from l1torch.checks import check_real
-from l1torch.nonconvex import SCALES, Elementwise, exceeds_root
-from l1torch.penalty import (
-    Penalty,
-    gradient_operand,
-    largest,
+from l1torch.numerics.checks import check_real
+from l1torch.numerics.elementwise import largest
+from l1torch.penalties.base import Penalty, gradient_operand
+from l1torch.penalties.elementwise_base import (
+    SCALES,
+    Elementwise,
+    exceeds_root,
 )
 
 

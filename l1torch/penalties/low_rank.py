@@ -5,11 +5,11 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from l1torch.hyperparameters import Number
-from l1torch.leaves import require_real_tensor
-from l1torch.penalty import Penalty, gradient_operand, largest, operands
-from l1torch.prox import from_zero, solve
-from l1torch.sharding import gathering
+from l1torch.numerics.checks import require_real_tensor
+from l1torch.numerics.elementwise import Number, largest
+from l1torch.numerics.prox import apply_prox_formula, from_zero
+from l1torch.numerics.sharding import gathering
+from l1torch.penalties.base import Penalty, gradient_operand, operands
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class _Nuclear(Penalty):
             _require_one_a_matrix("threshold", t.shape, "x", x.shape)
             return from_zero(_shrink_singular_values, x, t)
 
-        return solve(formula, x, threshold)
+        return apply_prox_formula(formula, x, threshold)
 
     @gathering()
     def optimality_distance(

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l1torch.checks import check_real, described
-from l1torch.hyperparameters import Number
-from l1torch.penalty import Penalty, gradient_operand, largest, operands, sign
-from l1torch.prox import from_zero, solve
-from l1torch.sharding import gathering
-from l1torch.variation import fuse
+from l1torch.numerics.chains import fuse
+from l1torch.numerics.checks import check_real, described
+from l1torch.numerics.elementwise import Number, largest, sign
+from l1torch.numerics.prox import apply_prox_formula, from_zero
+from l1torch.numerics.sharding import gathering
+from l1torch.penalties.base import Penalty, gradient_operand, operands
 
 
 class _Ordered(Penalty):
@@ -57,7 +57,7 @@ class _Ordered(Penalty):
             u = self._residual(torch.zeros_like(x), x, torch.minimum(t, enough))
             return torch.where(t < enough, u, 0 * enough)
 
-        return solve(functools.partial(from_zero, formula), x, threshold)
+        return apply_prox_formula(functools.partial(from_zero, formula), x, threshold)
 
     @gathering()
     def optimality_distance(

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1torch.checks import check_real
-from l1torch.design import as_numbers
-from l1torch.hyperparameters import Number
-from l1torch.leaves import compute_dtype, describe, named_leaves
-from l1torch.penalty import Penalty, absolute, gradient_operand, largest, operands, sign
-from l1torch.prox import shrink, solve
-from l1torch.sharding import sharded_like
+from l1torch.numerics.checks import as_numbers, check_real
+from l1torch.numerics.elementwise import Number, absolute, compute_dtype, largest, sign
+from l1torch.numerics.prox import apply_prox_formula, soft_threshold_unchecked
+from l1torch.numerics.sharding import sharded_like
+from l1torch.parameters.trees import describe, named_leaves
+from l1torch.penalties.base import Penalty, gradient_operand, operands
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -74,7 +73,11 @@ class _WeightedL1(Penalty):
         return slope.to(x.dtype)
 
     def prox(self, x: Tensor, threshold: Number) -> Tensor:
-        return solve(lambda x, t: shrink(x, self._times_weights(t, x)), x, threshold)
+        return apply_prox_formula(
+            lambda x, t: soft_threshold_unchecked(x, self._times_weights(t, x)),
+            x,
+            threshold,
+        )
 
     def optimality_distance(
         self, x: Tensor, grad: Tensor, strength: Number = 1.0

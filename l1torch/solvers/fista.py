@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from l1torch.certificates import OptimalityResidual, residual_of
-from l1torch.checks import described
-from l1torch.hyperparameters import nonnegative
-from l1torch.leaves import compute_dtype
-from l1torch.penalty import Penalty
+from l1torch.numerics.checks import described
+from l1torch.numerics.elementwise import compute_dtype, nonnegative
+from l1torch.penalties.base import Penalty
+from l1torch.solvers.optimality import OptimalityResidual, residual_of
 
 Leaves = list[Tensor]
 

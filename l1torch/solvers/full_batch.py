@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from l1torch.certificates import OptimalityResidual, penalised_rows
-from l1torch.checks import LARGEST, check_int, check_real
-from l1torch.fista import Problem
-from l1torch.hyperparameters import Strength
-from l1torch.leaves import require_known_float
-from l1torch.masks import Mask, weights_only
-from l1torch.penalties import l1
-from l1torch.penalty import Penalty
+from l1torch.numerics.checks import LARGEST, check_int, check_real, require_known_float
+from l1torch.parameters.masks import Mask, weights_only
+from l1torch.penalties.base import Penalty
+from l1torch.penalties.separable import l1
+from l1torch.solvers.fista import Problem
+from l1torch.solvers.optimality import OptimalityResidual, penalised_rows
+from l1torch.strengths.values import Strength
 
 
 class Solution(NamedTuple):

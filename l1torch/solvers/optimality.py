@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from l1torch.hyperparameters import Number, Strength, check_strength, strengths_at
-from l1torch.leaves import (
-    compute_dtype,
+from l1torch.numerics.elementwise import Number, compute_dtype, largest
+from l1torch.numerics.sharding import local, over_shards
+from l1torch.parameters.masks import Mask, selected, weights_only
+from l1torch.parameters.trees import (
     named_leaves,
     require_dense,
     require_real_floating,
     require_same_tree,
 )
-from l1torch.masks import Mask, selected, weights_only
-from l1torch.penalties import l1
-from l1torch.penalty import Penalty, largest, require_fit, require_penalty
-from l1torch.sharding import local, over_shards
+from l1torch.penalties.base import Penalty, require_fit, require_penalty
+from l1torch.penalties.separable import l1
+from l1torch.strengths.values import Strength, check_strength, strengths_at
 
 
 class OptimalityResidual(NamedTuple):

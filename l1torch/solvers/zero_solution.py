@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1torch.certificates import penalised_rows
-from l1torch.fista import Problem, value_of
-from l1torch.masks import Mask, weights_only
-from l1torch.penalties import l1
-from l1torch.penalty import Penalty
-from l1torch.solvers import check_limits, require_tensors, solve
+from l1torch.parameters.masks import Mask, weights_only
+from l1torch.penalties.base import Penalty
+from l1torch.penalties.separable import l1
+from l1torch.solvers.fista import Problem, value_of
+from l1torch.solvers.full_batch import check_limits, require_tensors, solve
+from l1torch.solvers.optimality import penalised_rows
 
 
 def lambda_max(

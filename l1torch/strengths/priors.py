@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l1torch.checks import check_real, described
+from l1torch.numerics.checks import check_real, described
 
 
 def laplace_scale(strength: Any, n: Any) -> Any:

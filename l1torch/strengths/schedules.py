@@ -1,8 +1,8 @@
 """Schedules of the strength: wait, warm up, hold, cool down."""
 
-from l1torch.checks import LARGEST, check_int, check_real
-from l1torch.hyperparameters import Schedule
-from l1torch.ramps import ramp
+from l1torch.numerics.checks import LARGEST, check_int, check_real
+from l1torch.strengths.ramps import ramp
+from l1torch.strengths.values import Schedule
 
 
 def strength_schedule(

@@ -8,8 +8,8 @@ anew at every step.
 import dataclasses
 from typing import Literal, get_args
 
-from l1torch.checks import LARGEST, check_choice, check_int, check_real
-from l1torch.ramps import ramp
+from l1torch.numerics.checks import LARGEST, check_choice, check_int, check_real
+from l1torch.strengths.ramps import ramp
 
 Scope = Literal["global", "array"]
 

@@ -5,21 +5,20 @@ Python numbers are checked. A negative number in a tensor becomes NaN: visible, 
 clipped, and without waiting for the device.
 """
 
-import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from l1torch.checks import described, is_number
-from l1torch.leaves import named_leaves, spread
-from l1torch.targets import TargetSparsity
-
-Number = float | Tensor
-"""A real number or tensor."""
+from l1torch.numerics.checks import (
+    check_number,
+    described,
+    number_message,
+    require_broadcast,
+)
+from l1torch.numerics.elementwise import Number, as_float
+from l1torch.parameters.trees import named_leaves, spread
+from l1torch.strengths.targets import TargetSparsity
 
 Schedule = Callable[[int], Number]
 """Maps the step count, from 0, to a number."""
@@ -34,7 +33,7 @@ def check_strength(strength: Strength) -> None:
     if isinstance(strength, Mapping):
         leaves = list(strength.values())
     if not leaves:
-        raise TypeError(_message("strength", strength, True))
+        raise TypeError(number_message("strength", strength, True))
     for leaf in leaves:
         if isinstance(leaf, TargetSparsity):
             raise TypeError(
@@ -57,38 +56,6 @@ def check_learning_rate(learning_rate: Number | Schedule) -> None:
             f"{tuple(learning_rate.shape)}. Pass per-parameter weights through "
             "strength instead."
         )
-
-
-def check_number(argument: str, value: Number, *, or_schedule: bool = False) -> None:
-    """Raises unless `value` is a real number or tensor, a number finite and >= 0."""
-    if isinstance(value, Tensor):
-        if value.dtype.is_complex or value.dtype == torch.bool:
-            raise TypeError(_message(argument, value, or_schedule))
-        return  # looking into it would wait for the device
-    if not is_number(value, int | float | np.floating | np.integer):
-        raise TypeError(_message(argument, value, or_schedule))
-    if not 0 <= as_float(value) < math.inf:
-        raise ValueError(_message(argument, value, or_schedule))
-
-
-def check_scalar(argument: str, value: Number) -> None:
-    """Raises unless `value` is one real number that is finite and >= 0."""
-    check_number(argument, value)
-    if shape_of(value) != ():
-        raise ValueError(
-            f"{argument} must be a scalar; got shape {shape_of(value)}. Pass one "
-            "number."
-        )
-
-
-def as_float(value: Number) -> Number:
-    """Gives an int as a float, infinity if it is too large; anything else as it is."""
-    if type(value) is not int:
-        return value
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
 
 
 def is_schedule(value: Any) -> bool:
@@ -154,59 +121,3 @@ def check_schedules(
     if learning_rate is not None:
         learning_rate_at(learning_rate, 0)
     return strengths_at(strength, 0, params)
-
-
-def shape_of(value: Number) -> tuple[int, ...]:
-    """The shape of a number or tensor."""
-    return tuple(value.shape) if isinstance(value, Tensor) else ()
-
-
-def require_broadcast(
-    argument: str, value: Number, name: str, shape: torch.Size
-) -> None:
-    """Raises ValueError unless `value` broadcasts to exactly `shape`."""
-    if not isinstance(value, Tensor) or value.dim() == 0:
-        return
-    try:
-        fits = torch.broadcast_shapes(value.shape, shape) == shape
-    except RuntimeError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"{argument} of shape {tuple(value.shape)} does not broadcast to the "
-            f"parameter '{name}' of shape {tuple(shape)}. Pass (or return from the "
-            "schedule) a scalar or a tensor of the parameter's shape."
-        )
-
-
-def nonnegative(value: Number, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Makes a tensor of `dtype` on `device`; what is negative becomes NaN."""
-    if not isinstance(value, Tensor):
-        return torch.full((), float(value), dtype=dtype, device=device)
-    value = value.to(device=device, dtype=dtype)
-    return value.masked_fill(~(value >= 0), math.nan)
-
-
-def product(step_size: Number, strength: Number, dtype: torch.dtype) -> Number:
-    """Multiplies in `dtype`, as JAX does; a float for floats, else a tensor."""
-    tensors = [x for x in (step_size, strength) if isinstance(x, Tensor)]
-    if not tensors:
-        return _product_of_numbers(step_size, strength, dtype)
-    device = tensors[0].device
-    return nonnegative(step_size, dtype, device) * nonnegative(strength, dtype, device)
-
-
-@functools.lru_cache
-def _product_of_numbers(a: float, b: float, dtype: torch.dtype) -> float:
-    # Kept, since all parameters of a group ask for the same. Under torch.compile this
-    # breaks the graph; a graph of the whole step, base and prox, came out wrong.
-    x, y = (torch.full((), value, dtype=dtype, device="cpu") for value in (a, b))
-    return (x * y).item()
-
-
-def _message(argument: str, value: Any, or_schedule: bool) -> str:
-    wanted = " or a schedule (a function of the step count)" if or_schedule else ""
-    return (
-        f"{argument} must be a finite real number >= 0{wanted}, got "
-        f"{described(value)}. Pass a number such as 1e-3."
-    )

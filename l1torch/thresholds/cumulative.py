@@ -11,10 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-from l1torch.checks import LARGEST, check_int
-from l1torch.hyperparameters import Number
-from l1torch.penalties import l1
-from l1torch.penalty import Penalty
+from l1torch.numerics.checks import LARGEST, check_int
+from l1torch.numerics.elementwise import Number
+from l1torch.penalties.base import Penalty
+from l1torch.penalties.separable import l1
 
 BUDGETS = ("l1_plus", "l1_minus")
 """The keys of the two budgets in an optimizer's state."""
@@ -34,7 +34,7 @@ def check_window(window: float, penalty: Penalty) -> float:
     return window
 
 
-def shrink_(
+def cumulative_prox_(
     x: Tensor, threshold: Number, plus: Tensor, minus: Tensor, window: float
 ) -> None:
     """Soft-thresholds `x` in place by what has accumulated in the two budgets.

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from l1torch.checks import check_real, described
-from l1torch.groups import Group, as_number
-from l1torch.hyperparameters import Number, check_scalar
-from l1torch.kernels import Root
+from l1torch.numerics.checks import as_number, check_real, check_scalar, described
+from l1torch.numerics.elementwise import Number
+from l1torch.numerics.second_moments import SecondMomentRoot
+from l1torch.parameters.trees import Group
 
 
 class EffectiveStep(NamedTuple):
@@ -27,9 +27,9 @@ class EffectiveStep(NamedTuple):
     scale: Number
     """Scalar: the learning rate times the gain of the momentum."""
 
-    denominator: Number | Root = 1.0
-    """What the gradient is divided by: a number, or a tensor like the parameter; `Root`
-    is one that is only worked out when it is needed."""
+    denominator: Number | SecondMomentRoot = 1.0
+    """What the gradient is divided by: a number, a tensor like the parameter, or a
+    `SecondMomentRoot`, a tensor that is only computed when it is needed."""
 
     reach: Number = math.inf
     """A bound of `|g| / denominator` at a stationary point, number or tensor. It is 1
@@ -219,7 +219,7 @@ def _sgd(state: Mapping[str, Any], group: Group) -> EffectiveStep:
 def _adam(state: Mapping[str, Any], group: Group) -> EffectiveStep:
     second = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
     correction = 1 - as_number(group["betas"][1]) ** as_number(state["step"])
-    root = Root(second, correction, as_number(group["eps"]))
+    root = SecondMomentRoot(second, correction, as_number(group["eps"]))
     return EffectiveStep(as_number(group["lr"]), root, 1.0)
 
 
@@ -238,7 +238,7 @@ def _nadam(state: Mapping[str, Any], group: Group) -> EffectiveStep:
 def _rmsprop(state: Mapping[str, Any], group: Group) -> EffectiveStep:
     scale = as_number(group["lr"]) / (1 - as_number(group["momentum"]))
     eps, square = as_number(group["eps"]), state["square_avg"]
-    second = Root(square, 1.0, eps)
+    second = SecondMomentRoot(square, 1.0, eps)
     if not group["centered"]:
         return EffectiveStep(scale, second, 1.0)
     mean = state["grad_avg"]
@@ -248,7 +248,7 @@ def _rmsprop(state: Mapping[str, Any], group: Group) -> EffectiveStep:
 
 def _adagrad(state: Mapping[str, Any], group: Group) -> EffectiveStep:
     decay = 1 + (as_number(state["step"]) - 1) * as_number(group["lr_decay"])
-    root = Root(state["sum"], 1.0, as_number(group["eps"]))
+    root = SecondMomentRoot(state["sum"], 1.0, as_number(group["eps"]))
     return EffectiveStep(as_number(group["lr"]) / decay, root, 1.0)
 
 
@@ -277,7 +277,7 @@ def _radam(state: Mapping[str, Any], group: Group) -> EffectiveStep:
         (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
     )
     # Here eps stands inside the correction.
-    root = Root(state["exp_avg_sq"], correction, eps / correction**0.5)
+    root = SecondMomentRoot(state["exp_avg_sq"], correction, eps / correction**0.5)
     # Before the second moment can be trusted, the step is that of momentum alone.
     if isinstance(length, float):
         if length > 5:

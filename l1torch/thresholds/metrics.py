@@ -6,11 +6,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from l1torch.checks import check_choice, check_real
-from l1torch.hyperparameters import Number, product
-from l1torch.kernels import Root
-from l1torch.penalty import Penalty
-from l1torch.step_sizes import EffectiveStep, has_no_denominator
+from l1torch.numerics.checks import check_choice, check_real
+from l1torch.numerics.elementwise import Number, product
+from l1torch.numerics.second_moments import SecondMomentRoot
+from l1torch.penalties.base import Penalty
+from l1torch.thresholds.effective_steps import EffectiveStep, has_no_denominator
 
 Metric = Literal["coordinate", "tensor", "none"]
 
@@ -61,7 +61,7 @@ def threshold_of(
     if metric == "none" or has_no_denominator(step):
         return pull
     floor = floor_of(strength, reach, max_ratio, least_slope, dtype)
-    if isinstance(denominator, Root):
+    if isinstance(denominator, SecondMomentRoot):
         denominator = denominator.tensor()
     if not isinstance(denominator, Tensor):
         device = next((x.device for x in (floor, pull) if isinstance(x, Tensor)), None)

@@ -8,32 +8,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from l1torch.groups import as_number
-from l1torch.hyperparameters import Number
-from l1torch.kernels import sampled
-from l1torch.leaves import blocks, compute_dtype
-from l1torch.order_statistics import k_largest, kth_largest
-from l1torch.penalties import l1
-from l1torch.penalty import Penalty
-from l1torch.quantiles import kth_smallest, least_strength
-from l1torch.sharding import local, over_shards
-from l1torch.targets import TargetSparsity
-
-
-class Control(NamedTuple):
-    """What a target keeps from step to step: what is asked for, and by which strength.
-
-    A training that stops while `wanted` is below `target` has stopped too early.
-    """
-
-    strength: Any
-    """The strength of the last step: a number, or one for each parameter."""
-
-    wanted: float
-    """The fraction of zeros asked for at the last step."""
-
-    target: float
-    """The fraction asked for from the end of the ramp on."""
+from l1torch.numerics.blocks import blocks, sampled
+from l1torch.numerics.checks import as_number
+from l1torch.numerics.elementwise import Number, compute_dtype
+from l1torch.numerics.order_statistics import k_largest, kth_largest
+from l1torch.numerics.quantiles import kth_smallest, least_strength
+from l1torch.numerics.sharding import local, over_shards
+from l1torch.parameters.sparsity import Control
+from l1torch.penalties.base import Penalty
+from l1torch.penalties.separable import l1
+from l1torch.strengths.targets import TargetSparsity
 
 
 class Row(NamedTuple):

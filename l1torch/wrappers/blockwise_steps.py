@@ -8,20 +8,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from l1torch.groups import Group, as_number
-from l1torch.hyperparameters import Number
-from l1torch.kernels import Root
-from l1torch.leaves import (
+from l1torch.numerics.blocks import (
     BLOCK,
     blocks_with,
-    compute_dtype,
     cut,
     is_small,
     joined,
     write_joined,
 )
-from l1torch.sharding import local, over_shards
-from l1torch.step_sizes import EffectiveStep, StepSize, has_no_denominator
+from l1torch.numerics.checks import as_number
+from l1torch.numerics.elementwise import Number, compute_dtype
+from l1torch.numerics.second_moments import SecondMomentRoot
+from l1torch.numerics.sharding import local, over_shards
+from l1torch.parameters.trees import Group
+from l1torch.thresholds.effective_steps import (
+    EffectiveStep,
+    StepSize,
+    has_no_denominator,
+)
 
 State = dict[str, Any]
 """What an optimizer keeps for one parameter."""
@@ -153,9 +157,9 @@ def scalar_step(
 def divides_by_root(
     step_size: StepSize, param: Tensor, state: State, group: Group
 ) -> bool:
-    """Tells whether the denominator is a `Root`, at the price of no elements."""
+    """Tells, without computing it, whether the denominator is a `SecondMomentRoot`."""
     step = step_size(_without_elements(param, state), group)
-    return isinstance(step.denominator, Root)
+    return isinstance(step.denominator, SecondMomentRoot)
 
 
 def _is_like(value: Any, param: Tensor) -> bool:
@@ -185,7 +189,7 @@ def tensor_step(
             value
             if isinstance(value, Tensor)
             else value.tensor()
-            if isinstance(value, Root)
+            if isinstance(value, SecondMomentRoot)
             else torch.full((), value, dtype=dtype, device=x.device)
             for value in step[1:]
         )

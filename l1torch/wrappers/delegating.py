@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
-from l1torch.checks import described
+from l1torch.numerics.checks import described
 
 _P, _R = ParamSpec("_P"), TypeVar("_R")
 

@@ -6,11 +6,18 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from l1torch.groups import Group, as_number
-from l1torch.hyperparameters import Number, product
-from l1torch.kernels import ratios_by_root, sampled, shrink_by_root_
-from l1torch.leaves import blocks, compute_dtype, joined
-from l1torch.parts import (
+from l1torch.numerics.blocks import blocks, joined, sampled
+from l1torch.numerics.checks import as_number
+from l1torch.numerics.elementwise import Number, compute_dtype, product
+from l1torch.numerics.second_moments import ratios_by_root, shrink_by_root_
+from l1torch.numerics.sharding import local
+from l1torch.parameters.trees import Group
+from l1torch.penalties.base import Penalty
+from l1torch.penalties.separable import l1
+from l1torch.thresholds.cumulative import BUDGETS, cumulative_prox_
+from l1torch.thresholds.effective_steps import EffectiveStep, step_size_of
+from l1torch.thresholds.metrics import Metric, floor_of, threshold_of
+from l1torch.wrappers.blockwise_steps import (
     Pack,
     State,
     divides_by_root,
@@ -19,16 +26,10 @@ from l1torch.parts import (
     tensor_step,
     whole,
 )
-from l1torch.penalties import l1
-from l1torch.penalty import Penalty
-from l1torch.sharding import local
-from l1torch.step_sizes import EffectiveStep, step_size_of
-from l1torch.thresholds import Metric, floor_of, threshold_of
-from l1torch.windows import BUDGETS, shrink_
 
 
 @dataclasses.dataclass(frozen=True)
-class Shrinking:
+class InPlaceProx:
     """How an optimizer's parameters are shrunk."""
 
     known: type[torch.optim.Optimizer] | None
@@ -81,7 +82,9 @@ class Shrinking:
             if self.window == 1:
                 self.penalty.prox_(x, threshold)
             else:
-                shrink_(x, threshold, *(part[key] for key in BUDGETS), self.window)
+                cumulative_prox_(
+                    x, threshold, *(part[key] for key in BUDGETS), self.window
+                )
 
     def ratios(self, pack: Pack, every: int = 1) -> Iterator[Tensor]:
         """Yields, in parts, the strength that makes each weight zero under L1.

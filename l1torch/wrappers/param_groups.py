@@ -4,15 +4,16 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from l1torch.checks import described, is_number
-from l1torch.hyperparameters import Number, as_float, check_number, require_broadcast
-
-Group = dict[str, Any]
-"""One of `optimizer.param_groups`."""
+from l1torch.numerics.checks import (
+    as_number,
+    check_number,
+    described,
+    require_broadcast,
+)
+from l1torch.numerics.elementwise import Number
+from l1torch.parameters.trees import Group
 
 _ADDED = (
     "_orig_mod",  # by torch.compile
@@ -111,19 +112,6 @@ def strengths_of(group: Group) -> list[Number]:
         check_number(f"strength['{name}']", values[-1])
         _require_fit(values[-1], name, param)
     return values
-
-
-def as_number(value: Any) -> Any:
-    """Makes a float of what is one: scalar tensors on the CPU, numpy's numbers.
-
-    A float can be checked, takes no tensor operations, and loads from any checkpoint.
-    """
-    if is_number(value, int | float | np.floating | np.integer):
-        return float(as_float(value))
-    readable = isinstance(value, Tensor) and value.numel() == 1
-    if readable and value.device.type == "cpu" and not torch.compiler.is_compiling():
-        return value.item()
-    return value
 
 
 def _require_fit(strength: Number, name: str, param: Tensor) -> None:

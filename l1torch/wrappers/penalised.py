@@ -8,33 +8,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l1torch.controllers import initial_control
-from l1torch.delegation import DelegatingOptimizer, eager, require_param_group
-from l1torch.groups import (
+from l1torch.numerics.checks import as_number
+from l1torch.numerics.elementwise import Number, shape_of
+from l1torch.parameters.masks import Mask, selected
+from l1torch.parameters.trees import (
     Group,
-    all_params,
-    as_number,
-    by_plain_name,
-    named_params,
-    strengths_of,
-)
-from l1torch.hyperparameters import (
-    Number,
-    Schedule,
-    check_strength,
-    is_schedule,
-    schedule_value,
-    shape_of,
-)
-from l1torch.leaves import (
     describe,
     named_leaves,
     require_dense,
     require_real_floating,
 )
-from l1torch.masks import Mask, selected
-from l1torch.penalty import Penalty, require_fit
-from l1torch.targets import TargetSparsity
+from l1torch.penalties.base import Penalty, require_fit
+from l1torch.strengths.targets import TargetSparsity
+from l1torch.strengths.values import (
+    Schedule,
+    check_strength,
+    is_schedule,
+    schedule_value,
+)
+from l1torch.thresholds.target_control import initial_control
+from l1torch.wrappers.delegating import DelegatingOptimizer, eager, require_param_group
+from l1torch.wrappers.param_groups import (
+    all_params,
+    by_plain_name,
+    named_params,
+    strengths_of,
+)
 
 Targets = list[tuple[Group, list[tuple[str, Tensor, Number]]]]
 """By group, the penalised parameters with their names and strengths."""

@@ -8,20 +8,21 @@ from typing import Any
 
 from torch import Tensor
 
-from l1torch.controllers import (
-    Control,
+from l1torch.numerics.elementwise import Number
+from l1torch.numerics.sharding import local
+from l1torch.parameters.sparsity import Control
+from l1torch.parameters.trees import Group
+from l1torch.strengths.targets import TargetSparsity
+from l1torch.thresholds.target_control import (
     Row,
     initial_control,
     largest_kept,
     next_control,
 )
-from l1torch.groups import Group, by_plain_name, plain_name
-from l1torch.hyperparameters import Number
-from l1torch.parts import Member, Pack, packs
-from l1torch.penalised import Targets
-from l1torch.sharding import local
-from l1torch.shrinking import Shrinking
-from l1torch.targets import TargetSparsity
+from l1torch.wrappers.blockwise_steps import Member, Pack, packs
+from l1torch.wrappers.in_place_prox import InPlaceProx
+from l1torch.wrappers.param_groups import by_plain_name, plain_name
+from l1torch.wrappers.penalised import Targets
 
 
 def control_of(target: TargetSparsity, groups: Sequence[Group]) -> Control:
@@ -40,7 +41,7 @@ def control_of(target: TargetSparsity, groups: Sequence[Group]) -> Control:
     return Control(strength, target.fraction(step), target.target)
 
 
-class Following:
+class TargetStep:
     """Holds what a step must know of the parameters before it."""
 
     def __init__(self, target: TargetSparsity, targets: Targets) -> None:
@@ -56,8 +57,8 @@ class Following:
                     self.before[param] = local(param.detach()) == 0
 
     def take(
-        self, shrinking: Shrinking, states: Any
-    ) -> tuple[Shrinking, list[tuple[Pack, Number]]]:
+        self, shrinking: InPlaceProx, states: Any
+    ) -> tuple[InPlaceProx, list[tuple[Pack, Number]]]:
         """Finds the strength after the optimizer's own step; prunes and freezes.
 
         Gives what is left to be shrunk, and how.
@@ -91,7 +92,7 @@ class Following:
         ]
 
 
-def _row(shrinking: Shrinking, pack: Pack) -> Row:
+def _row(shrinking: InPlaceProx, pack: Pack) -> Row:
     ratios = functools.partial(shrinking.ratios, pack)
     return Row(
         name=plain_name(pack.members[0].name),

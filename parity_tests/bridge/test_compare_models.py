@@ -17,10 +17,9 @@ from parity_tests.bridge import (
     channels_last,
     compare_training,
 )
-from parity_tests.test_compare_training import (
+from parity_tests.bridge.test_compare_training import (
     F64,
     RATE,
-    _compile_quickly,  # noqa: F401 - for these tests too
     batches,
     optimizers,
 )

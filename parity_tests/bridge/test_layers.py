@@ -14,7 +14,7 @@ import torch
 from flax import nnx
 
 from parity_tests.bridge import Layer, to_flax, to_torch
-from parity_tests.twins import assert_bitwise
+from parity_tests.frameworks.twins import assert_bitwise
 
 F64 = {"param_dtype": jnp.float64}
 

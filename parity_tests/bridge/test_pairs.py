@@ -9,7 +9,7 @@ import torch
 from flax import nnx
 
 from parity_tests.bridge import Layer, Leaf, Rule, match, to_flax, to_torch
-from parity_tests.test_bridge_layers import (
+from parity_tests.bridge.test_layers import (
     F64,
     assert_close,
     assert_same_arrays,

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 
 import l1jax
-import l1jax.prox
-from parity_tests.matrix import Params, Row, case, cosine, start
-from parity_tests.twin import Twin, rounded
+import l1jax.numerics.prox
+from parity_tests.frameworks.twin import Twin, rounded
+from parity_tests.oracles.convergence_matrix import Params, Row, case, cosine, start
 
 
 def _array(values: Any, dtype: str = "float64") -> jax.Array:
@@ -85,7 +85,7 @@ def train(
 TWIN = Twin(
     name="jax",
     lib=l1jax,
-    prox=l1jax.prox,
+    prox=l1jax.numerics.prox,
     array=_array,
     numpy=_numpy,
     dtype=lambda x: jnp.dtype(x.dtype).name,

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 import l1torch
-import l1torch.prox
-from parity_tests.matrix import Params, Row, case, cosine, start
-from parity_tests.twin import Twin, rounded
+import l1torch.numerics.prox
+from parity_tests.frameworks.twin import Twin, rounded
+from parity_tests.oracles.convergence_matrix import Params, Row, case, cosine, start
 
 
 def _array(values: Any, dtype: str = "float64") -> torch.Tensor:
@@ -81,7 +81,7 @@ def train(
 TWIN = Twin(
     name="torch",
     lib=l1torch,
-    prox=l1torch.prox,
+    prox=l1torch.numerics.prox,
     array=_array,
     numpy=_numpy,
     dtype=lambda x: str(x.dtype).removeprefix("torch."),

@@ -29,7 +29,7 @@ class Twin:
     """`grad(f)(x)` of a scalar function of one array."""
     apply_updates: Callable[[Any, Any], Any]
     train: Callable[..., dict[str, np.ndarray]]
-    """Trains a row of `parity_tests.matrix` on one of its cases."""
+    """Trains a row of `oracles.convergence_matrix` on one of its cases."""
     set_up: Callable[[], None]
     """What a process does once: double precision, and no idle threads."""
     versions: Callable[[], dict[str, str]]
@@ -38,6 +38,10 @@ class Twin:
     """The first device of a kind, "cpu", "gpu" or "tpu"; None where there is none."""
     on: Callable[[Any], contextlib.AbstractContextManager[Any]]
     """A context in which new arrays are made on a device."""
+
+    def module(self, path: str) -> ModuleType:
+        """Gives a module of the library, by its path below the package."""
+        return importlib.import_module(f"{self.lib.__name__}.{path}")
 
     def tree(self, arrays: dict[str, Any], dtype: str = "float64") -> dict[str, Any]:
         """Makes a flat tree of arrays."""
@@ -58,7 +62,9 @@ def installed() -> tuple[Twin, ...]:
     found = []
     for name in ("jax", "torch"):
         try:
-            found.append(importlib.import_module(f"parity_tests.{name}_twin").TWIN)
+            found.append(
+                importlib.import_module(f"parity_tests.frameworks.{name}_twin").TWIN
+            )
         except ModuleNotFoundError as error:
             if error.name not in ("jax", "jaxlib", "optax", "torch"):
                 raise

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from parity_tests.jax_twin import TWIN as JAX
-from parity_tests.torch_twin import TWIN as TORCH
-from parity_tests.twin import DTYPES, Twin
+from parity_tests.frameworks.jax_twin import TWIN as JAX
+from parity_tests.frameworks.torch_twin import TWIN as TORCH
+from parity_tests.frameworks.twin import DTYPES, Twin
 
 __all__ = ["DTYPES", "JAX", "LIBS", "TORCH", "TRAIN", "TWINS", "Twin", "assert_bitwise"]
 

@@ -2,14 +2,16 @@
 
 import importlib
 
-from parity_tests import fuzz_fits, fuzz_penalties, fuzz_training
-from parity_tests.fuzz_rules import Case
-from parity_tests.twin import Twin
+from parity_tests.frameworks.twin import Twin
+from parity_tests.fuzz import fit_cases as fuzz_fits
+from parity_tests.fuzz import penalty_cases as fuzz_penalties
+from parity_tests.fuzz import training_cases as fuzz_training
+from parity_tests.fuzz.rules import Case
 
 
 def cases(twin: Twin) -> dict[str, Case]:
     """Gives the calls by name."""
-    own = importlib.import_module(f"parity_tests.fuzz_{twin.name}")
+    own = importlib.import_module(f"parity_tests.fuzz.{twin.name}_cases")
     return (
         fuzz_penalties.penalties(twin)
         | fuzz_penalties.methods(twin)

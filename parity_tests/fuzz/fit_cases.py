@@ -6,7 +6,8 @@ from typing import Any
 import matplotlib.figure
 import numpy as np
 
-from parity_tests.fuzz_rules import (
+from parity_tests.frameworks.twin import Twin
+from parity_tests.fuzz.rules import (
     COUNTED,
     SHARE,
     STEPS,
@@ -19,8 +20,7 @@ from parity_tests.fuzz_rules import (
     nothing,
     real,
 )
-from parity_tests.fuzz_training import params
-from parity_tests.twin import Twin
+from parity_tests.fuzz.training_cases import params
 
 
 def full_batch(twin: Twin) -> dict[str, Case]:

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 
 import l1jax
-from parity_tests.fuzz_rules import (
+from parity_tests.frameworks.twin import Twin
+from parity_tests.fuzz.rules import (
     Case,
     choice,
     finite_strength,
@@ -17,8 +18,7 @@ from parity_tests.fuzz_rules import (
     nothing,
     real,
 )
-from parity_tests.fuzz_training import grads, params
-from parity_tests.twin import Twin
+from parity_tests.fuzz.training_cases import grads, params
 
 
 def optimizers(twin: Twin) -> dict[str, Case]:

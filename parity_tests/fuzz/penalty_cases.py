@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from parity_tests.fuzz_rules import (
+from parity_tests.frameworks.twin import Twin
+from parity_tests.fuzz.rules import (
     POSITIVE,
     SHARE,
     Case,
@@ -16,7 +17,6 @@ from parity_tests.fuzz_rules import (
     integer,
     real,
 )
-from parity_tests.twin import Twin
 
 
 def penalties(twin: Twin) -> dict[str, Case]:

@@ -1,9 +1,9 @@
 """A fuzz of the public surface: odd values in the place of every argument.
 
-    python -m parity_tests.fuzz [part of a callable's name ...]
+    python -m parity_tests.fuzz.sweep [part of a callable's name ...]
 
-prints what is left to mend. Each call of `parity_tests.fuzz_cases` is made with one
-argument replaced by each value of `parity_tests.fuzz_values`. It must give a sensible
+prints what is left to mend. Each call of `parity_tests.fuzz.cases` is made with one
+argument replaced by each value of `parity_tests.fuzz.values`. It must give a sensible
 result, or raise ValueError or TypeError with a message that names the argument; and the
 twins must agree.
 """
@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from parity_tests.fuzz_cases import cases
-from parity_tests.fuzz_rules import Case
-from parity_tests.fuzz_values import values
-from parity_tests.twin import Twin
-from parity_tests.twins import JAX, TORCH
+from parity_tests.frameworks.twin import Twin
+from parity_tests.frameworks.twins import JAX, TORCH
+from parity_tests.fuzz.cases import cases
+from parity_tests.fuzz.rules import Case
+from parity_tests.fuzz.values import values
 
 SECONDS = 20
 """How long a call may take, in seconds of the processor."""

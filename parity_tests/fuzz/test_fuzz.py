@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from parity_tests import fuzz
-from parity_tests.fuzz_cases import cases
+from parity_tests.fuzz import sweep as fuzz
+from parity_tests.fuzz.cases import cases
 
 
 @pytest.mark.slow

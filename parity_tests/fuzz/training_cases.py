@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from parity_tests.fuzz_rules import (
+from parity_tests.frameworks.twin import Twin
+from parity_tests.fuzz.rules import (
     POSITIVE,
     STEPS,
     Case,
@@ -17,7 +18,6 @@ from parity_tests.fuzz_rules import (
     optional,
     real,
 )
-from parity_tests.twin import Twin
 
 
 def params(twin: Twin) -> dict[str, Any]:

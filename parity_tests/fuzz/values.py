@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import scipy.sparse
 
-from parity_tests.twin import Twin
+from parity_tests.frameworks.twin import Twin
 
 PLAIN: dict[str, Callable[[], Any]] = {
     "None": lambda: None,

@@ -1,13 +1,12 @@
 """The duality gap bounds the distance to the optimum, and is 0 there."""
 
-import importlib
 import math
 
 import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from parity_tests.twins import TWINS, Twin
+from parity_tests.frameworks.twins import TWINS, Twin
 
 N, P, CLASSES = 40, 12, 3
 WEIGHTS = np.array([0.5, 2.0, 0.0, 1.0, np.inf, 0.25, 3.0, 1.0, 0.1, 1.5, 0.0, 1.0])
@@ -86,15 +85,10 @@ def require_optimal(objective, w, b, intercept):
             assert objective(w, b - step) > least - 1e-12
 
 
-def linear(twin):
-    return importlib.import_module(f"{twin.lib.__name__}.linear")
-
-
 def gap_of(twin, X, y, w, strength, b=None, **settings):
-    module = importlib.import_module(f"{twin.lib.__name__}.duality")
     b = None if b is None else twin.array(b)
     arrays = twin.array(X), twin.array(y), twin.array(w)
-    return module.duality_gap(*arrays, strength, intercept=b, **settings)
+    return twin.lib.duality_gap(*arrays, strength, intercept=b, **settings)
 
 
 CASES = [
@@ -114,7 +108,7 @@ def test_it_bounds_the_distance_to_the_optimum(twin: Twin, loss, penalty, interc
     X, y, objective, shape, _ = problem(loss, penalty, intercept)
     made, strength = PENALTIES[penalty][0](twin.lib), STRENGTHS[loss]
     settings = {"loss": loss, "penalty": made}
-    found = linear(twin).solve_linear(
+    found = twin.lib.solve_linear(
         *(twin.array(X), twin.array(y), strength),
         **settings,
         fit_intercept=intercept,
@@ -207,8 +201,7 @@ def test_single_precision_data_have_a_gap_in_double_precision(twin: Twin):
     X, y = (a.astype(np.float32) for a in data("squared"))
     w = np.random.default_rng(0).normal(size=P).astype(np.float32)
     arrays = [twin.array(a, "float32") for a in (X, y, w)]
-    module = importlib.import_module(f"{twin.lib.__name__}.duality")
-    single = module.duality_gap(*arrays, 0.2)
+    single = twin.lib.duality_gap(*arrays, 0.2)
     np.testing.assert_allclose(single, gap_of(twin, X, y, w, 0.2), rtol=1e-13)
 
 
@@ -270,7 +263,7 @@ def test_bad_input_raises(twin: Twin, change, error, match):
 
 def test_a_model_a_little_off_in_its_intercept_has_a_finite_gap(twin: Twin):
     X, y = data("logistic")
-    fit = linear(twin).solve_linear
+    fit = twin.lib.solve_linear
     for strength in (0.02, 0.05):
         found = fit(twin.array(X), twin.array(y), strength, loss="logistic", tol=1e-12)
         w, best = twin.numpy(found.coef), float(found.intercept)

@@ -1,6 +1,5 @@
 """Linear models against scikit-learn's, and against the optimality conditions."""
 
-import importlib
 import warnings
 
 import jax
@@ -8,20 +7,17 @@ import numpy as np
 import pytest
 from sklearn.linear_model import ElasticNet, Lasso, LinearRegression
 
-from parity_tests import oracles, problems
-from parity_tests.problems import multinomial_gradient
-from parity_tests.twins import JAX, TORCH, TWINS, Twin
+from parity_tests.frameworks.twins import JAX, TORCH, TWINS, Twin
+from parity_tests.oracles import optima as oracles
+from parity_tests.oracles import problems
+from parity_tests.oracles.problems import multinomial_gradient
 
 EXACT = {"tol": 1e-14, "max_iter": 1_000_000}
 
 
-def module(twin, name="linear"):
-    return importlib.import_module(f"{twin.lib.__name__}.{name}")
-
-
 def fit(twin, X, y, strength, dtype="float64", **settings):
     arrays = twin.array(X, dtype), twin.array(y, dtype)
-    return module(twin).solve_linear(*arrays, strength, **{"tol": 1e-12} | settings)
+    return twin.lib.solve_linear(*arrays, strength, **{"tol": 1e-12} | settings)
 
 
 def coefficients(twin, found):
@@ -255,7 +251,7 @@ def test_infinite_weights_are_as_if_the_columns_were_left_out(twin: Twin, loss):
         assert found.converged
         assert not twin.numpy(found.coef)[[1, 4]].any()
         np.testing.assert_allclose(found.objective, without.objective, rtol=1e-9)
-    gap = module(twin, "duality").duality_gap(
+    gap = twin.lib.duality_gap(
         *(twin.array(X), twin.array(y), found.coef, 0.05),
         intercept=found.intercept,
         loss=loss,
@@ -355,7 +351,7 @@ def test_penalties_that_do_not_fit_raise(twin: Twin):
 def test_it_says_that_it_cannot_be_compiled():
     X, y = regression(10, 4)
     with pytest.raises(TypeError, match=r"X must be known.*use solve"):
-        jax.jit(lambda X: module(JAX).solve_linear(X, y, 0.1))(X)
+        jax.jit(lambda X: JAX.lib.solve_linear(X, y, 0.1))(X)
 
 
 @pytest.mark.slow

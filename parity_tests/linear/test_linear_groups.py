@@ -1,14 +1,12 @@
 """Groups in linear models, on columns that are neither centred nor scaled."""
 
-import importlib
-
 import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes, load_wine
 from sklearn.linear_model import MultiTaskLasso
 
-from parity_tests.oracles import linear_bounds
-from parity_tests.twins import JAX, TORCH, Twin
+from parity_tests.frameworks.twins import JAX, TORCH, Twin
+from parity_tests.oracles.optima import linear_bounds
 
 
 def mixed_units(seed, n, p):
@@ -38,7 +36,7 @@ CORE = ("diabetes", "wine", "wines", "wide")
 
 
 def linear(twin):
-    return importlib.import_module(f"{twin.lib.__name__}.linear")
+    return twin.module("linear.fitting")
 
 
 def thirds(p):

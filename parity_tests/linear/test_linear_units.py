@@ -1,6 +1,5 @@
 """Linear models at every strength and in every unit: what is certified is true."""
 
-import importlib
 import itertools
 
 import jax.numpy as jnp
@@ -9,8 +8,8 @@ import pytest
 import torch
 from sklearn.linear_model import ElasticNet
 
-from parity_tests.oracles import linear_bounds
-from parity_tests.twins import JAX, Twin
+from parity_tests.frameworks.twins import JAX, Twin
+from parity_tests.oracles.optima import linear_bounds
 
 N, P = 60, 8
 OWNERS = np.arange(P) // 2
@@ -38,10 +37,6 @@ CASES = [
     for unit, size in itertools.product(SIZES, SIZES if loss == "squared" else (1.0,))
     if loss != "multinomial" or penalty == "l1()"  # blocks are of rows there
 ]
-
-
-def module(twin, name="linear"):
-    return importlib.import_module(f"{twin.lib.__name__}.{name}")
 
 
 def data(loss, unit, size):
@@ -87,7 +82,7 @@ def test_solutions_gaps_and_paths(twin: Twin, loss, penalty, unit, size):
     settings = {"loss": loss, "penalty": parts(twin, penalty, 1.0)[0]}
     largest = np.abs((X - X.mean(0)).T @ (y - y.mean())).max() / N
     strengths = STRENGTHS[STRENGTHS / largest > FEELABLE]
-    path = module(twin, "linear_paths").linear_path(*arrays, strengths, **settings)
+    path = twin.lib.linear_path(*arrays, strengths, **settings)
     assert path.converged.all()
     before = None
     for i, strength in enumerate(strengths):
@@ -95,7 +90,7 @@ def test_solutions_gaps_and_paths(twin: Twin, loss, penalty, unit, size):
         w, b = (twin.numpy(path.params[name][i]) for name in ("coef", "intercept"))
         require_certified(loss, X, y, w, b, path.objective[i], path.gap[i], own)
         for init in (None, before):  # of a far larger strength
-            found = module(twin).solve_linear(*arrays, strength, **settings, init=init)
+            found = twin.lib.solve_linear(*arrays, strength, **settings, init=init)
             w, b = twin.numpy(found.coef), twin.numpy(found.intercept)
             result = found.objective, found.relative_gap
             require_certified(loss, X, y, w, b, *result, own)
@@ -103,7 +98,7 @@ def test_solutions_gaps_and_paths(twin: Twin, loss, penalty, unit, size):
         if before is not None:
             # What was the solution elsewhere is not certified here.
             old, c = twin.numpy(before.coef), twin.numpy(before.intercept)
-            gap = module(twin, "duality").duality_gap(
+            gap = twin.lib.duality_gap(
                 *(*arrays, before.coef, strength),
                 intercept=before.intercept,
                 **settings,
@@ -131,7 +126,7 @@ def test_minima_are_scikit_learns(twin: Twin, unit, positive):
         residual = y - model.predict(X)
         penalty = w.sum() if positive else np.abs(w).sum() / 2 + w @ w / 4
         best = residual @ residual / (2 * N) + strength * penalty
-        found = module(twin).solve_linear(
+        found = twin.lib.solve_linear(
             twin.array(X), twin.array(y), strength, penalty=made, tol=1e-9
         )
         assert abs(found.objective - best) <= 2e-9 * null_of("squared", y)

@@ -1,5 +1,4 @@
 import dataclasses
-import importlib
 import math
 import re
 import warnings
@@ -19,22 +18,17 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import StandardScaler
 
-from parity_tests import problems
-from parity_tests.twins import TWINS
+from parity_tests.frameworks.twins import TWINS
+from parity_tests.oracles import problems
 
 EXACT = {"tol": 1e-12}
 
 
-def module(twin, name):
-    return importlib.import_module(f"{twin.lib.__name__}.{name}")
-
-
 def call(twin, name, X, y, *args, **kwargs):
     """Calls a function of the data: X in double precision, y as it is."""
-    home = "selection" if name == "cross_validate" else "linear_paths"
     dtype = "int64" if y.dtype.kind in "iu" else "float64"
     data = twin.array(X), twin.array(y, dtype)
-    return getattr(module(twin, home), name)(*data, *args, **kwargs)
+    return getattr(twin.lib, name)(*data, *args, **kwargs)
 
 
 def diabetes():
@@ -107,14 +101,14 @@ def test_without_an_intercept(twin):
 
 def test_strengths_of_the_other_losses(twin):
     X, y = breast_cancer()
-    strengths = module(twin, "linear_paths").linear_strengths(
+    strengths = twin.module("linear.paths").linear_strengths(
         *(twin.array(X), twin.array(y), None, 3, 1e-2),
         **{"loss": "logistic", "penalty": twin.lib.l1(), "fit_intercept": True},
     )
     np.testing.assert_allclose(strengths, spaced(X, y, 3, 1e-2), rtol=1e-12)
     X, y = digits()
     labels = np.eye(3)[y]
-    strengths = module(twin, "linear_paths").linear_strengths(
+    strengths = twin.module("linear.paths").linear_strengths(
         *(twin.array(X), twin.array(y, "int64"), None, 1, 1e-2),
         **{"loss": "multinomial", "penalty": twin.lib.l1(), "fit_intercept": True},
     )
@@ -173,7 +167,7 @@ def test_twins_agree(found):
 
 
 def test_folds_are_kfolds(twin):
-    folds = module(twin, "selection").fold_indices
+    folds = twin.module("linear.model_selection").fold_indices
     for n, k in ((10, 2), (11, 3), (7, 7)):
         ours = folds(k, n, None)
         expected = [test for _, test in KFold(k).split(np.zeros(n))]
@@ -188,7 +182,9 @@ def test_folds_are_kfolds(twin):
     assert sorted(np.concatenate(shuffled)) == list(range(11))
     other = folds(3, 11, 2)
     assert not np.array_equal(np.concatenate(shuffled), np.concatenate(other))
-    theirs = [module(one, "selection").fold_indices(3, 11, 1) for one in TWINS]
+    theirs = [
+        one.module("linear.model_selection").fold_indices(3, 11, 1) for one in TWINS
+    ]
     np.testing.assert_array_equal(*map(np.concatenate, theirs))
 
 
@@ -209,7 +205,7 @@ def test_logistic_cross_validation(twin):
         twin, "cross_validate", X, y, strengths, folds=3, shuffle=0, **settings, **EXACT
     )
     losses = []
-    for fold in module(twin, "selection").fold_indices(3, len(y), 0):
+    for fold in twin.module("linear.model_selection").fold_indices(3, len(y), 0):
         rest = np.setdiff1d(np.arange(len(y)), fold)
         row = []
         for strength in strengths:
@@ -232,7 +228,7 @@ def test_multinomial_cross_validation(twin):
     settings = {"loss": "multinomial", "folds": 3, "tol": 1e-9}
     ours = call(twin, "cross_validate", X, y, count=6, ratio=0.01, **settings)
     assert (np.diff(ours.mean) < 0).all()
-    fold = module(twin, "selection").fold_indices(3, len(y), None)[1]
+    fold = twin.module("linear.model_selection").fold_indices(3, len(y), None)[1]
     rest = np.setdiff1d(np.arange(len(y)), fold)
     path = call(
         *(twin, "linear_path", X[rest], y[rest], ours.strengths),
@@ -262,7 +258,7 @@ def test_information_criteria_are_scikit_learns(twin, corners, kind):
     counts, paths = corners
     path = paths[twin.name]
     model = LassoLarsIC(criterion=kind, noise_variance=0.6).fit(X, y)
-    criterion = module(twin, "selection").information_criterion
+    criterion = twin.lib.information_criterion
     ours = criterion(path, len(y), kind=kind, noise_variance=0.6)
     # A weight that is about to go out is not zero yet.
     leaving = path.nnz - counts
@@ -279,7 +275,7 @@ def test_information_criteria_are_scikit_learns(twin, corners, kind):
 def test_information_criteria_by_their_formulas(twin, corners):
     X, y = diabetes()
     path = corners[1][twin.name]
-    criterion = module(twin, "selection").information_criterion
+    criterion = twin.lib.information_criterion
     coef, intercept = (twin.numpy(path.params[k]) for k in ("coef", "intercept"))
     residuals = y[:, None] - X @ coef.T - intercept
     # The likelihood at its largest, as a function of the variance too.
@@ -379,7 +375,7 @@ def test_bad_input_to_the_rest(twin, corners):
         with pytest.raises(error, match=f"k must be .* <= 10, got {k}"):
             call(twin, "keep_features", X, y, k)
     criterion, path = (
-        module(twin, "selection").information_criterion,
+        twin.lib.information_criterion,
         corners[1][twin.name],
     )
     for kwargs, message in [

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from parity_tests.oracles import linear_bounds
-from parity_tests.test_linear import module
-from parity_tests.test_linear_units import data as in_units
-from parity_tests.twins import JAX, TWINS
+from parity_tests.frameworks.twins import JAX, TWINS
+from parity_tests.linear.test_linear_units import data as in_units
+from parity_tests.oracles.optima import linear_bounds
 
 
 def separable():
@@ -47,7 +46,7 @@ def solved(data, loss, penalty="l1()", tol=1e-9):
     for twin in TWINS:
         arrays = twin.array(X), twin.array(y, "int64")
         made = eval(f"lib.{penalty}", {"lib": twin.lib})
-        solve_all = module(twin, "linear_paths").solve_all
+        solve_all = twin.module("linear.paths").solve_all
         settings = {"loss": loss, "penalty": made, "fit_intercept": True, "tol": tol}
         found.append(solve_all(*arrays, strengths, **settings, max_iterations=100)[1])
     return found
@@ -85,7 +84,7 @@ def test_where_rounding_ends_all_progress_it_stops_and_says_what_it_reached(twin
     X, y, strengths = hard("far", 3 if loss == "multinomial" else 2)
     arrays = twin.array(X), twin.array(y, "int64")
     with pytest.warns(UserWarning, match="after .* relative duality gap is .*e-1"):
-        found = module(twin).solve_linear(*arrays, strengths[4], loss=loss, tol=0.0)
+        found = twin.lib.solve_linear(*arrays, strengths[4], loss=loss, tol=0.0)
     assert found.iterations < 60
     assert found.relative_gap < 1e-10
 
@@ -99,7 +98,7 @@ def test_cold_starts_at_strengths_next_to_nothing_reach_a_small_gap(dtype, penal
         arrays = twin.array(X, dtype), twin.array(y, "int64")
         made = eval(f"lib.{penalty}", {"lib": twin.lib})
         settings = {"loss": "multinomial", "penalty": made}
-        found.append(module(twin).solve_linear(*arrays, 1e-6, **settings))
+        found.append(twin.lib.solve_linear(*arrays, 1e-6, **settings))
     assert all(one.converged for one in found)
     assert found[0].iterations == found[1].iterations < 15
     if (dtype, penalty) == ("float64", "l1()"):
@@ -116,7 +115,7 @@ def test_rows_are_shifted_to_where_they_cost_least(twin, penalty):
     made = eval(f"lib.{penalty}", {"lib": twin.lib})
     if penalty != "nonnegative_l1()":
         w *= rng.choice([-1, 1], size=w.shape)
-    terms = module(twin, "penalty_terms").penalty_terms(made, 2.0, w.shape)
+    terms = twin.module("linear.penalty_terms").penalty_terms(made, 2.0, w.shape)
     host = np.asarray if twin is JAX else torch.as_tensor
     shifted = twin.numpy(terms.shifted(host(w)))
     moves = w - shifted

@@ -1,6 +1,5 @@
 """Paths of linear models: precise whatever the data's dtype, scale and type."""
 
-import importlib
 import re
 from typing import NamedTuple
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from sklearn.linear_model import lars_path
 
-from parity_tests.twins import TORCH, TWINS
+from parity_tests.frameworks.twins import TORCH, TWINS
 
 PENALTIES = {
     "l1": lambda lib: lib.l1(),
@@ -18,10 +17,6 @@ PENALTIES = {
     "non-negative": lambda lib: lib.nonnegative_l1(),
     "groups": lambda lib: lib.group_l1(0, block=2),
 }
-
-
-def module(twin, name="linear_paths"):
-    return importlib.import_module(f"{twin.lib.__name__}.{name}")
 
 
 def regression(n=60, p=10, seed=1):
@@ -32,7 +27,7 @@ def regression(n=60, p=10, seed=1):
 
 def path_of(twin, X, y, *args, dtype="float64", **settings):
     arrays = twin.array(X, dtype), twin.array(y, dtype)
-    return module(twin).linear_path(*arrays, *args, **settings)
+    return twin.lib.linear_path(*arrays, *args, **settings)
 
 
 def largest(X, y):
@@ -117,7 +112,7 @@ def test_the_residual_is_that_of_optimality_residual(twin, penalty):
     params = path.at(0)
     residual = X @ twin.numpy(params["coef"]) + twin.numpy(params["intercept"]) - y
     grads = {"coef": X.T @ residual / len(y), "intercept": residual.mean()}
-    expected = module(twin, "certificates").optimality_residual(
+    expected = twin.lib.optimality_residual(
         twin.tree(grads),
         params,
         0.3,
@@ -134,8 +129,8 @@ def test_validation_losses_of_single_precision_are_double(twin):
     fold, rest = np.arange(20), np.arange(20, 60)
     arrays = twin.array(X, "float32"), twin.array(y, "float32")
     settings = {"folds": [fold, rest], "tol": 1e-4}
-    losses = module(twin, "selection").cross_validate(*arrays, [0.5], **settings).losses
-    model = module(twin, "linear").solve_linear(
+    losses = twin.lib.cross_validate(*arrays, [0.5], **settings).losses
+    model = twin.lib.solve_linear(
         *(twin.array(a[rest], "float32") for a in (X, y)), 0.5, tol=1e-4
     )
     coef, b = (twin.numpy(a).astype(float) for a in (model.coef, model.intercept))
@@ -147,7 +142,7 @@ def test_python_numbers_are_double(twin):
     X, y = regression()
     zero, y = twin.array(np.zeros(10)), y + 1000.1
     arrays = twin.array(X), twin.array(y)
-    gap = module(twin, "duality").duality_gap(*arrays, zero, 0.1, intercept=1000.1)
+    gap = twin.lib.duality_gap(*arrays, zero, 0.1, intercept=1000.1)
     expected = np.mean((y - 1000.1) ** 2) / 2
     np.testing.assert_allclose(gap.primal, expected, rtol=1e-12)
 
@@ -158,20 +153,17 @@ def test_lists_and_bool_labels(twin):
     X, bools = twin.array(X), twin.array(y) > 0
     numbers = twin.array((y > 0) * 1.0)
     settings = {"loss": "logistic", "count": 3}
-    paths = module(twin)
-    expected = paths.linear_path(X, numbers, **settings)
+    expected = twin.lib.linear_path(X, numbers, **settings)
     for data in ((X, bools), (lists, labels)):
-        found = paths.linear_path(*data, **settings)
+        found = twin.lib.linear_path(*data, **settings)
         np.testing.assert_allclose(found.objective, expected.objective, rtol=1e-12)
-        kept = paths.keep_features(*data, 2, **settings)
+        kept = twin.lib.keep_features(*data, 2, **settings)
         assert len(kept.features) == 2
-        one = module(twin, "selection").cross_validate(*data, **settings)
+        one = twin.lib.cross_validate(*data, **settings)
         assert one.strength in one.strengths
-        gap = module(twin, "duality").duality_gap(
-            *data, [0.0] * 10, 0.1, loss="logistic"
-        )
+        gap = twin.lib.duality_gap(*data, [0.0] * 10, 0.1, loss="logistic")
         np.testing.assert_allclose(gap.primal, np.log(2), rtol=1e-12)
-    fista = module(twin, "linear").solve_linear(X, bools, 0.1, method="fista")
+    fista = twin.lib.solve_linear(X, bools, 0.1, method="fista")
     assert fista.converged
 
 
@@ -179,10 +171,10 @@ def test_lists_and_bool_labels(twin):
 def test_data_that_are_no_numbers(twin, bad):
     X, y = (twin.array(a) for a in regression())
     calls = [
-        module(twin).linear_path,
-        lambda X, y: module(twin).keep_features(X, y, 2),
-        module(twin, "selection").cross_validate,
-        lambda X, y: module(twin, "duality").duality_gap(X, y, y, 0.1),
+        twin.lib.linear_path,
+        lambda X, y: twin.lib.keep_features(X, y, 2),
+        twin.lib.cross_validate,
+        lambda X, y: twin.lib.duality_gap(X, y, y, 0.1),
     ]
     for call in calls:
         for name, data in (("X", (bad, y)), ("y", (X, bad))):
@@ -195,10 +187,10 @@ def test_no_more_features_than_asked_for(twin):
     weights = np.r_[0.0, 0.0, np.ones(8)]
     penalty = twin.lib.weighted_l1(weights)
     arrays = twin.array(X), twin.array(y)
-    kept = module(twin).keep_features(*arrays, 2, penalty=penalty)
+    kept = twin.lib.keep_features(*arrays, 2, penalty=penalty)
     np.testing.assert_array_equal(kept.features, [0, 1])
     with pytest.raises(ValueError, match="k must be at least 2.* got 1"):
-        module(twin).keep_features(*arrays, 1, penalty=penalty)
+        twin.lib.keep_features(*arrays, 1, penalty=penalty)
 
 
 @pytest.mark.parametrize("loss", ["logistic", "multinomial"])
@@ -206,7 +198,7 @@ def test_folds_that_leave_a_class_out(twin, loss):
     X, y = regression()
     y = np.arange(60) // (30 if loss == "logistic" else 20)
     arrays = twin.array(X), twin.array(y, "int64")
-    call = module(twin, "selection").cross_validate
+    call = twin.lib.cross_validate
     settings = {"loss": loss, "folds": len(set(y)), "count": 2}
     with pytest.raises(ValueError, match="got fold 0, outside .*shuffle=0, or strat"):
         call(*arrays, **settings)
@@ -227,7 +219,7 @@ def test_why_strengths_cannot_be_spaced(twin):
         TypeError, match=re.escape("ratio must be a Python number in (0, 1), got 'a'")
     ):
         path_of(twin, X, y, ratio="a")
-    criterion = module(twin, "selection").information_criterion
+    criterion = twin.lib.information_criterion
     path = path_of(twin, X, y, [0.1])
     with pytest.raises(TypeError, match="gamma must be a Python number .* got 'a'"):
         criterion(path, 60, gamma="a")
@@ -237,7 +229,7 @@ def test_fista_starts_where_what_is_free_is_fitted(twin):
     X, y = regression()
     arrays = twin.array(X), twin.array(y + 1000)
     strength = largest(X, y) * (1 + 1e-12)
-    found = module(twin, "linear").solve_linear(*arrays, strength, method="fista")
+    found = twin.lib.solve_linear(*arrays, strength, method="fista")
     assert found.iterations == 0
     assert found.converged
     assert not twin.numpy(found.coef).any()
@@ -291,7 +283,7 @@ def test_the_number_asked_for_is_found_where_it_exists(twin, seeds):
     for seed in seeds:
         X, y, path = problem_with_its_path(seed)
         k = path.to_ask_for()
-        kept = module(twin).keep_features(twin.array(X), twin.array(y), k, count=20)
+        kept = twin.lib.keep_features(twin.array(X), twin.array(y), k, count=20)
         here = (path.weakest < kept.strength) & (kept.strength < path.strongest)
         same = np.array_equal(
             path.kept[here], [np.isin(range(X.shape[1]), kept.features)]
@@ -307,6 +299,6 @@ def test_steps_whose_gain_rounding_hides_are_few(twin, monkeypatch):
     solve = algebra.solve
     monkeypatch.setattr(algebra, "solve", lambda *a: calls.append(0) or solve(*a))
     data = twin.array(X), twin.array(y), path.to_ask_for()
-    assert module(twin).keep_features(*data, count=20).exact
+    assert twin.lib.keep_features(*data, count=20).exact
     # Of 28 strengths, each with a few problems of a few steps.
     assert 0 < len(calls) < 800

@@ -1,7 +1,6 @@
 """The checks of single numbers, choices and flags, and the errors of bad arguments."""
 
 import fractions
-import importlib
 import math
 import re
 
@@ -10,7 +9,7 @@ import pytest
 
 
 def checks(twin):
-    return importlib.import_module(f"{twin.lib.__name__}.checks")
+    return twin.module("numerics.checks")
 
 
 @pytest.mark.parametrize(

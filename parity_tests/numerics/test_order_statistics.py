@@ -1,7 +1,6 @@
 """Against sorting, and against certificates that any projection must have."""
 
 import functools
-import importlib
 
 import hypothesis
 import hypothesis.extra.numpy as hnp
@@ -9,7 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from parity_tests.twins import DTYPES, JAX, TORCH, TWINS
+from parity_tests.frameworks.twins import DTYPES, JAX, TORCH, TWINS
 
 SIZE = 24
 DOUBLE_SLOW = ["float32", pytest.param("float64", marks=pytest.mark.slow)]
@@ -17,26 +16,31 @@ NUMBERS = st.floats(0, 2.0**60, width=32, allow_subnormal=False)
 FEW = st.sampled_from([0.0, 0.5, 1.0, 1.5, np.inf])  # so that many are equal
 
 
-def module(twin):
-    return importlib.import_module(f"{twin.lib.__name__}.order_statistics")
+def l1_projection(twin):
+    return twin.module("numerics.l1_projection")
+
+
+def statistics(twin):
+    return twin.module("numerics.order_statistics")
 
 
 @functools.cache
 def jitted(twin, name, *static):
-    function = getattr(module(twin), name)
+    function = getattr(statistics(twin), name)
     return twin.jit(lambda *arrays: function(list(arrays), *static))
 
 
 @functools.cache
 def marks_of(twin):
-    return twin.jit(lambda k, *arrays: module(twin).k_largest(list(arrays), k))
+    return twin.jit(lambda k, *arrays: statistics(twin).k_largest(list(arrays), k))
 
 
 @functools.cache
 def projection(twin, radius, parts=1):
     def project(*arrays):
-        metrics = module(twin).relative(list(arrays[parts:]))
-        return module(twin).project_l1_ball(list(arrays[:parts]), metrics, radius)
+        metrics = l1_projection(twin).relative(list(arrays[parts:]))
+        project = l1_projection(twin).project_l1_ball
+        return project(list(arrays[:parts]), metrics, radius)
 
     return twin.jit(project)
 
@@ -64,7 +68,7 @@ def test_kth_largest_is_exact(x, k, dtype):
 
 @functools.cache
 def kth(twin):
-    return twin.jit(lambda k, *arrays: module(twin).kth_largest(list(arrays), k))
+    return twin.jit(lambda k, *arrays: statistics(twin).kth_largest(list(arrays), k))
 
 
 @hypothesis.settings(max_examples=60)
@@ -219,7 +223,7 @@ def test_metrics_that_are_zero_or_infinite(twin):
 
 @pytest.mark.parametrize("dtype", DOUBLE_SLOW)
 def test_relative_thresholds(twin, dtype):
-    relative = jitted(twin, "relative")
+    relative = twin.jit(lambda *arrays: l1_projection(twin).relative(list(arrays)))
 
     def of(t):
         return twin.numpy(relative(twin.array(t, dtype))[0])

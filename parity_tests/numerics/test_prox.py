@@ -6,8 +6,8 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from parity_tests import oracles
-from parity_tests.twins import DTYPES, JAX, TORCH, assert_bitwise
+from parity_tests.frameworks.twins import DTYPES, JAX, TORCH, assert_bitwise
+from parity_tests.oracles import optima as oracles
 
 PROXES = {
     "soft_threshold": (

@@ -13,16 +13,18 @@ import pytest
 import torch
 
 import l1jax
-import l1jax.quantiles
-import l1torch.quantiles
-from l1jax.order_statistics import order_keys
-from parity_tests.twins import JAX
+import l1jax.numerics.quantiles
+import l1torch.numerics.quantiles
+from l1jax.numerics.order_statistics import order_keys
+from parity_tests.frameworks.twins import JAX
 
 KTH = jax.jit(
-    lambda x, k, guess: l1jax.quantiles.kth_smallest([*map(order_keys, x)], k, guess)
+    lambda x, k, guess: l1jax.numerics.quantiles.kth_smallest(
+        [*map(order_keys, x)], k, guess
+    )
 )
 LEAST = jax.jit(
-    lambda x, k, guess: l1jax.quantiles.least_strength(
+    lambda x, k, guess: l1jax.numerics.quantiles.least_strength(
         lambda strength: jnp.sum(x <= strength), k, guess
     )
 )
@@ -42,8 +44,8 @@ def test_the_quantile_is_the_kth_smallest(values, k, guess):
     tensors = [torch.tensor(values[:5]), torch.tensor(values[5:])]
     for few in (0, 4, 1 << 16):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(l1torch.quantiles, "_FEW", few)
-            found = l1torch.quantiles.kth_smallest(
+            patch.setattr(l1torch.numerics.quantiles, "_FEW", few)
+            found = l1torch.numerics.quantiles.kth_smallest(
                 lambda n: [x[::n] for x in tensors], k, guess, 12, torch.float32
             )
         assert found == wanted
@@ -62,7 +64,7 @@ def test_the_quantile_of_many_numbers(twin, dtype):
             if twin is JAX:
                 found = KTH([x], jnp.asarray(k), jnp.asarray(guess, dtype))
             else:
-                found = l1torch.quantiles.kth_smallest(
+                found = l1torch.numerics.quantiles.kth_smallest(
                     lambda n: x[::n].split(64_000), k, float(guess), x.numel(), x.dtype
                 )
             assert float(found) == float(wanted)
@@ -70,9 +72,9 @@ def test_the_quantile_of_many_numbers(twin, dtype):
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_a_sample_that_misleads_costs_passes_only(ties, monkeypatch):
-    monkeypatch.setattr(l1torch.quantiles, "_FEW", 1 << 11)
-    monkeypatch.setattr(l1torch.quantiles, "_SAMPLE", 1 << 10)
-    monkeypatch.setattr(l1torch.quantiles, "BLOCK", 1 << 12)
+    monkeypatch.setattr(l1torch.numerics.quantiles, "_FEW", 1 << 11)
+    monkeypatch.setattr(l1torch.numerics.quantiles, "_SAMPLE", 1 << 10)
+    monkeypatch.setattr(l1torch.numerics.quantiles, "BLOCK", 1 << 12)
     values = np.abs(np.random.default_rng(0).normal(size=100_000)).astype(np.float32)
     values[: 60_000 if ties else 0] = 0.25  # more than are gathered
     mixed = torch.tensor(np.random.default_rng(1).permutation(values))
@@ -86,7 +88,9 @@ def test_a_sample_that_misleads_costs_passes_only(ties, monkeypatch):
 
     near = int((values < 0.25).sum()) - 3
     for k in (near, 50_000, 99_000):
-        found = l1torch.quantiles.kth_smallest(passes, k, 0.3, x.numel(), x.dtype)
+        found = l1torch.numerics.quantiles.kth_smallest(
+            passes, k, 0.3, x.numel(), x.dtype
+        )
         assert found == values[k - 1]
     assert calls.count(97) == 3  # one sample each
     assert calls.count(1) > 4
@@ -100,7 +104,7 @@ def test_the_least_strength_is_least(twin, guess):
         if twin is JAX:
             found = float(LEAST(x, jnp.asarray(k), jnp.asarray(guess, jnp.float32)))
         else:
-            found = l1torch.quantiles.least_strength(
+            found = l1torch.numerics.quantiles.least_strength(
                 lambda strength: int((x <= strength).sum()), k, guess, torch.float32
             )
         exact = np.sort(values)[k - 1]

@@ -11,8 +11,9 @@ import torch
 
 import l1jax
 import l1torch
-from parity_tests import oracles, problems
-from parity_tests.twins import DTYPES, JAX, TORCH, TWINS
+from parity_tests.frameworks.twins import DTYPES, JAX, TORCH, TWINS
+from parity_tests.oracles import optima as oracles
+from parity_tests.oracles import problems
 
 # Units in the last place. Half precision is summed and scaled in single: rounded once.
 CLOSE = {

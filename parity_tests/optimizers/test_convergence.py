@@ -11,7 +11,8 @@ import torch
 
 import l1jax
 import l1torch
-from parity_tests import oracles, problems
+from parity_tests.oracles import optima as oracles
+from parity_tests.oracles import problems
 
 STEPS = {"diabetes": 1_000, "breast_cancer": 14_000}
 

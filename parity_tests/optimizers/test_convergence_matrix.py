@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from parity_tests import oracles
-from parity_tests.matrix import CASES, ROWS, STEPS, case
-from parity_tests.twins import TRAIN
+from parity_tests.frameworks.twins import TRAIN
+from parity_tests.oracles import optima as oracles
+from parity_tests.oracles.convergence_matrix import CASES, ROWS, STEPS, case
 
 SLOW = pytest.mark.slow
 PAIRS = [

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import l1jax
-from parity_tests.matrix import ROWS
+from parity_tests.oracles.convergence_matrix import ROWS
 
 COMPILED = []
 PARAMS = {"a": np.linspace(-1, 1, 60).reshape(6, 10), "b": np.linspace(2, -1, 20)}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from parity_tests import tpu
+from parity_tests.report import tpu_report as tpu
 
 EVERYWHERE = ["cpu", "tpu", "cuda"]
 SERIALISED = (

@@ -15,7 +15,7 @@ from flax import nnx
 
 import l1jax
 import l1torch
-from parity_tests.wrapped import model_and_data
+from parity_tests.wrappers.wrapped import model_and_data
 
 LR, STRENGTH = 0.1, 0.3
 STATIC = ("factory", "mask", "window")

@@ -11,7 +11,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import l1jax
-from parity_tests import problems, tpu
+from parity_tests.oracles import problems
+from parity_tests.report import tpu_report as tpu
 
 HIDDEN, STEPS, SAMPLES = 32, 60, 1792  # 8 devices divide the samples
 AXES = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}

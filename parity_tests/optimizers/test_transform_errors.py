@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from parity_tests.twins import TORCH
+from parity_tests.frameworks.twins import TORCH
 
 
 @pytest.mark.parametrize("bad", [-0.1, float("nan"), float("inf"), -1])

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import l1jax
-from parity_tests import oracles
-from parity_tests.twins import DTYPES, JAX, TORCH, assert_bitwise
+from parity_tests.frameworks.twins import DTYPES, JAX, TORCH, assert_bitwise
+from parity_tests.oracles import optima as oracles
 
 
 def steps(twin, tx, params, updates, n=1):

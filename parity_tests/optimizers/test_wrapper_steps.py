@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import l1torch
-from parity_tests.twins import TORCH, assert_bitwise
-from parity_tests.wrapped import (
+from parity_tests.frameworks.twins import TORCH, assert_bitwise
+from parity_tests.wrappers.wrapped import (
     BASES,
     LR,
     STRENGTH,

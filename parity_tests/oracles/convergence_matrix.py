@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from parity_tests import oracles, problems
+from parity_tests.oracles import optima as oracles
+from parity_tests.oracles import problems
 
 Params = dict[str, Any]
 

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.special import entr, expit, logsumexp, softmax
 from sklearn.linear_model import ElasticNet, LogisticRegression
 
-from parity_tests.problems import Problem, multinomial_gradient
+from parity_tests.oracles.problems import Problem, multinomial_gradient
 
 PenaltyValue = Callable[[np.ndarray], np.ndarray]
 """The penalty of each element of an array, written for numpy."""

@@ -11,15 +11,15 @@ import torch
 from flax import nnx
 
 import l1jax
-import l1jax.masks
+import l1jax.parameters.masks
 import l1torch
-import l1torch.masks
-from l1jax.leaves import named_leaves
+import l1torch.parameters.masks
+from l1jax.parameters.trees import named_leaves
 
 
 def penalised(mask, params):
     """The dotted paths that a mask selects in a JAX tree."""
-    flags = l1jax.masks.selected(mask, params)
+    flags = l1jax.parameters.masks.selected(mask, params)
     return {
         path
         for (path, _), flag in zip(named_leaves(params), flags, strict=True)

@@ -13,7 +13,7 @@ from flax import nnx
 
 import l1jax
 import l1torch
-from l1jax.leaves import named_leaves
+from l1jax.parameters.trees import named_leaves
 
 
 class Net(nnx.Module):

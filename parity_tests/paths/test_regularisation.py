@@ -10,19 +10,15 @@ import torch
 from matplotlib.figure import Figure
 from sklearn.linear_model import lasso_path
 
-from parity_tests import problems
-from parity_tests.oracles import multinomial_kkt_residual
-from parity_tests.twins import JAX, TORCH, TWINS
+from parity_tests.frameworks.twins import JAX, TORCH, TWINS
+from parity_tests.oracles import problems
+from parity_tests.oracles.optima import multinomial_kkt_residual
 
 COUNT = 12
 
 
-def module(twin, name="path"):
-    return importlib.import_module(f"{twin.lib.__name__}.{name}")
-
-
 def run(twin, *args, **kwargs):
-    return module(twin).regularisation_path(*args, **kwargs)
+    return twin.lib.regularisation_path(*args, **kwargs)
 
 
 def lasso(twin, dtype="float64"):
@@ -168,7 +164,9 @@ def test_optimizers_start_where_they_are_said_to(twin):
                 **{"optimizer": sgd(twin, rate), "steps": 1, "tol": 1e-13, **kwargs},
             )
         (warning,) = caught
-        assert warning.filename.endswith("test_path.py"), "where the path is asked for"
+        assert warning.filename.endswith("test_regularisation.py"), (
+            "where the path is asked for"
+        )
         assert "3 of 3 strengths did not converge to a residual of" in str(warning)
         worst = path.residual.largest.max()
         assert f": 0.4, 0.1, 0.05; the worst reached {worst:.2g}." in str(warning)
@@ -351,7 +349,7 @@ def test_what_torch_cannot_vectorise():
 
 
 def test_the_figure(twin, paths, tmp_path):
-    plot_path, path = module(twin, "plotting").plot_path, paths[twin.name]
+    plot_path, path = twin.lib.plot_path, paths[twin.name]
     names = [f"feature {i}" for i in range(10)]
     figure = plot_path(path, strength=0.05, labels=names, named=3)
     assert isinstance(figure, Figure)
@@ -376,9 +374,8 @@ def test_the_figure_of_several_classes(twin):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(60, 4))
     y = np.argmax(X[:, :3] + (np.arange(3) == 1), axis=1)  # unequal intercepts
-    paths, plotting = module(twin, "linear_paths"), module(twin, "plotting")
     arrays = twin.array(X), twin.array(y, "int64")
-    path = paths.linear_path(*arrays, count=5, ratio=0.05, loss="multinomial")
+    path = twin.lib.linear_path(*arrays, count=5, ratio=0.05, loss="multinomial")
     coef, intercept = (twin.numpy(path.params[k]) for k in ("coef", "intercept"))
     assert (intercept[-1] != 0).all()
     features, classes = ["age", "size", "dose", "noise"], ["low", "mid", "high"]
@@ -387,7 +384,7 @@ def test_the_figure_of_several_classes(twin):
         ({"labels": features, "classes": classes}, (features, classes)),
         ({"labels": [*"abcdefghijkl"]}, None),
     ):
-        below = plotting.plot_path(path, named=12, **names).axes[1]
+        below = twin.lib.plot_path(path, named=12, **names).axes[1]
         ends = {line.get_ydata()[-1] for line in below.lines} - {0}
         assert ends <= set(coef[-1].ravel())
         texts = {text.get_text(): text.xy[1] for text in below.texts}
@@ -402,13 +399,13 @@ def test_the_figure_of_several_classes(twin):
     with pytest.raises(
         ValueError, match="12 names, .* or 4, one for each feature, got"
     ):
-        plotting.plot_path(path, labels=["a"])
+        twin.lib.plot_path(path, labels=["a"])
     with pytest.raises(ValueError, match="classes must be 3 names, .* got 1"):
-        plotting.plot_path(path, classes=["a"])
+        twin.lib.plot_path(path, classes=["a"])
 
 
 def test_bad_input_to_the_figure(twin, paths, monkeypatch):
-    plot_path, path = module(twin, "plotting").plot_path, paths[twin.name]
+    plot_path, path = twin.lib.plot_path, paths[twin.name]
     with pytest.raises(ValueError, match="labels must be 10 names"):
         plot_path(path, labels=["a"])
     with pytest.raises(ValueError, match="params must be a key"):

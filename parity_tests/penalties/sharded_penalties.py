@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 import l1torch
-from parity_tests.operations import PENALTIES, inputs
+from parity_tests.report.operations import PENALTIES, inputs
 
 REFUSED = ("n_of_m(2, 4, 0)",)
 """What shards would tear blocks of."""

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from parity_tests.formulas import PENALTIES, slow_unless_quick
-from parity_tests.twins import JAX, TWINS, assert_bitwise
+from parity_tests.frameworks.twins import JAX, TWINS, assert_bitwise
+from parity_tests.oracles.formulas import PENALTIES, slow_unless_quick
 
 SAMPLES = 6
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "bfloat16": 2.0**-8}

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from parity_tests import oracles, problems
-from parity_tests.formulas import constraints as formulas
-from parity_tests.twins import JAX, TORCH, TWINS, assert_bitwise
+from parity_tests.frameworks.twins import JAX, TORCH, TWINS, assert_bitwise
+from parity_tests.oracles import optima as oracles
+from parity_tests.oracles import problems
+from parity_tests.oracles.formulas import constraints as formulas
 
 
 @pytest.fixture(

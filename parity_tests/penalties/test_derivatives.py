@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
-from parity_tests.formulas import PENALTIES
-from parity_tests.twins import JAX, TORCH
+from parity_tests.frameworks.twins import JAX, TORCH
+from parity_tests.oracles.formulas import PENALTIES
 
 # torch's own forward mode.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")

@@ -11,8 +11,8 @@ import torch
 
 import l1jax
 import l1torch
-from parity_tests import problems
-from parity_tests.formulas import PENALTIES, slow_unless_quick
+from parity_tests.oracles import problems
+from parity_tests.oracles.formulas import PENALTIES, slow_unless_quick
 
 STRENGTH, STEPS = 0.05, 3000
 CONSTRAINTS = [n for n, e in PENALTIES.items() if e.make(l1jax).constraint]

@@ -5,12 +5,19 @@ import pickle
 import numpy as np
 import pytest
 
-from parity_tests.formulas.structured import (
+from parity_tests.frameworks.twins import (
+    DTYPES,
+    JAX,
+    LIBS,
+    TORCH,
+    TWINS,
+    assert_bitwise,
+)
+from parity_tests.oracles.formulas.structured import (
     fused_lasso_value,
     fused_lasso_vertices,
     left_of_projection,
 )
-from parity_tests.twins import DTYPES, JAX, LIBS, TORCH, TWINS, assert_bitwise
 
 ratios = pytest.mark.parametrize("ratio", [0.0, 0.4, 1.0])
 

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from parity_tests.formulas.groups import PENALTIES
-from parity_tests.twins import DTYPES, JAX, TORCH, TWINS
+from parity_tests.frameworks.twins import DTYPES, JAX, TORCH, TWINS
+from parity_tests.oracles.formulas.groups import PENALTIES
 
 
 @pytest.fixture(

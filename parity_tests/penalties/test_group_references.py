@@ -9,8 +9,8 @@ from sklearn import datasets
 from sklearn.linear_model import MultiTaskLasso
 from sklearn.preprocessing import StandardScaler
 
-from parity_tests import problems
-from parity_tests.formulas.groups import group_value
+from parity_tests.oracles import problems
+from parity_tests.oracles.formulas.groups import group_value
 
 slow = pytest.mark.slow
 MEASUREMENTS = {f"m{j}": [j, j + 10, j + 20] for j in range(10)}

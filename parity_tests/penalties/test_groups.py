@@ -6,8 +6,8 @@ import functools
 import numpy as np
 import pytest
 
-from parity_tests.formulas.groups import group_value
-from parity_tests.twins import JAX, TORCH
+from parity_tests.frameworks.twins import JAX, TORCH
+from parity_tests.oracles.formulas.groups import group_value
 
 slow_in_jax = pytest.mark.parametrize(
     "twin",

@@ -4,8 +4,8 @@ import pickle
 import numpy as np
 import pytest
 
-from parity_tests.formulas.structured import nuclear_value
-from parity_tests.twins import DTYPES, JAX, LIBS, TORCH, TWINS
+from parity_tests.frameworks.twins import DTYPES, JAX, LIBS, TORCH, TWINS
+from parity_tests.oracles.formulas.structured import nuclear_value
 
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52, "bfloat16": 2.0**-8, "float16": 2e-3}
 SHAPES = [(2, 3), (4, 4), (2, 5, 3)]

@@ -4,9 +4,9 @@ import pickle
 import numpy as np
 import pytest
 
-from parity_tests import oracles
-from parity_tests.formulas.separable import ELEMENTS
-from parity_tests.twins import DTYPES, JAX, TORCH, assert_bitwise
+from parity_tests.frameworks.twins import DTYPES, JAX, TORCH, assert_bitwise
+from parity_tests.oracles import optima as oracles
+from parity_tests.oracles.formulas.separable import ELEMENTS
 
 
 @pytest.fixture(

@@ -5,13 +5,20 @@ import pickle
 import numpy as np
 import pytest
 
-from parity_tests.formulas.structured import (
+from parity_tests.frameworks.twins import (
+    DTYPES,
+    JAX,
+    LIBS,
+    TORCH,
+    TWINS,
+    assert_bitwise,
+)
+from parity_tests.oracles.formulas.structured import (
     left_of_projection,
     owl_value,
     owl_vertices,
     slope_weights,
 )
-from parity_tests.twins import DTYPES, JAX, LIBS, TORCH, TWINS, assert_bitwise
 
 WEIGHTS = {
     "oscar": (2.0, 1.5, 1.0, 0.5, 0.0),

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from parity_tests import oracles
-from parity_tests.twins import DTYPES, JAX, TORCH, assert_bitwise
+from parity_tests.frameworks.twins import DTYPES, JAX, TORCH, assert_bitwise
+from parity_tests.oracles import optima as oracles
 
 PENALTIES = {
     "l1": (lambda twin: twin.lib.l1(), oracles.l1_value),

@@ -10,7 +10,7 @@ from sklearn.linear_model import ElasticNet, Lasso, LinearRegression
 
 import l1jax
 import l1torch
-from parity_tests import problems
+from parity_tests.oracles import problems
 
 STEPS = 3000
 WEIGHTS = np.array([0.5, 2.0, 0.0, 1.0, np.inf, 0.25, 3.0, 1.0, 0.1, 1.5])

@@ -12,9 +12,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import l1jax
-from parity_tests import sharded_penalties
-from parity_tests.formulas import PENALTIES as FORMULAS
-from parity_tests.operations import PENALTIES, inputs
+from parity_tests.oracles.formulas import PENALTIES as FORMULAS
+from parity_tests.penalties import sharded_penalties
+from parity_tests.report.operations import PENALTIES, inputs
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from parity_tests.twins import DTYPES, JAX, TORCH, assert_bitwise
+from parity_tests.frameworks.twins import DTYPES, JAX, TORCH, assert_bitwise
 
 WEIGHTS = np.array([0.5, 2.0, 0.0, 1.0, np.inf, 0.25])
 BY_PATH = {"layer.w": WEIGHTS, "head": np.array(2.0)}

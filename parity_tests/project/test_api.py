@@ -2,13 +2,12 @@
 
 import importlib.metadata
 import inspect
-import pathlib
 
 import pytest
 
 import l1jax
 import l1torch
-from parity_tests.alone import run_without
+from parity_tests.frameworks.alone import run_without
 
 # Where the idioms differ: the name, who has it alone, and why.
 ALONE = {
@@ -59,26 +58,6 @@ def test_the_same_signatures(name):
             assert signature(getattr(ours, method)) == signature(
                 getattr(theirs, method)
             )
-
-
-def test_the_same_files():
-    own = {
-        "delegation.py": "torch optimizers are wrapped",
-        "following.py": "in JAX a state holds what a target keeps",
-        "groups.py": "torch optimizers have parameter groups",
-        "kernels.py": "in JAX the compiler fuses",
-        "parts.py": "as kernels.py",
-        "penalised.py": "as delegation.py",
-        "shrinking.py": "as parts.py",
-        "subgradients.py": "in optax a chain does it",
-    }
-    ours, theirs = (
-        {path.name for path in pathlib.Path(lib.__file__).parent.glob("*.*")}
-        for lib in (l1jax, l1torch)
-    )
-    assert ours <= theirs
-    assert theirs - ours == set(own)
-    assert "py.typed" in ours
 
 
 def test_one_version():

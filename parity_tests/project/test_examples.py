@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "examples"
 
 # What keeps the longer ones short; accuracy_vs_sparsity checks accuracies only in full.

@@ -15,9 +15,9 @@ import torch
 
 import l1jax
 import l1torch
-from parity_tests import table
+from parity_tests.report import readme_table as table
 
-README = pathlib.Path(__file__).parent.parent / "README.md"
+README = pathlib.Path(__file__).parents[2] / "README.md"
 
 
 def rows_below(heading):

@@ -13,9 +13,10 @@ import orbax.checkpoint
 import pytest
 from flax import nnx
 
-from parity_tests import oracles, problems
+from parity_tests.oracles import optima as oracles
+from parity_tests.oracles import problems
 
-FOLDER = pathlib.Path(__file__).parent.parent / "examples" / "trainers"
+FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "trainers"
 RECIPES = {
     "nnx_optimizer": "flax",
     "linen_train_state": "flax",

@@ -6,10 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from parity_tests.matrix import CASES, ROWS, STEPS, case
-from parity_tests.operations import INEXACT, OPERATIONS, SUMS, ulps, ulps_of_largest
-from parity_tests.sides import STRIDE, VARIANTS, Live, Side
-from parity_tests.twin import DTYPES
+from parity_tests.frameworks.twin import DTYPES
+from parity_tests.oracles.convergence_matrix import CASES, ROWS, STEPS, case
+from parity_tests.report.operations import (
+    INEXACT,
+    OPERATIONS,
+    SUMS,
+    ulps,
+    ulps_of_largest,
+)
+from parity_tests.report.sides import STRIDE, VARIANTS, Live, Side
 
 ULPS = {"cpu": 0.0, "accelerator": 4.0}
 """How far results may lie apart, in units in the last place."""

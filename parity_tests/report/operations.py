@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from parity_tests.twin import Twin
+from parity_tests.frameworks.twin import Twin
 
 SHAPE = (24, 25)
 METHODS = {

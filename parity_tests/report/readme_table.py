@@ -1,6 +1,6 @@
 """Prints the README's table of optimizers: which settings make the frameworks equal.
 
-    python -m parity_tests.table
+    python -m parity_tests.report.readme_table
 
 Trained on the Lasso on diabetes in float64: the largest difference between the twins'
 weights at any of 600 steps, and the relative distance of each to scikit-learn's
@@ -10,8 +10,8 @@ objective after 2000.
 import jax
 import numpy as np
 
-from parity_tests.matrix import ROWS, STEPS, Named, Row, case
-from parity_tests.twins import TRAIN
+from parity_tests.frameworks.twins import TRAIN
+from parity_tests.oracles.convergence_matrix import ROWS, STEPS, Named, Row, case
 
 HEADER = ("optax", "torch.optim", "equal steps", "gap in JAX", "gap in torch")
 

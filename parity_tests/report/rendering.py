@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from parity_tests import checks
-from parity_tests.checks import Check, OperationCheck, OptimizerCheck
-from parity_tests.operations import INEXACT
-from parity_tests.sides import STRIDE, Live, Side, Stored
-from parity_tests.twin import DTYPES, Twin
+from parity_tests.frameworks.twin import DTYPES, Twin
+from parity_tests.report import checks
+from parity_tests.report.checks import Check, OperationCheck, OptimizerCheck
+from parity_tests.report.operations import INEXACT
+from parity_tests.report.sides import STRIDE, Live, Side, Stored
 
 KINDS = ("tpu", "gpu", "cpu")
 

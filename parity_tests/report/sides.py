@@ -1,6 +1,6 @@
 """The two sides of a parity report: a framework at hand, or its stored results.
 
-    python -m parity_tests.sides
+    python -m parity_tests.report.sides
 
 stores the results of the frameworks at hand, with their versions, for machines that
 have only one of them.
@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from parity_tests.matrix import ROWS, Params
-from parity_tests.operations import OPERATIONS, compute
-from parity_tests.twin import DTYPES, Twin, installed
+from parity_tests.frameworks.twin import DTYPES, Twin, installed
+from parity_tests.oracles.convergence_matrix import ROWS, Params
+from parity_tests.report.operations import OPERATIONS, compute
 
 FOLDER = pathlib.Path(__file__).parent / "stored"
 STEPS = 600

@@ -6,12 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from parity_tests import checks, operations, report, sides
 from parity_tests.__main__ import main
-from parity_tests.alone import run_without
-from parity_tests.operations import ulps
-from parity_tests.sides import STRIDE, Live, Stored
-from parity_tests.twins import DTYPES, JAX, TORCH
+from parity_tests.frameworks.alone import run_without
+from parity_tests.frameworks.twins import DTYPES, JAX, TORCH
+from parity_tests.report import checks, operations, sides
+from parity_tests.report import rendering as report
+from parity_tests.report.operations import ulps
+from parity_tests.report.sides import STRIDE, Live, Stored
 
 SOME = ["soft_threshold", "l1().value", "proximal_step"]
 
@@ -209,7 +210,7 @@ def test_devices(capsys):
 @pytest.mark.parametrize("stride", [29, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("twin", [JAX, TORCH], ids=["jax", "torch"])
 def test_what_is_stored_is_what_is_computed(twin, stride):
-    """Else run `python -m parity_tests.sides`."""
+    """Else run `python -m parity_tests.report.sides`."""
     here, stored = live(twin)[0], Stored(twin.name)
     assert set(stored.versions()) == set(here.versions())
     assert {f"{n}/{d}" for n in operations.OPERATIONS for d in DTYPES} <= set(
@@ -234,7 +235,7 @@ def test_what_is_stored_is_what_is_computed(twin, stride):
 
 
 ALONE = """
-from parity_tests import checks, operations, sides
+from parity_tests.report import checks, operations, sides
 from parity_tests.__main__ import main
 checks.OPERATIONS = dict(list(operations.OPERATIONS.items())[:2])
 checks.ROWS = {k: v for k, v in checks.ROWS.items() if k in ("sgd", "yogi", "amsgrad")}

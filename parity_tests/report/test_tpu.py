@@ -11,9 +11,9 @@ import sys
 import jax
 import pytest
 
-from parity_tests import tpu
+from parity_tests.report import tpu_report as tpu
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 QUICK_TOPOLOGY = "v5e"
 # XLA's compiler for CPUs cuts some steps into more kernels: how many arrays of the
 # parameters' size these move more, and how many of them are temporaries.
@@ -51,7 +51,13 @@ def lines():
 def comparisons(*options):
     # A process of its own: the compiler reads its environment once, locks itself
     # against others, and writes to stderr.
-    command = [sys.executable, "-m", "parity_tests.tpu", "--json", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "parity_tests.report.tpu_report",
+        "--json",
+        *options,
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = {}

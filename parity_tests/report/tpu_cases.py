@@ -7,7 +7,7 @@ import jax
 import optax
 
 import l1jax
-from parity_tests.matrix import ROWS
+from parity_tests.oracles.convergence_matrix import ROWS
 
 LR, STRENGTH = 1e-3, 1e-4
 # The step count, which plain SGD has not, takes 6 kB with its padding, and a schedule

@@ -1,7 +1,7 @@
 """What the prox costs on TPUs, as XLA's compiler for TPUs tells it without one.
 
     pip install ".[tpu]"
-    python -m parity_tests.tpu
+    python -m parity_tests.report.tpu_report
 
 Compiles a step of every optimizer for the chips of three TPUs, with our part and
 without, and compares the two programs: the bytes they move, the temporaries they need,
@@ -30,13 +30,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from parity_tests.tpu_cases import (
-    QUICK,
-    TRAINING,
-    Case,
-    cases,
-    structured,
-)
+from parity_tests.report.tpu_cases import QUICK, TRAINING, Case, cases, structured
 
 TOPOLOGIES = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v6e": "v6e:2x2"}
 BATCH = 1024

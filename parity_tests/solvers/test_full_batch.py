@@ -1,6 +1,5 @@
 """The full-batch solver: scikit-learn's optima, certificates, and the twins alike."""
 
-import importlib
 import warnings
 
 import jax
@@ -11,8 +10,9 @@ import torch
 from sklearn.datasets import load_wine
 from sklearn.linear_model import ElasticNet, Lasso, MultiTaskLasso
 
-from parity_tests import oracles, problems
-from parity_tests.twins import JAX, TORCH, TWINS
+from parity_tests.frameworks.twins import JAX, TORCH, TWINS
+from parity_tests.oracles import optima as oracles
+from parity_tests.oracles import problems
 
 XP = {"jax": jnp, "torch": torch}
 slow_in_jax = pytest.mark.parametrize(
@@ -26,7 +26,7 @@ slow_in_jax = pytest.mark.parametrize(
 
 
 def solver(twin):
-    return importlib.import_module(f"{twin.lib.__name__}.solvers").solve
+    return twin.lib.solve
 
 
 def solve(twin, loss, params, *args, dtype="float64", **kwargs):

@@ -1,6 +1,5 @@
 """The smallest strength that makes all weights zero: formulas, and scikit-learn."""
 
-import importlib
 import warnings
 
 import jax
@@ -11,9 +10,9 @@ import torch
 from sklearn import datasets
 from sklearn.linear_model import ElasticNet, LogisticRegression, MultiTaskLasso
 
-import l1jax.zero_solution
-from parity_tests import problems
-from parity_tests.twins import JAX, TORCH
+import l1jax.solvers.zero_solution
+from parity_tests.frameworks.twins import JAX, TORCH
+from parity_tests.oracles import problems
 
 XP = {"jax": jnp, "torch": torch}
 slow_in_jax = pytest.mark.parametrize(
@@ -27,8 +26,7 @@ slow_in_jax = pytest.mark.parametrize(
 
 
 def lambda_max(twin, loss, params, **kwargs):
-    module = importlib.import_module(f"{twin.lib.__name__}.zero_solution")
-    return module.lambda_max(
+    return twin.lib.lambda_max(
         lambda params: loss(XP[twin.name], params), twin.tree(params), **kwargs
     )
 
@@ -149,7 +147,7 @@ def test_of_groups(twin):
 @slow_in_jax
 def test_above_it_the_solver_ends_at_zero(twin):
     loss = squared(twin, *data())
-    solve = importlib.import_module(f"{twin.lib.__name__}.solvers").solve
+    solve = twin.lib.solve
     found = float(lambda_max(twin, loss, START, tol=1e-10))
     for factor, nonzero in ((1.001, 0), (0.999, 1)):
         end = solve(
@@ -224,11 +222,7 @@ def test_where_no_gradient_is_left_there_is_none(twin, dtype, output_bias):
         hidden = xp.tanh(A @ params["u"] + params["b"])
         return ((hidden @ params["w"] + params.get("bias", 0.0) - y) ** 2).mean()
 
-    for name, home in (
-        ("lambda_max", "zero_solution"),
-        ("regularisation_path", "path"),
-    ):
-        call = getattr(importlib.import_module(f"{twin.lib.__name__}.{home}"), name)
+    for call in (twin.lib.lambda_max, twin.lib.regularisation_path):
         with pytest.raises(
             ValueError, match="no lambda_max: .*'u'.* target_sparsity, or"
         ):
@@ -246,7 +240,7 @@ def test_of_one_array_without_gradient_it_is_zero(twin):
 def test_it_may_be_compiled():
     X, y = data()
     loss = squared(JAX, X, y)
-    run = l1jax.zero_solution.lambda_max
+    run = l1jax.solvers.zero_solution.lambda_max
     compiled = jax.jit(lambda params: run(lambda p: loss(jnp, p), params))
     wanted = np.abs(X.T @ (y - y.mean())).max() / len(y)
     assert float(compiled(JAX.tree(START))) == pytest.approx(wanted, rel=1e-5)

@@ -14,13 +14,13 @@ from jax.sharding import PartitionSpec as P
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
-import l1jax.certificates
-import l1torch.certificates
-from parity_tests.twins import DTYPES, JAX, TORCH
+import l1jax.solvers.optimality
+import l1torch.solvers.optimality
+from parity_tests.frameworks.twins import DTYPES, JAX, TORCH
 
 RESIDUAL = {
-    "jax": l1jax.certificates.optimality_residual,
-    "torch": l1torch.certificates.optimality_residual,
+    "jax": l1jax.solvers.optimality.optimality_residual,
+    "torch": l1torch.solvers.optimality.optimality_residual,
 }
 STRENGTH = 0.5
 

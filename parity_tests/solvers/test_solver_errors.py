@@ -9,9 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from parity_tests import oracles, problems
-from parity_tests.test_solvers import of_problem, slow_in_jax, solve, solver, zeros
-from parity_tests.twins import JAX, TORCH
+from parity_tests.frameworks.twins import JAX, TORCH
+from parity_tests.oracles import optima as oracles
+from parity_tests.oracles import problems
+from parity_tests.solvers.test_full_batch import (
+    of_problem,
+    slow_in_jax,
+    solve,
+    solver,
+    zeros,
+)
 
 
 @slow_in_jax

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from parity_tests.problems import diabetes
+from parity_tests.oracles.problems import diabetes
 
 
 def test_the_objective_is_the_log_posterior(twin):

@@ -10,11 +10,11 @@ import optax
 import pytest
 import torch
 
-import l1jax.windows
-import l1torch.windows
-from parity_tests import problems
-from parity_tests.matrix import case
-from parity_tests.twins import TORCH
+import l1jax.thresholds.cumulative
+import l1torch.thresholds.cumulative
+from parity_tests.frameworks.twins import TORCH
+from parity_tests.oracles import problems
+from parity_tests.oracles.convergence_matrix import case
 
 
 def by_hand(z, e, plus, minus, window):
@@ -31,9 +31,12 @@ def shrink(twin, z, e, plus, minus, window):
     z, plus, minus = (twin.array(x) for x in (z, plus, minus))
     e = twin.array(e) if isinstance(e, np.ndarray) else e
     if twin is TORCH:
-        l1torch.windows.shrink_(z, e, plus, minus, window)
+        l1torch.thresholds.cumulative.cumulative_prox_(z, e, plus, minus, window)
         return [twin.numpy(x) for x in (z, plus, minus)]
-    return [twin.numpy(x) for x in l1jax.windows.shrink(z, e, plus, minus, window)]
+    return [
+        twin.numpy(x)
+        for x in l1jax.thresholds.cumulative.cumulative_prox(z, e, plus, minus, window)
+    ]
 
 
 @pytest.mark.parametrize("window", [1, 2, 10, 1_000_000])
@@ -140,7 +143,7 @@ def test_the_budgets_are_kept_in_full_precision():
     saved = optimizer.state_dict()
     again = l1torch.Proximal(torch.optim.Adam([("w", w)], lr=1e-3), 0.1, window=10)
     again.load_state_dict(saved)
-    for key in l1torch.windows.BUDGETS:
+    for key in l1torch.thresholds.cumulative.BUDGETS:
         assert again.state[w][key].dtype == torch.float32
         assert torch.equal(again.state[w][key], optimizer.state[w][key])
         assert again.state[w][key] is not optimizer.state[w][key]

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import l1jax
-import l1jax.step_sizes
+import l1jax.thresholds.effective_steps
 import l1torch
-import l1torch.kernels
-import l1torch.step_sizes
-from parity_tests.matrix import ROWS
+import l1torch.numerics.second_moments
+import l1torch.thresholds.effective_steps
+from parity_tests.oracles.convergence_matrix import ROWS
 
 GRADIENT = np.array([-3.0, -0.2, 1e-3, 0.07, 40.0])
 LR = 0.01
@@ -67,7 +67,7 @@ def measured_in_jax(make, settings, steps):
         return state, updates
 
     # Under momentum after the rate, the library hands the summed rate to the rule.
-    known = l1jax.step_sizes.lookup(make, settings)
+    known = l1jax.thresholds.effective_steps.lookup(make, settings)
     rate = LR / (1 - known.rate_momentum) if known.rate_momentum else LR
     state, updates = jax.lax.scan(body, optimizer.init(jnp.zeros(5)), length=steps)
     step = known.step_size(state, rate, **known.hyperparameters)
@@ -82,12 +82,12 @@ def measured_in_torch(make, settings, steps):
         with torch.no_grad():
             w.zero_()
         optimizer.step()
-    known = l1torch.step_sizes.known_class(optimizer)
-    step = l1torch.step_sizes.step_size_of(known)(
+    known = l1torch.thresholds.effective_steps.known_class(optimizer)
+    step = l1torch.thresholds.effective_steps.step_size_of(known)(
         optimizer.state.get(w, {}), optimizer.param_groups[0]
     )
     denominator = step.denominator
-    if isinstance(denominator, l1torch.kernels.Root):
+    if isinstance(denominator, l1torch.numerics.second_moments.SecondMomentRoot):
         denominator = denominator.tensor()
     return -w.detach() / w.grad, step.scale / denominator, step
 
@@ -125,11 +125,11 @@ def test_amsgrad_remembers_larger_gradients():
         w.grad = torch.tensor(GRADIENT) * size
         theirs.step()
         updates, state = optimizer.update(jnp.asarray(GRADIENT) * size, state)
-    known = l1jax.step_sizes.lookup(make, settings)
+    known = l1jax.thresholds.effective_steps.lookup(make, settings)
     step = known.step_size(state, LR, **known.hyperparameters)
     np.testing.assert_allclose(-updates / GRADIENT, LR / step.denominator, rtol=1e-8)
     assert (step.denominator > 5 * np.abs(GRADIENT)).all()
-    step = l1torch.step_sizes.step_size_of(torch.optim.Adam)(
+    step = l1torch.thresholds.effective_steps.step_size_of(torch.optim.Adam)(
         theirs.state[w], theirs.param_groups[0]
     )
     root = step.denominator.tensor()
@@ -160,8 +160,8 @@ def test_capturable_numbers_give_the_same_step(name):
     w = torch.nn.Parameter(torch.zeros(5, dtype=torch.float64))
     optimizer = make([w], lr=LR, **settings)
     w.grad = torch.tensor(GRADIENT)
-    known = l1torch.step_sizes.known_class(optimizer)
-    step_size = l1torch.step_sizes.step_size_of(known)
+    known = l1torch.thresholds.effective_steps.known_class(optimizer)
+    step_size = l1torch.thresholds.effective_steps.step_size_of(known)
     group = optimizer.param_groups[0]
 
     class Unread(torch.Tensor):
@@ -179,12 +179,12 @@ def test_capturable_numbers_give_the_same_step(name):
             k: v.as_subclass(Unread).expand(()).reshape(()) if k == "step" else v
             for k, v in optimizer.state[w].items()
         }
-        kept = l1torch.step_sizes.as_number
-        l1torch.step_sizes.as_number = lambda value: value
+        kept = l1torch.thresholds.effective_steps.as_number
+        l1torch.thresholds.effective_steps.as_number = lambda value: value
         try:
             there = step_size(state, group)
         finally:
-            l1torch.step_sizes.as_number = kept
+            l1torch.thresholds.effective_steps.as_number = kept
         for a, b in zip(worked_out(plain), worked_out(there), strict=True):
             torch.testing.assert_close(
                 torch.as_tensor(b, dtype=torch.float64).as_subclass(torch.Tensor),
@@ -198,7 +198,7 @@ def test_capturable_numbers_give_the_same_step(name):
 
 def worked_out(step):
     denominator = step.denominator
-    if isinstance(denominator, l1torch.kernels.Root):
+    if isinstance(denominator, l1torch.numerics.second_moments.SecondMomentRoot):
         denominator = denominator.tensor()
     one = torch.ones(5, dtype=torch.float64)
     return [step.scale * one, denominator * one, step.reach * one]
@@ -245,11 +245,11 @@ def test_arguments_that_the_factory_does_not_take():
 
 def test_partial_factories_keep_their_arguments():
     inside = functools.partial(optax.adamw, b2=0.9, mask={"w": False})
-    known = l1jax.step_sizes.lookup(inside, {"eps": 0.5})
+    known = l1jax.thresholds.effective_steps.lookup(inside, {"eps": 0.5})
     assert known.hyperparameters["b2"] == 0.9
     assert known.hyperparameters["eps"] == 0.5
     assert known.hyperparameters["mask"] == {"w": False}
-    known = l1jax.step_sizes.lookup(optax.nadam, {})
+    known = l1jax.thresholds.effective_steps.lookup(optax.nadam, {})
     assert known.hyperparameters["nesterov"] is True
 
 
@@ -311,7 +311,10 @@ class Other(torch.optim.Adam):
 def test_derived_classes():
     w = torch.nn.Parameter(torch.ones(2, 2))
     optimizer = l1torch.Proximal(Derived([w], lr=0.1), 0.1)
-    assert l1torch.step_sizes.known_class(optimizer.optimizer) is torch.optim.Adam
+    assert (
+        l1torch.thresholds.effective_steps.known_class(optimizer.optimizer)
+        is torch.optim.Adam
+    )
     assert pickle.loads(pickle.dumps(optimizer)).metric == "coordinate"
     with pytest.raises(TypeError, match="got Other, whose effective"):
         l1torch.Proximal(Other([w], lr=0.1), 0.1)

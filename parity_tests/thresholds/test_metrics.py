@@ -10,14 +10,16 @@ import pytest
 import torch
 
 import l1jax
-import l1jax.thresholds
+import l1jax.thresholds.metrics
 import l1torch
-import l1torch.thresholds
-from parity_tests import matrix, oracles, problems
-from parity_tests.matrix import ROWS, case
-from parity_tests.twins import JAX, TORCH, TRAIN
+import l1torch.thresholds.metrics
+from parity_tests.frameworks.twins import JAX, TORCH, TRAIN
+from parity_tests.oracles import convergence_matrix as matrix
+from parity_tests.oracles import optima as oracles
+from parity_tests.oracles import problems
+from parity_tests.oracles.convergence_matrix import ROWS, case
 
-MODULES = {"jax": l1jax.thresholds, "torch": l1torch.thresholds}
+MODULES = {"jax": l1jax.thresholds.metrics, "torch": l1torch.thresholds.metrics}
 SCALE, STRENGTH = 0.1, 0.3
 D = np.array([0.0, 1e-9, 0.02, 0.5, 3.0, np.inf])
 
@@ -85,7 +87,7 @@ def test_the_tensor_metric_reduces_by_itself_in_jax():
         (0.1, SCALE * 0.1 / rms),
         (1e3, SCALE * 2.0 * 3.0),
     ):
-        t = l1jax.thresholds.threshold_of(
+        t = l1jax.thresholds.metrics.threshold_of(
             step, strength, "tensor", 2.0, 1.0, jnp.float64
         )
         assert float(t) == pytest.approx(expected)

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import l1jax
-import l1jax.targets
+import l1jax.strengths.targets
 import l1torch
-import l1torch.targets
-from parity_tests.test_target_sparsity import RATE, SIZES, STEPS, data
-from parity_tests.twins import JAX, TORCH
+import l1torch.strengths.targets
+from parity_tests.frameworks.twins import JAX, TORCH
+from parity_tests.thresholds.test_target_sparsity import RATE, SIZES, STEPS, data
 
 
 def proximal_and_params(target, **kwargs):
@@ -35,7 +35,9 @@ def take(optimizer, params, places, steps):
 
 @pytest.mark.parametrize("scope", ["global", "array"])
 def test_torch_goes_on_from_a_checkpoint_bitwise(scope):
-    target = l1torch.targets.target_sparsity(0.9, STEPS, scope=scope, snap=0.7)
+    target = l1torch.strengths.targets.target_sparsity(
+        0.9, STEPS, scope=scope, snap=0.7
+    )
     optimizer, params, places = proximal_and_params(target)
     take(optimizer, params, places, range(13))
     file = io.BytesIO()
@@ -56,7 +58,7 @@ def test_torch_goes_on_from_a_checkpoint_bitwise(scope):
 
 def test_torch_takes_a_checkpoint_without_target():
     fixed, _, _ = proximal_and_params(0.1)
-    target = l1torch.targets.target_sparsity(0.9, STEPS)
+    target = l1torch.strengths.targets.target_sparsity(0.9, STEPS)
     optimizer, params, places = proximal_and_params(target)
     optimizer.load_state_dict(fixed.state_dict())
     take(optimizer, params, places, range(STEPS))
@@ -69,7 +71,7 @@ def test_torch_groups_with_a_strength_of_their_own_keep_it():
     params = {k: torch.nn.Parameter(x) for k, x in TORCH.tree(start).items()}
     own = {"params": [("u", params["u"])], "l1": 0.1}
     rest = {"params": [(k, p) for k, p in params.items() if k != "u"]}
-    target = l1torch.targets.target_sparsity(0.9, STEPS)
+    target = l1torch.strengths.targets.target_sparsity(0.9, STEPS)
     optimizer = l1torch.Proximal(torch.optim.Adam([own, rest], lr=RATE), target)
     take(optimizer, params, places, range(STEPS))
     alone = torch.nn.Parameter(torch.tensor(start["u"]))
@@ -92,7 +94,7 @@ def test_torch_counts_over_processes():
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         mesh = dist.init_device_mesh("cpu", (1,))
-        target = l1torch.targets.target_sparsity(0.9, STEPS, snap=0.75)
+        target = l1torch.strengths.targets.target_sparsity(0.9, STEPS, snap=0.75)
         plain, params, places = proximal_and_params(target)
         sharded = {
             name: torch.nn.Parameter(
@@ -120,7 +122,7 @@ def test_torch_counts_over_processes():
 @pytest.mark.slow
 @pytest.mark.parametrize("scope", ["global", "array"])
 def test_jax_goes_on_from_a_checkpoint_bitwise(scope):
-    target = l1jax.targets.target_sparsity(0.9, STEPS, scope=scope, snap=0.7)
+    target = l1jax.strengths.targets.target_sparsity(0.9, STEPS, scope=scope, snap=0.7)
     tx = l1jax.proximal(optax.adam, RATE, target)
     start, places = data()
 
@@ -152,7 +154,7 @@ def test_jax_goes_on_from_a_checkpoint_bitwise(scope):
 
 @pytest.mark.slow
 def test_jax_vmaps_and_accumulates():
-    target = l1jax.targets.target_sparsity(0.5, 8, begin=0, end=0.5)
+    target = l1jax.strengths.targets.target_sparsity(0.5, 8, begin=0, end=0.5)
     tx = optax.MultiSteps(l1jax.proximal(optax.adam, 0.1, target), 2)
     params = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(3, 40)))}
 
@@ -171,7 +173,7 @@ def test_jax_vmaps_and_accumulates():
 
 @pytest.mark.slow
 def test_jax_counts_over_devices():
-    target = l1jax.targets.target_sparsity(0.75, 4, begin=0, end=0.5)
+    target = l1jax.strengths.targets.target_sparsity(0.75, 4, begin=0, end=0.5)
     tx = l1jax.proximal(optax.adam, 0.1, target)
     w = np.random.default_rng(0).normal(size=(16, 24))
     mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -1,6 +1,5 @@
 """Target sparsity: the zeros follow the ramp, by a strength that is a quantile."""
 
-import importlib
 import math
 import pickle
 import re
@@ -13,12 +12,12 @@ import pytest
 import torch
 
 import l1jax
-import l1jax.quantiles
-import l1jax.targets
+import l1jax.numerics.quantiles
+import l1jax.strengths.targets
 import l1torch
-import l1torch.quantiles
-import l1torch.targets
-from parity_tests.twins import JAX, TORCH
+import l1torch.numerics.quantiles
+import l1torch.strengths.targets
+from parity_tests.frameworks.twins import JAX, TORCH
 
 STEPS, MORE, RATE = 40, 6, 0.03
 SHAPES = {"u": (20, 9), "bias": (9,), "w": (15, 12)}
@@ -36,8 +35,7 @@ WAYS = {
 
 
 def target_sparsity(twin, *args, **kwargs):
-    module = importlib.import_module(f"{twin.lib.__name__}.targets")
-    return module.target_sparsity(*args, **kwargs)
+    return twin.lib.target_sparsity(*args, **kwargs)
 
 
 def data(steps=STEPS + MORE, noise=1.0):
@@ -412,7 +410,7 @@ def test_what_cannot_go_with_a_target_is_refused(twin):
 
 
 def test_torch_wants_names_for_strengths_by_array():
-    target = l1torch.targets.target_sparsity(0.9, 10, scope="array")
+    target = l1torch.strengths.targets.target_sparsity(0.9, 10, scope="array")
     base = torch.optim.Adam([torch.nn.Parameter(torch.ones(2, 2))])
     with pytest.raises(ValueError, match=r"named_parameters"):
         l1torch.Proximal(base, target)

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import l1jax
 import l1torch
-from parity_tests.matrix import ROWS
+from parity_tests.oracles.convergence_matrix import ROWS
 
 STEPS, SAVED = 11, 5
 RATE, STRENGTH, OTHER = 0.1, 0.3, 0.7

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import l1torch
-from parity_tests.wrapped import (
+from parity_tests.wrappers.wrapped import (
     BASES,
     LR,
     STRENGTH,

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from parity_tests import distributed_workers as workers
+from parity_tests.wrappers import distributed_workers as workers
 
 pytestmark = pytest.mark.parametrize("wrapper", workers.WRAPPERS)
 

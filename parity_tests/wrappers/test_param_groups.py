@@ -10,8 +10,8 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 import l1torch
-from l1torch.groups import plain_name
-from parity_tests.wrapped import assert_same, model_and_data, train
+from l1torch.wrappers.param_groups import plain_name
+from parity_tests.wrappers.wrapped import assert_same, model_and_data, train
 
 ADDED = {
     "bare": lambda model: model,

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from parity_tests import oracles
-from parity_tests.formulas import constraints, groups, separable, structured
+from parity_tests.oracles import optima as oracles
+from parity_tests.oracles.formulas import constraints, groups, separable, structured
 
 
 class Entry(NamedTuple):

@@ -1,0 +1,117 @@
+"""The L1 ball: the constraint in the place of the L1 penalty, and its radius."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from l1jax.numerics.checks import check_choice, check_real
+from l1jax.numerics.elementwise import sign
+from l1jax.numerics.l1_projection import l1_norm, nearest_slope, project_l1_ball
+from l1jax.parameters.masks import Mask, weights_only
+from l1jax.penalties.base import Penalty
+from l1jax.penalties.cardinality import SCOPES
+from l1jax.penalties.constraint_base import Constraint
+from l1jax.penalties.penalty_values import penalty_value
+from l1jax.penalties.separable import l1
+
+
+@dataclasses.dataclass(frozen=True)
+class _L1Ball(Constraint):
+    radius: float
+    scope: str
+    convex = True
+
+    @property
+    def joint(self) -> bool:  # type: ignore[override]
+        """Whether the sum goes over all arrays."""
+        return self.scope == "tree"
+
+    def inside(self, arrays: Sequence[jax.Array], slack: float) -> jax.Array:
+        return l1_norm(arrays) <= self.radius * (1 + slack)
+
+    def project(
+        self, arrays: Sequence[jax.Array], metrics: Sequence[jax.Array]
+    ) -> list[jax.Array]:
+        return project_l1_ball(arrays, metrics, self.radius)
+
+    def distances(
+        self, arrays: Sequence[jax.Array], grads: Sequence[jax.Array], slack: float
+    ) -> list[jax.Array]:
+        if self.radius == 0:
+            return [jnp.zeros_like(grad) for grad in grads]
+        full = l1_norm(arrays) >= self.radius * (1 - slack)
+        tau = jnp.where(full, nearest_slope(arrays, grads), 0)
+        return [
+            jnp.where(
+                x == 0,
+                jnp.maximum(jnp.abs(grad) - tau, 0),
+                jnp.abs(grad + tau * sign(x)),
+            )
+            for x, grad in zip(arrays, grads, strict=True)
+        ]
+
+
+def l1_ball(radius: float, *, scope: str = "array") -> Penalty:
+    """Gives the constraint `|x|_1 <= radius`, the lasso as Tibshirani (1996) wrote it.
+
+    Its prox is the projection `argmin_u |u - x|` over the ball: `soft_threshold(x,
+    tau)` with the one tau that takes the sum to the radius, and `x` itself inside. An
+    array of thresholds t is a metric: `argmin_u sum_i (u_i - x_i)^2 / t_i`, which is
+    `soft_threshold(x, tau * t)`. Elements whose t is 0 move only after all others are
+    0, those whose t is infinite move first.
+
+    The projection is unique and does not expand. It costs one pass for the sum, and 3
+    to 10 more if `x` is outside (Michelot, 1986; Duchi et al., 2008; Condat, 2016), in
+    place of a sort. Its value allows for rounding: 64 units of the precision that is
+    computed in, or one of the array's.
+
+    The optimality distance is, element by element, what is left of `-grad` after its
+    projection onto the normal cone, the multiples of the norm's subdifferential.
+
+    A penalty of some strength and a ball of some radius describe the same solutions:
+    see `implied_radius`. The strength that is passed to a transform has no effect here.
+
+    Args:
+      radius: the largest sum of absolute values, a finite Python number >= 0.
+      scope: "array": each array has a ball of its own. "tree": one ball for all of
+        them together.
+
+    Raises:
+      TypeError: `radius` is not a number.
+      ValueError: `radius` is negative or not finite; `scope` is neither of the two.
+
+    Example:
+      >>> print(l1_ball(2.0).prox(jnp.array([3.0, -0.5, -2.0]), 1.0))
+      [ 1.5  0.  -0.5]
+    """
+    radius = check_real("radius", radius, "[0, inf)", "one such as 10.0")
+    return _L1Ball(radius, check_choice("scope", scope, SCOPES))
+
+
+def implied_radius(params: Any, mask: Mask = weights_only) -> jax.Array:
+    """Sums `|w|` over the penalised leaves: the radius that belongs to a strength.
+
+    A minimiser of `loss + strength * |w|_1` also minimises the loss over the ball of
+    this radius, `l1_ball(float(implied_radius(w)), scope="tree")`: any `w'` in the ball
+    has no larger norm, so a smaller loss would make a smaller sum. The other way round,
+    for a convex loss, the strength is the ball's multiplier: `-grad_i sign(w_i)` at
+    every weight that is not zero.
+
+    Args:
+      params: tree of arrays, or a flax `nnx.Module`: its `nnx.Param`s.
+      mask: the leaves to count, see `weights_only`; `None` counts all.
+
+    Returns:
+      Scalar in the widest dtype of the penalised leaves, at least float32.
+
+    Raises: as `penalty_value`.
+
+    Example:
+      >>> params = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(5.0)}
+      >>> print(implied_radius(params))
+      3.0
+    """
+    return penalty_value(params, 1.0, l1(), mask)

@@ -1,0 +1,16 @@
+"""What a strength may be: a number, a schedule, a target sparsity; and its prior.
+
+It knows no penalty, and not how a strength becomes a step. Start with `values`.
+"""
+
+from l1jax.strengths.priors import laplace_scale, laplace_strength
+from l1jax.strengths.schedules import strength_schedule
+from l1jax.strengths.targets import TargetSparsity, target_sparsity
+
+__all__ = [
+    "TargetSparsity",
+    "laplace_scale",
+    "laplace_strength",
+    "strength_schedule",
+    "target_sparsity",
+]

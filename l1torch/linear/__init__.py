@@ -1,0 +1,27 @@
+"""Linear models: losses, duality gaps, Newton's method, paths, cross-validation.
+
+It knows no networks: a model here is one matrix of coefficients. Start with `fitting`.
+"""
+
+from l1torch.linear.duality import DualityGap, duality_gap
+from l1torch.linear.feature_count import KeptFeatures, keep_features
+from l1torch.linear.fitting import LinearSolution, solve_linear
+from l1torch.linear.model_selection import (
+    CrossValidation,
+    cross_validate,
+    information_criterion,
+)
+from l1torch.linear.paths import linear_path
+
+__all__ = [
+    "CrossValidation",
+    "DualityGap",
+    "KeptFeatures",
+    "LinearSolution",
+    "cross_validate",
+    "duality_gap",
+    "information_criterion",
+    "keep_features",
+    "linear_path",
+    "solve_linear",
+]

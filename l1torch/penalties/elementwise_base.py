@@ -1,0 +1,55 @@
+"""The base of penalties that treat every element by one formula."""
+
+import torch
+from torch import Tensor
+
+from l1torch.numerics.elementwise import Number, absolute, sign
+from l1torch.numerics.prox import apply_prox_formula, freed
+from l1torch.penalties.base import Penalty, operands
+
+SCALES = "[1e-18, 1e18]"
+"""The scales whose squares and reciprocals single precision holds."""
+
+
+class Elementwise(Penalty):
+    """A penalty of one element, of which its children say, for a magnitude `a`:
+
+    `_height(a)`, the value; `_slope(a)`, its derivative, of no matter at 0 but no NaN;
+    `_shrunk(a, t)`, the prox, its zeros of any sign; and `_at_zero(grad, strength)`,
+    the distance of `-grad` to the subdifferential at 0.
+    """
+
+    separable = True
+
+    def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
+        """Sums `strength * _height(|x_i|)`."""
+        x, strength = operands(x, strength)
+        return torch.sum(strength * self._height(absolute(x)))
+
+    def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
+        """Gives `strength * _slope(|x|) sign(x)`."""
+        wide, strength = operands(x, strength)
+        slope = strength * self._slope(wide.abs())
+        return (slope * sign(wide)).to(x.dtype)
+
+    def prox(self, x: Tensor, threshold: Number) -> Tensor:
+        """Applies `_shrunk` to the magnitudes."""
+
+        def formula(x: Tensor, t: Tensor) -> Tensor:
+            return freed(sign(x) * self._shrunk(x.abs(), t), x, t)
+
+        return apply_prox_formula(formula, x, threshold)
+
+    def optimality_distance(
+        self, x: Tensor, grad: Tensor, strength: Number = 1.0
+    ) -> Tensor:
+        """Gives the distance to the one slope, or at zero to what there is."""
+        x, grad, strength = operands(x, grad, strength)
+        slope = strength * self._slope(x.abs())
+        distance = (grad + slope * sign(x)).abs()
+        return torch.where(x == 0, self._at_zero(grad, strength), distance)
+
+
+def exceeds_root(a: Tensor, t: Tensor, factor: float) -> Tensor:
+    """Tells where `a > sqrt(factor * t)`, for `a >= 0`, without overflow."""
+    return (a > 0) & (t / torch.where(a > 0, a, 1) * factor < a)

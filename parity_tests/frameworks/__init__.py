@@ -1,0 +1,1 @@
+"""What tests need to talk to either framework."""

@@ -1,0 +1,1 @@
+"""Odd values in every argument of the public surface."""

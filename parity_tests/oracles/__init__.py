@@ -1,0 +1,1 @@
+"""Independent truths that both twins are held against."""

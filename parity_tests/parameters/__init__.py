@@ -1,0 +1,1 @@
+"""Tests of names, masks and the sparsity report."""

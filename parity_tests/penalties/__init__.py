@@ -1,0 +1,1 @@
+"""Tests of every penalty and constraint."""

@@ -1,0 +1,1 @@
+"""Tests of what users meet first: names, README, examples, layout."""

@@ -1,0 +1,1 @@
+"""Tests of the full-batch solver and its certificates."""
