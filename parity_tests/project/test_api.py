@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import inspect
+import pickle
 
 import pytest
 
@@ -40,6 +41,16 @@ def test_all_is_complete_and_sorted(lib):
     }
     assert public | {"__version__"} == set(lib.__all__)
     assert all(inspect.getdoc(getattr(lib, name)) for name in lib.__all__)
+
+
+@pytest.mark.parametrize("lib", [l1jax, l1torch])
+def test_pickles_name_the_package_and_not_its_rooms(lib):
+    classes = [x for x in vars(lib).values() if isinstance(x, type)]
+    assert {x.__module__ for x in classes} == {lib.__name__}
+    given = lib.Control(0.1, 0.5, 0.9)
+    kept = pickle.dumps(given)
+    assert f"{lib.__name__}.".encode() not in kept
+    assert pickle.loads(kept) == given
 
 
 def signature(function):
