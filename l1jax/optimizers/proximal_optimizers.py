@@ -70,83 +70,22 @@ def proximal(
     window: float = 1,
     **factory_kwargs: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes an optax optimizer minimise `loss + strength * penalty`, with exact zeros.
+    """Make an optax optimizer minimise `loss + strength * penalty`, with exact zeros.
 
-    After each step `u` of the optimizer it takes `prox(w + u, threshold)`, where the
-    threshold follows the step that this optimizer really takes, coordinate by
-    coordinate::
+    After each step `u` of the optimizer it takes `prox(w + u, threshold)`. The
+    threshold is the step that this optimizer really takes, weight by weight, times the
+    strength: `learning_rate * min(strength / (sqrt(v_hat) + eps), max_ratio)` for Adam,
+    `learning_rate * strength / (1 - momentum)` for SGD. Let nothing scale, clip or
+    average its updates afterwards: the zeros would be lost. Clip gradients before it.
 
-      threshold = scale * min(strength / D, max_ratio)
-
-    For Adam `scale` is the learning rate of this step and `D = sqrt(v_hat) + eps`
-    (ProxGen: Yun, Lozano and Yang, 2021); for SGD with momentum m it is
-    `learning_rate * strength / (1 - m)`; `register_step_size` tells for others. Known
-    are sgd, adam, adamw, nadam, nadamw, amsgrad, rmsprop, adagrad, adadelta, adamax,
-    adamaxw, adabelief, yogi and radam of optax.
-
-    It is one transformation, so that nothing can come between optimizer and prox. What
-    scales, clips or averages its updates afterwards destroys the zeros, and cannot be
-    noticed from inside::
-
-      optax.chain(optax.clip(1.0), l1jax.proximal(optax.adam, ...))  # right
-      optax.chain(l1jax.proximal(optax.adam, ...), optax.clip(1.0))  # wrong
-      optax.MultiSteps(l1jax.proximal(optax.adam, ...), 4)  # right
-
-    Clipping before it changes the gradient of the loss, and so what is minimised: the
-    gradient of the loss does not vanish at the solution, since it balances the penalty
-    there. If it is scaled by s < 1 at the solution, this is the one for `strength / s`.
-
-    What is minimised, by `metric`:
-
-    - `"coordinate"`: `loss + strength * penalty`.
-    - `"tensor"`: one step for each array, the root mean square of D in place of D:
-      `loss + strength * sum_j D_j / rms(D) * |w_j|`, a weighted L1 that spares weights
-      of small gradients. It often keeps networks at 80 to 95 % zeros more accurate.
-    - `"none"`: decoupled, as AdamW's decay is: the threshold `scale * strength`. For
-      Adam its fixed points satisfy `g_j / D_j = -strength * sign(w_j)`: a threshold on
-      the normalised gradient, no objective in loss units. On a full batch `D_j` tends
-      to `|g_j|`, so that any strength below 1 ends at the minimum of the loss alone and
-      one above 1 at zero; under noise it is a cut, in (0, 1), on signal to noise.
-
-    The decoupled form is not the Lasso. For the loss `1/2 (w - 1)^2` at strength 0.5
-    the Lasso has `w = 0.5`:
-
-      >>> def solve(metric):
-      ...     tx = proximal(optax.adam, 0.01, 0.5, metric=metric, b2=0.9)
-      ...     def step(carry, _):
-      ...         updates, state = tx.update(carry[0] - 1, carry[1], carry[0])
-      ...         return (optax.apply_updates(carry[0], updates), state), None
-      ...     w = jnp.array([0.0])
-      ...     return jax.lax.scan(step, (w, tx.init(w)), length=2000)[0][0]
-      >>> print(solve("coordinate").round(2), solve("none").round(2))
-      [0.5] [1.]
-
-    Decoupled weight decay (adamw) adds `1/2 weight_decay * sum_j D_j w_j^2` to the
-    objective, in Adam's metric; for the textbook elastic net set it to 0 and pass
-    `penalty=elastic_net(...)`.
-
-    The first steps: right after initialisation `v_hat` is the square of one gradient,
-    and 0 for a weight that never had any. There `max_ratio` keeps the threshold below
-    `max_ratio` times the largest step the optimizer could take; every value above 1 has
-    the same stationary points. A strength that warms up over the first tenth of the
-    training, as `optax.linear_schedule(0.0, strength, steps // 10)`, goes well with it.
-
-    Momentum takes its gain `1 / (1 - m)` at the present learning rate, which a schedule
-    that changes little within `1 / (1 - m)` steps justifies; `optax.rmsprop`, whose
-    momentum comes after the learning rate, is followed exactly.
-
-    Noise: in minibatches a zero stays zero only while the averaged gradient is below
-    the strength. Momentum of 0.9 to 0.99 keeps zeros, and so does `window`; a learning
-    rate that decays to 0 leaves fewer small weights beside them. Averaging the weights
-    (`optax.ema`, Polyak, lookahead) loses them.
-
-    A learning rate of 0 moves nothing, but into a constraint. A number that turns
-    negative inside a compiled step, as a schedule's may, gives NaN.
+    What each metric minimises, the order in a chain, the first steps, momentum and
+    minibatch noise are explained in `l1jax/optimizers/README.md`.
 
     Args:
       factory: a function such as `optax.adam` that makes the optimizer, called as
-        `factory(learning_rate, **factory_kwargs)`; a `functools.partial` of one too,
-        which can hold arguments named as ours (adamw's `mask`).
+        `factory(learning_rate, **factory_kwargs)`, or a `functools.partial` of one,
+        which can hold arguments named as ours (adamw's `mask`). For one that optax does
+        not bring, see `register_step_size`.
       learning_rate: a number >= 0 or a schedule (step count, from 0, to number).
       strength: lambda, per unit of the mean loss: a number >= 0, an array that
         broadcasts to its parameter, a schedule, or a tree of these that is a prefix of
@@ -155,30 +94,25 @@ def proximal(
         takes a threshold for each weight, see `Penalty.takes_metric`.
       mask: the leaves to penalise, see `weights_only`; `None` for all. The optimizer
         steps all leaves.
-      metric: `"coordinate"`, `"tensor"` or `"none"`, see above.
-      max_ratio: the cap, a number above 1; `math.inf` for none. It does not act on
-        optimizers without a denominator, nor under `metric="none"` or a target.
+      metric: `"coordinate"` for the objective as written, `"tensor"` for one step size
+        in each array, `"none"` for a decoupled threshold `learning_rate * strength`.
+      max_ratio: a cap for the first steps, a number above 1; `math.inf` for none.
       window: the steps over which the penalty may accumulate, a whole number >= 1, or
-        `math.inf`; 1 is the ordinary prox. The windowed cumulative penalty (after
-        Tsuruoka, Tsujii and Ananiadou, 2009) keeps more exact zeros under minibatch
-        noise and costs two arrays of the parameters' size; `l1()` only. Between 10 and
-        100 is a useful range; without end, dead weights do not come back.
+        `math.inf`; 1 is the ordinary prox. 10 to 100 keep more zeros under minibatch
+        noise; `l1()` only.
       **factory_kwargs: further arguments of the factory.
 
     Returns:
       A transformation whose updates have the dtype of the parameters; float32 for half
-      precision, see `proximal_step`. Half precision parameters have second moments in
-      half precision, which optax keeps so: train float32 parameters where that matters.
+      precision, see `proximal_step`.
 
     Raises:
       TypeError: a factory that is not known, or does not take the arguments; a strength
         or learning rate that is not a real number; a window that is no whole number; at
         `init`, a penalised parameter that is not real floating.
-      ValueError: a strength or learning rate that is negative, infinite or NaN; an
-        unknown metric, `max_ratio <= 1`, `window < 1`, momentum outside [0, 1), or a
-        penalty that metric or window cannot take; at `init`, a strength, schedule or
-        mask that does not fit; at `update`, missing parameters, updates of another
-        tree, or the state of another optimizer.
+      ValueError: a number outside its range; a penalty that metric or window cannot
+        take; at `init`, a strength, schedule or mask that does not fit; at `update`,
+        missing parameters, updates of another tree, or the state of another optimizer.
 
     Example:
       >>> tx = proximal(optax.adam, learning_rate=1e-3, strength=1e-4, b1=0.95)
