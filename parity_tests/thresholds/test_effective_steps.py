@@ -15,6 +15,7 @@ import l1jax.thresholds.effective_steps
 import l1torch
 import l1torch.numerics.second_moments
 import l1torch.thresholds.effective_steps
+import l1torch.thresholds.optimizer_steps
 from parity_tests.oracles.convergence_matrix import ROWS
 
 GRADIENT = np.array([-3.0, -0.2, 1e-3, 0.07, 40.0])
@@ -179,12 +180,12 @@ def test_capturable_numbers_give_the_same_step(name):
             k: v.as_subclass(Unread).expand(()).reshape(()) if k == "step" else v
             for k, v in optimizer.state[w].items()
         }
-        kept = l1torch.thresholds.effective_steps.as_number
-        l1torch.thresholds.effective_steps.as_number = lambda value: value
+        kept = l1torch.thresholds.optimizer_steps.as_number
+        l1torch.thresholds.optimizer_steps.as_number = lambda value: value
         try:
             there = step_size(state, group)
         finally:
-            l1torch.thresholds.effective_steps.as_number = kept
+            l1torch.thresholds.optimizer_steps.as_number = kept
         for a, b in zip(worked_out(plain), worked_out(there), strict=True):
             torch.testing.assert_close(
                 torch.as_tensor(b, dtype=torch.float64).as_subclass(torch.Tensor),

@@ -1,0 +1,190 @@
+"""The effective steps of the optimizers that optax brings.
+
+They are in the registry once this module is imported, as `l1jax.thresholds` does.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from l1jax.numerics.elementwise import compute_dtype
+from l1jax.thresholds.effective_steps import EffectiveStep, register_step_size
+
+
+def _part(state: Any, field: str) -> Any:
+    """Finds the part of a chain's state that has a field."""
+    if hasattr(state, field):
+        return state
+    for part in state if isinstance(state, tuple) else ():
+        found = _part(part, field)
+        if found is not None:
+            return found
+    return None
+
+
+def _map(function: Callable[..., jax.Array], *trees: Any) -> Any:
+    """Maps over leaves in at least single precision; `None` stays `None`."""
+
+    def wide(*leaves: jax.Array) -> jax.Array:
+        return function(*(jnp.asarray(x, compute_dtype(x.dtype)) for x in leaves))
+
+    return jax.tree.map(wide, *trees)
+
+
+# Compiled once: an integer that is known, as in a step that is not compiled, would
+# otherwise be compiled in as an exponent, anew at each step.
+@functools.partial(jax.jit, inline=True)
+def _bias(decay: ArrayLike, count: ArrayLike) -> jax.Array:
+    """Gives the share of its start in a moving average, which it fades from."""
+    return decay**count
+
+
+def _sgd(state: Any, learning_rate: Any, *, momentum: Any, **_: Any) -> EffectiveStep:
+    del state
+    return EffectiveStep(learning_rate / (1 - (0.0 if momentum is None else momentum)))
+
+
+def _adam(
+    state: Any, learning_rate: Any, *, b2: Any, eps: Any, eps_root: Any, **_: Any
+) -> EffectiveStep:
+    moments = _part(state, "nu")
+    correction = 1 - _bias(b2, moments.count)
+    denominator = _map(
+        lambda nu: jnp.sqrt(nu / correction + eps_root) + eps, moments.nu
+    )
+    return EffectiveStep(learning_rate, denominator, 1.0)
+
+
+def _amsgrad(
+    state: Any, learning_rate: Any, *, eps: Any, eps_root: Any, **_: Any
+) -> EffectiveStep:
+    denominator = _map(
+        lambda nu: jnp.sqrt(nu + eps_root) + eps, _part(state, "nu_max").nu_max
+    )
+    return EffectiveStep(learning_rate, denominator, 1.0)
+
+
+def _rmsprop(
+    state: Any,
+    learning_rate: Any,
+    *,
+    decay: Any,
+    eps: Any,
+    eps_in_sqrt: bool,
+    centered: bool,
+    bias_correction: bool = False,
+    **_: Any,
+) -> EffectiveStep:
+    moments = _part(state, "nu")
+    correction = 1 - _bias(decay, moments.count) if bias_correction else 1.0
+
+    def root(nu: jax.Array) -> jax.Array:
+        return jnp.sqrt(nu + eps) if eps_in_sqrt else jnp.sqrt(nu) + eps
+
+    second = _map(lambda nu: root(nu / correction), moments.nu)
+    if not centered:
+        return EffectiveStep(learning_rate, second, 1.0)
+    deviation = _map(
+        lambda mu, nu: root(nu / correction - jnp.square(mu / correction)),
+        moments.mu,
+        moments.nu,
+    )
+    reach = _map(jnp.divide, second, deviation)
+    return EffectiveStep(learning_rate, deviation, reach)
+
+
+def _adagrad(state: Any, learning_rate: Any, *, eps: Any, **_: Any) -> EffectiveStep:
+    sums = _part(state, "sum_of_squares").sum_of_squares
+    return EffectiveStep(learning_rate, _map(lambda s: jnp.sqrt(s + eps), sums), 1.0)
+
+
+def _adadelta(
+    state: Any, learning_rate: Any, *, rho: Any, eps: Any, **_: Any
+) -> EffectiveStep:
+    averages = _part(state, "e_x")
+
+    def root(e_g: jax.Array, e_x: jax.Array) -> jax.Array:
+        # The step was made with e_x as it was before it: this one, where the square of
+        # the gradient has settled to e_g.
+        share = e_g / (e_g + eps)
+        return jnp.sqrt((e_x + rho * eps) / (rho + (1 - rho) * share))
+
+    reach = _map(root, averages.e_g, averages.e_x)
+    denominator = _map(lambda e_g, r: jnp.sqrt(e_g + eps) / r, averages.e_g, reach)
+    return EffectiveStep(learning_rate, denominator, reach)
+
+
+def _adamax(state: Any, learning_rate: Any, **_: Any) -> EffectiveStep:
+    return EffectiveStep(learning_rate, _map(jnp.asarray, _part(state, "nu").nu), 1.0)
+
+
+def _adabelief(
+    state: Any, learning_rate: Any, *, b1: Any, b2: Any, eps: Any, **_: Any
+) -> EffectiveStep:
+    moments = _part(state, "nu")
+    corrections = [1 - _bias(b, moments.count) for b in (b1, b2)]
+    denominator = _map(lambda nu: jnp.sqrt(nu / corrections[1]) + eps, moments.nu)
+    # The deviation says nothing of the gradient's size; with the mean it does.
+    reach = _map(
+        lambda mu, nu, d: (
+            (jnp.sqrt(nu / corrections[1] + jnp.square(mu / corrections[0])) + eps) / d
+        ),
+        moments.mu,
+        moments.nu,
+        denominator,
+    )
+    return EffectiveStep(learning_rate, denominator, reach)
+
+
+def _yogi(
+    state: Any, learning_rate: Any, *, b2: Any, eps: Any, **_: Any
+) -> EffectiveStep:
+    return _adam(state, learning_rate, b2=b2, eps=eps, eps_root=0.0)
+
+
+def _radam(
+    state: Any,
+    learning_rate: Any,
+    *,
+    b2: Any,
+    eps: Any,
+    eps_root: Any,
+    threshold: Any,
+    **_: Any,
+) -> EffectiveStep:
+    count = _part(state, "nu").count
+    adam = _adam(state, learning_rate, b2=b2, eps=eps, eps_root=eps_root)
+    longest = 2 / (1 - b2) - 1
+    bias = _bias(b2, count)
+    length = longest - 2 * count * bias / (1 - bias)
+    rectified = length >= threshold
+    gain = jnp.sqrt(
+        (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+    )
+    # Before the second moment can be trusted, the step is that of momentum alone.
+    return EffectiveStep(
+        scale=learning_rate * jnp.where(rectified, gain, 1.0),
+        denominator=_map(lambda d: jnp.where(rectified, d, 1.0), adam.denominator),
+        reach=_map(lambda d: jnp.where(rectified, 1.0, d), adam.denominator),
+    )
+
+
+for _factories, _step_size in (
+    ((optax.sgd,), _sgd),
+    ((optax.adam, optax.adamw), _adam),  # optax.nadam and nadamw are partials of these
+    ((optax.amsgrad,), _amsgrad),
+    ((optax.rmsprop,), _rmsprop),
+    ((optax.adagrad,), _adagrad),
+    ((optax.adadelta,), _adadelta),
+    ((optax.adamax, optax.adamaxw), _adamax),
+    ((optax.adabelief,), _adabelief),
+    ((optax.yogi,), _yogi),
+    ((optax.radam,), _radam),
+):
+    for _factory in _factories:
+        register_step_size(_factory, _step_size)

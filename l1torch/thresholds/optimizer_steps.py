@@ -1,0 +1,111 @@
+"""The effective steps of the optimizers that torch brings.
+
+They are in the registry once this module is imported, as `l1torch.thresholds` does.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from l1torch.numerics.checks import as_number
+from l1torch.numerics.second_moments import SecondMomentRoot
+from l1torch.parameters.trees import Group
+from l1torch.thresholds.effective_steps import EffectiveStep, register_step_size
+
+
+def _sgd(state: Mapping[str, Any], group: Group) -> EffectiveStep:
+    del state
+    momentum, lr = as_number(group["momentum"]), as_number(group["lr"])
+    if isinstance(momentum, float) and momentum == 0:
+        return EffectiveStep(lr)
+    return EffectiveStep(lr * (1 - as_number(group["dampening"])) / (1 - momentum))
+
+
+def _adam(state: Mapping[str, Any], group: Group) -> EffectiveStep:
+    second = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
+    correction = 1 - as_number(group["betas"][1]) ** as_number(state["step"])
+    root = SecondMomentRoot(second, correction, as_number(group["eps"]))
+    return EffectiveStep(as_number(group["lr"]), root, 1.0)
+
+
+def _nadam(state: Mapping[str, Any], group: Group) -> EffectiveStep:
+    # The momentum grows with the steps, and with it the gain, which is 1 in the end.
+    step, product = as_number(state["step"]), as_number(state["mu_product"])
+    now, then = (
+        as_number(group["betas"][0]) * (1 - 0.5 * 0.96 ** (k * group["momentum_decay"]))
+        for k in (step, step + 1)
+    )
+    gain = (1 - now) / (1 - product) + then / (1 - product * then)
+    adam = _adam(state, group)
+    return adam._replace(scale=adam.scale * gain)
+
+
+def _rmsprop(state: Mapping[str, Any], group: Group) -> EffectiveStep:
+    scale = as_number(group["lr"]) / (1 - as_number(group["momentum"]))
+    eps, square = as_number(group["eps"]), state["square_avg"]
+    second = SecondMomentRoot(square, 1.0, eps)
+    if not group["centered"]:
+        return EffectiveStep(scale, second, 1.0)
+    mean = state["grad_avg"]
+    deviation = square.addcmul(mean, mean, value=-1).sqrt_().add_(eps)
+    return EffectiveStep(scale, deviation, second.tensor() / deviation)
+
+
+def _adagrad(state: Mapping[str, Any], group: Group) -> EffectiveStep:
+    decay = 1 + (as_number(state["step"]) - 1) * as_number(group["lr_decay"])
+    root = SecondMomentRoot(state["sum"], 1.0, as_number(group["eps"]))
+    return EffectiveStep(as_number(group["lr"]) / decay, root, 1.0)
+
+
+def _adadelta(state: Mapping[str, Any], group: Group) -> EffectiveStep:
+    eps, rho = as_number(group["eps"]), as_number(group["rho"])
+    square = state["square_avg"] + eps
+    # The step was made with acc_delta as it was before it: this one, where the square
+    # of the gradient has settled to square_avg.
+    settled = rho + (1 - rho) * (state["square_avg"] / square)
+    reach = ((state["acc_delta"] + rho * eps) / settled).sqrt_()
+    denominator = square.sqrt_().div_(reach)
+    return EffectiveStep(as_number(group["lr"]), denominator, reach)
+
+
+def _adamax(state: Mapping[str, Any], group: Group) -> EffectiveStep:
+    return EffectiveStep(as_number(group["lr"]), state["exp_inf"], 1.0)
+
+
+def _radam(state: Mapping[str, Any], group: Group) -> EffectiveStep:
+    lr, eps = as_number(group["lr"]), as_number(group["eps"])
+    beta2, step = as_number(group["betas"][1]), as_number(state["step"])
+    correction = 1 - beta2**step
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * step * beta2**step / correction
+    square = (
+        (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+    )
+    # Here eps stands inside the correction.
+    root = SecondMomentRoot(state["exp_avg_sq"], correction, eps / correction**0.5)
+    # Before the second moment can be trusted, the step is that of momentum alone.
+    if isinstance(length, float):
+        if length > 5:
+            return EffectiveStep(lr * square**0.5, root, 1.0)
+        return EffectiveStep(lr, 1.0, root.tensor())
+    rectified, denominator = length > 5, root.tensor()
+    return EffectiveStep(
+        scale=lr * torch.where(rectified, square.sqrt(), 1.0),
+        denominator=torch.where(rectified, denominator, 1.0),
+        reach=torch.where(rectified, 1.0, denominator),
+    )
+
+
+for _optimizer, _step_size in (
+    (torch.optim.SGD, _sgd),
+    (torch.optim.Adam, _adam),
+    (torch.optim.AdamW, _adam),
+    (torch.optim.NAdam, _nadam),
+    (torch.optim.RMSprop, _rmsprop),
+    (torch.optim.Adagrad, _adagrad),
+    (torch.optim.Adadelta, _adadelta),
+    (torch.optim.Adamax, _adamax),
+    (torch.optim.RAdam, _radam),
+):
+    register_step_size(_optimizer, _step_size)
