@@ -21,6 +21,7 @@ class _L1(Penalty):
     convex = True
     separable = True
     least_slope = 1.0
+    prox_is_soft_threshold = True
 
     def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
         x, strength = operands(x, strength)
@@ -54,6 +55,11 @@ class _ElasticNet(Penalty):
     def least_slope(self) -> float:  # type: ignore[override]
         """The slope at zero."""
         return self.l1_ratio
+
+    @property
+    def makes_zeros(self) -> bool:  # type: ignore[override]
+        """Whether there is a share of L1."""
+        return self.l1_ratio > 0
 
     def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
         x, strength = operands(x, strength)

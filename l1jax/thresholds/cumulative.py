@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from l1jax.numerics.checks import LARGEST, check_int
 from l1jax.penalties.base import Penalty
-from l1jax.penalties.separable import l1
 
 _EXAMPLE = "10, or math.inf; name it in static_args under inject_hyperparams"
 
@@ -22,7 +21,7 @@ def check_window(window: float, penalty: Penalty) -> float:
     """Gives a whole number >= 1, or infinity; other than 1, the penalty must be L1."""
     if not (isinstance(window, float) and window == math.inf):
         window = check_int("window", window, _EXAMPLE, most=LARGEST)
-    if window > 1 and type(penalty) is not type(l1()):
+    if window > 1 and not penalty.prox_is_soft_threshold:
         raise ValueError(
             f"window must be 1 with {penalty!r}, got {window!r}: the cumulative "
             "penalty is defined for l1(). Pass window=1."

@@ -23,7 +23,6 @@ from l1jax.parameters.masks import Mask, selected
 from l1jax.parameters.sparsity import Control
 from l1jax.parameters.trees import is_none, named_leaves
 from l1jax.penalties.base import Penalty
-from l1jax.penalties.separable import l1
 from l1jax.strengths.targets import TargetSparsity
 
 Threshold = Callable[[Any], jax.Array]
@@ -42,8 +41,8 @@ class Row(NamedTuple):
 
 def check_target(target: TargetSparsity, penalty: Penalty, window: float = 1) -> None:
     """Raises ValueError for a penalty or window that a target cannot go with."""
-    no_zeros = penalty.separable and getattr(penalty, "l1_ratio", None) == 0
-    if penalty.constraint or no_zeros or not penalty.takes_metric:
+    makes_zeros = penalty.makes_zeros and not penalty.constraint
+    if not makes_zeros or not penalty.takes_metric:
         raise ValueError(
             f"penalty must set single weights or groups to zero under target_sparsity, "
             f"and more of them the stronger it is, got {penalty!r}. Pass l1(), or a "
@@ -132,7 +131,7 @@ def _follow(
     def shrink() -> _Found:
         counts = {size: target.count(step, size) for size in {*sizes}}
         wanted = [counts[size] for size in sizes]
-        search = _quantiles if type(penalty) is type(l1()) else _by_search
+        search = _quantiles if penalty.prox_is_soft_threshold else _by_search
         return search(penalty, sets, wanted, guesses)
 
     def prune() -> _Found:

@@ -54,6 +54,14 @@ class Penalty(abc.ABC):
     from zero. Where it is 0 the `max_ratio` of proximal optimizers has no effect: a cap
     is only safe if the slope cannot fall below it."""
 
+    prox_is_soft_threshold: bool = False
+    """Whether `prox` is `soft_threshold` itself, as that of `l1()` is. Quicker ways to
+    the same numbers are open then, and so is the cumulative penalty of `window`."""
+
+    makes_zeros: bool = True
+    """Whether the prox makes more exact zeros the stronger the penalty is, so that a
+    target sparsity can be met."""
+
     @property
     def has_subgradient(self) -> bool:
         """Whether `add_subgradient` may follow its subgradient."""

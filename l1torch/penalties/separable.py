@@ -25,6 +25,7 @@ class _L1(Penalty):
     convex = True
     separable = True
     least_slope = 1.0
+    prox_is_soft_threshold = True
 
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         x, strength = operands(x, strength)
@@ -71,6 +72,11 @@ class _ElasticNet(Penalty):
     def least_slope(self) -> float:  # type: ignore[override]
         """The slope at zero."""
         return self.l1_ratio
+
+    @property
+    def makes_zeros(self) -> bool:  # type: ignore[override]
+        """Whether there is a share of L1."""
+        return self.l1_ratio > 0
 
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         x, strength = operands(x, strength)

@@ -14,7 +14,6 @@ from torch import Tensor
 from l1torch.numerics.checks import LARGEST, check_int
 from l1torch.numerics.elementwise import Number
 from l1torch.penalties.base import Penalty
-from l1torch.penalties.separable import l1
 
 BUDGETS = ("l1_plus", "l1_minus")
 """The keys of the two budgets in an optimizer's state."""
@@ -26,7 +25,7 @@ def check_window(window: float, penalty: Penalty) -> float:
         window = check_int(
             "window", window, "1 for the ordinary prox, or math.inf", most=LARGEST
         )
-    if window > 1 and type(penalty) is not type(l1()):
+    if window > 1 and not penalty.prox_is_soft_threshold:
         raise ValueError(
             f"window must be 1 with {penalty!r}, got {window!r}: the cumulative "
             "penalty is defined for l1(). Pass window=1."

@@ -16,7 +16,6 @@ from l1torch.numerics.quantiles import kth_smallest, least_strength
 from l1torch.numerics.sharding import local, over_shards
 from l1torch.parameters.sparsity import Control
 from l1torch.penalties.base import Penalty
-from l1torch.penalties.separable import l1
 from l1torch.strengths.targets import TargetSparsity
 
 
@@ -38,8 +37,8 @@ class Row(NamedTuple):
 
 def check_target(target: TargetSparsity, penalty: Penalty, window: float = 1) -> None:
     """Raises ValueError for a penalty or window that a target cannot go with."""
-    no_zeros = penalty.separable and getattr(penalty, "l1_ratio", None) == 0
-    if penalty.constraint or no_zeros or not penalty.takes_metric:
+    makes_zeros = penalty.makes_zeros and not penalty.constraint
+    if not makes_zeros or not penalty.takes_metric:
         raise ValueError(
             f"penalty must set single weights or groups to zero under target_sparsity, "
             f"and more of them the stronger it is, got {penalty!r}. Pass l1(), or a "
@@ -126,7 +125,7 @@ def _next(
     if wanted == 0:
         return 0.0
     dtype = _widest([row.param for row in rows])
-    if type(penalty) is type(l1()):
+    if penalty.prox_is_soft_threshold:
         # The threshold is a product and a quotient that were rounded: by this much.
         wide = [compute_dtype(row.param.dtype) for row in rows]
         factor = 1 + 4 * max(torch.finfo(each).eps for each in wide)

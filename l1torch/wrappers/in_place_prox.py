@@ -13,7 +13,6 @@ from l1torch.numerics.second_moments import ratios_by_root, shrink_by_root_
 from l1torch.numerics.sharding import local
 from l1torch.parameters.trees import Group
 from l1torch.penalties.base import Penalty
-from l1torch.penalties.separable import l1
 from l1torch.thresholds.cumulative import BUDGETS, cumulative_prox_
 from l1torch.thresholds.effective_steps import EffectiveStep, step_size_of
 from l1torch.thresholds.metrics import Metric, floor_of, threshold_of
@@ -143,7 +142,7 @@ class InPlaceProx:
 
     def _shrink_by_number(self, pack: Pack, strength: Number) -> bool:
         """Takes one kernel for each parameter, which beats copies, if it is enough."""
-        if self.window != 1 or type(self.penalty) is not type(l1()):
+        if self.window != 1 or not self.penalty.prox_is_soft_threshold:
             return False
         _, param, _, state, group = pack.members[0]
         step = self._step_of(param, state, group)
@@ -160,7 +159,7 @@ class InPlaceProx:
         """Takes the quick way from Adam's second moments to the prox, if it is open."""
         if self.metric != "coordinate" or self.known is None:
             return False
-        if self.window != 1 or type(self.penalty) is not type(l1()):
+        if self.window != 1 or not self.penalty.prox_is_soft_threshold:
             return False
         if isinstance(strength, Tensor) and strength.dim() > 0:
             return False

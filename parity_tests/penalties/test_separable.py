@@ -5,7 +5,9 @@ import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import jax
 import numpy as np
+import optax
 import pytest
+import torch
 
 from parity_tests.frameworks.twins import DTYPES, JAX, TORCH, assert_bitwise
 from parity_tests.oracles import optima as oracles
@@ -303,3 +305,34 @@ def test_bad_input(twin):
     with pytest.raises(TypeError, match="number >= 0, got"):
         lib.l1().value(x, lambda count: 0.1)
     np.testing.assert_allclose(twin.numpy(lib.penalty_value(x, 0.5)), 1.5)
+
+
+def test_penalties_say_what_they_are(twin):
+    """Window and target ask the penalty, not its class, for what they need."""
+    lib = twin.lib
+    assert lib.l1().prox_is_soft_threshold
+    for penalty in (lib.elastic_net(1.0), lib.nonnegative_l1(), lib.mcp(0.8, 3.0)):
+        assert not penalty.prox_is_soft_threshold
+        assert penalty.makes_zeros
+    assert not lib.elastic_net(0.0).makes_zeros
+
+    class Own(type(lib.elastic_net(0.5))):
+        """A penalty of a user's own, as the lines below declare it."""
+
+    own, target = Own(0.5), lib.target_sparsity(0.5, steps=10)
+    start = twin.tree({"w": np.ones(4)})
+
+    def build(strength, **kwargs):
+        if twin is JAX:
+            return lib.proximal(optax.adam, 0.1, strength, penalty=own, **kwargs)
+        base = torch.optim.Adam([("w", torch.nn.Parameter(start["w"]))])
+        return lib.Proximal(base, strength, penalty=own, **kwargs)
+
+    with pytest.raises(ValueError, match="window must be 1 with"):
+        build(0.1, window=3)
+    Own.prox_is_soft_threshold = True
+    build(0.1, window=3)
+    build(target)
+    Own.makes_zeros = False
+    with pytest.raises(ValueError, match="penalty must set single weights"):
+        build(target)
