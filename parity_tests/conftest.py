@@ -15,7 +15,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
-from parity_tests.frameworks.twins import TWINS, Twin  # noqa: E402 - after the configuration
+from parity_tests.frameworks.twins import JAX, TWINS, Twin  # noqa: E402 - after the configuration
 from parity_tests.wrappers.wrapped import STRENGTH, WRAPPERS  # noqa: E402
 
 for _twin in TWINS:
@@ -34,3 +34,10 @@ def wrap(request: pytest.FixtureRequest) -> Callable[..., torch.optim.Optimizer]
     """Runs the test once for each torch wrapper: `wrap(base, strength, ...)`."""
     wrapper = WRAPPERS[request.param]
     return lambda base, strength=STRENGTH, **kwargs: wrapper(base, strength, **kwargs)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A test marked `slow_in_jax` is quick in torch, and slow where it runs in JAX."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    if item.get_closest_marker("slow_in_jax") and params.get("twin") is JAX:
+        item.add_marker("slow")

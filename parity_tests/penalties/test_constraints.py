@@ -9,18 +9,13 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from parity_tests.frameworks.twins import JAX, TORCH, TWINS, assert_bitwise
+from parity_tests.frameworks.twins import TWINS, assert_bitwise
 from parity_tests.oracles import optima as oracles
 from parity_tests.oracles import problems
 from parity_tests.oracles.formulas import constraints as formulas
 
-
-@pytest.fixture(
-    params=[pytest.param(JAX, marks=pytest.mark.slow), TORCH], ids=["jax", "torch"]
-)
-def twin(request):
-    """In JAX these compile for long: test_acceptance.py has the quick tests."""
-    return request.param
+# JAX compiles for long; test_acceptance.py has quick tests of both.
+pytestmark = pytest.mark.slow_in_jax
 
 
 SETS = formulas.PENALTIES

@@ -11,13 +11,8 @@ import pytest
 from parity_tests.frameworks.twins import DTYPES, JAX, TORCH, TWINS
 from parity_tests.oracles.formulas.groups import PENALTIES
 
-
-@pytest.fixture(
-    params=[pytest.param(JAX, marks=pytest.mark.slow), TORCH], ids=["jax", "torch"]
-)
-def twin(request):
-    """In JAX these compile for long: test_acceptance.py has the quick tests."""
-    return request.param
+# JAX compiles for long; test_acceptance.py has quick tests of both.
+pytestmark = pytest.mark.slow_in_jax
 
 
 METHODS = ("value", "subgradient", "prox", "optimality_distance", "lambda_max")
@@ -36,11 +31,6 @@ def compiled(twin, name, method):
 # JAX compiles each function anew, so that most of its cases are slow tests; torch runs
 # them all, and the twins are compared.
 FAST = ("sparse_group_l1(0.3, groups={'a': [0, 3], ...})",)
-slow_in_jax = pytest.mark.parametrize(
-    "twin",
-    [pytest.param(JAX, marks=pytest.mark.slow), TORCH],
-    ids=["jax", "torch"],
-)
 
 
 def marked(twin, name):
@@ -120,7 +110,7 @@ def test_prox_satisfies_the_three_point_inequality(case):
                 assert left <= right + 1e-13 * scale, trial
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_prox_against_a_search_over_a_grid(twin):
     # Two elements, so that a grid refined around its best point finds the argmin.
     penalties = [
@@ -278,7 +268,7 @@ def test_distance_vanishes_at_the_prox_and_measures_elsewhere(case):
     assert zeros > 0
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_distance_of_zero_groups_is_exact(twin):
     # Of a group at zero: the distance of -grad to the ball, or to ball plus box.
     grad = np.array([[3.0, 4.0], [0.3, -0.4]])
@@ -438,7 +428,7 @@ def test_jax_transformations(name):
     assert jax.eval_shape(lambda x: penalty.prox(x, 0.1), half).dtype == "bfloat16"
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_strengths_of_groups(twin):
     penalty = twin.lib.sparse_group_l1(0.25, 1)
     x, grad = np.random.default_rng(13).normal(size=(2, 3, 4))
@@ -481,7 +471,7 @@ def test_strengths_of_groups(twin):
     penalty.require_fit("x", (3, 4))
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_ends_of_the_sparse_group_lasso(twin):
     x = twin.array(np.random.default_rng(14).normal(size=(4, 3)))
     make = twin.lib.sparse_group_l1
@@ -499,7 +489,7 @@ def test_ends_of_the_sparse_group_lasso(twin):
             make(ratio)
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (0, 3), (1,)])
 def test_empty_arrays_and_scalars(twin, shape):
     last = [{"axis": -1}, {"axis": -1, "block": 1}] if shape else []

@@ -9,13 +9,6 @@ import pytest
 from parity_tests.frameworks.twins import JAX, TORCH
 from parity_tests.oracles.formulas.groups import group_value
 
-slow_in_jax = pytest.mark.parametrize(
-    "twin",
-    [pytest.param(JAX, marks=pytest.mark.slow), TORCH],
-    ids=["jax", "torch"],
-)
-"""The fast tests compare what JAX forms with torch's groups instead."""
-
 
 def layouts_of(twin):
     return twin.lib.layouts
@@ -68,7 +61,7 @@ KINDS = [
 ]
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 @pytest.mark.parametrize(("kwargs", "labels"), KINDS, ids=range(len(KINDS)))
 def test_groups_by_axis_block_and_name(twin, kwargs, labels):
     penalty = twin.lib.group_l1(**kwargs)
@@ -101,7 +94,7 @@ def bound(twin, groups, layout, shape):
     return penalty.at("w", shape)
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_groups_of_units(twin, layout):
     shape, *axes = LAYOUTS[layout]
@@ -114,7 +107,7 @@ def test_groups_of_units(twin, layout):
         assert same_partition(found, by_rows(shape, *wanted)), groups
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_fused_heads(twin):
     # Three projections of two heads with two units each, by two inputs.
     shape = (3 * H * D, IN)

@@ -4,19 +4,15 @@ import pickle
 import numpy as np
 import pytest
 
-from parity_tests.frameworks.twins import DTYPES, JAX, LIBS, TORCH, TWINS
+from parity_tests.frameworks.twins import DTYPES, LIBS, TWINS
 from parity_tests.oracles.formulas.structured import nuclear_value
 
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52, "bfloat16": 2.0**-8, "float16": 2e-3}
 SHAPES = [(2, 3), (4, 4), (2, 5, 3)]
 
 
-@pytest.fixture(
-    params=[pytest.param(JAX, marks=pytest.mark.slow), TORCH], ids=["jax", "torch"]
-)
-def twin(request):
-    """In JAX these compile for long: test_acceptance.py has the quick tests."""
-    return request.param
+# JAX compiles for long; test_acceptance.py has quick tests of both.
+pytestmark = pytest.mark.slow_in_jax
 
 
 @functools.cache

@@ -8,13 +8,8 @@ from parity_tests.frameworks.twins import DTYPES, JAX, TORCH, assert_bitwise
 from parity_tests.oracles import optima as oracles
 from parity_tests.oracles.formulas.separable import ELEMENTS
 
-
-@pytest.fixture(
-    params=[pytest.param(JAX, marks=pytest.mark.slow), TORCH], ids=["jax", "torch"]
-)
-def twin(request):
-    """In JAX these compile for long: test_acceptance.py has the quick tests."""
-    return request.param
+# JAX compiles for long; test_acceptance.py has quick tests of both.
+pytestmark = pytest.mark.slow_in_jax
 
 
 BITWISE = [name for name in ELEMENTS if name not in ("lp(2/3)", "lp(0.9)")]

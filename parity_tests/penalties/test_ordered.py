@@ -7,9 +7,7 @@ import pytest
 
 from parity_tests.frameworks.twins import (
     DTYPES,
-    JAX,
     LIBS,
-    TORCH,
     TWINS,
     assert_bitwise,
 )
@@ -29,12 +27,8 @@ WEIGHTS = {
 named = pytest.mark.parametrize("name", WEIGHTS)
 
 
-@pytest.fixture(
-    params=[pytest.param(JAX, marks=pytest.mark.slow), TORCH], ids=["jax", "torch"]
-)
-def twin(request):
-    """In JAX these compile for long: test_acceptance.py has the quick tests."""
-    return request.param
+# JAX compiles for long; test_acceptance.py has quick tests of both.
+pytestmark = pytest.mark.slow_in_jax
 
 
 @functools.cache

@@ -15,14 +15,6 @@ from parity_tests.oracles import optima as oracles
 from parity_tests.oracles import problems
 
 XP = {"jax": jnp, "torch": torch}
-slow_in_jax = pytest.mark.parametrize(
-    "twin",
-    [
-        pytest.param(JAX, marks=pytest.mark.slow, id="jax"),
-        pytest.param(TORCH, id="torch"),
-    ],
-)
-"""JAX compiles for long. In both, the quick tests compare the twins' steps."""
 
 
 def solver(twin):
@@ -81,7 +73,7 @@ REFERENCES = {
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_the_optimum_is_scikit_learns(twin, name):
     make, reference = REFERENCES[name]
     problem = problems.diabetes(0.05)
@@ -101,7 +93,7 @@ def test_the_optimum_is_scikit_learns(twin, name):
     assert float(found.residual.largest) <= 1e-11
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_groups_are_those_of_the_multi_task_lasso(twin):
     problem = problems.diabetes()
     Y = np.stack([problem.y, problem.X[:, 2] * problem.y, problem.y**2], 1)
@@ -163,7 +155,7 @@ def test_multinomial_regression_with_free_biases():
         np.testing.assert_allclose(points[0][name], points[1][name], atol=1e-10)
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 @pytest.mark.parametrize("scope", ["array", "tree"])
 def test_a_ball_of_the_solutions_size_gives_the_solution(twin, scope):
     problem = problems.diabetes()
@@ -204,7 +196,7 @@ def test_badly_scaled_columns(twin):
     assert int(found.iterations) < 5000
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_restarts_and_growing_steps_save_iterations(twin):
     problem = problems.breast_cancer(0.01)
     loss = of_problem(twin, problem)
@@ -267,7 +259,7 @@ def network(twin):
     return loss, start
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_a_network_ends_at_a_stationary_point(twin):
     X, Y = few_digits()
     loss, start = network(twin)
@@ -293,7 +285,7 @@ def test_a_network_ends_at_a_stationary_point(twin):
     assert max(violations.max(), np.abs(slope["b"]).max()) <= 1.0001e-3
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_penalties_that_are_not_convex_end_stationary(twin):
     problem = problems.diabetes()
     params, found = solve(
@@ -312,7 +304,7 @@ def test_penalties_that_are_not_convex_end_stationary(twin):
     assert bool(found.converged)
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_precisions_may_be_mixed(twin):
     problem = problems.diabetes()
     X, y = twin.array(problem.X), twin.array(problem.y)
@@ -344,7 +336,7 @@ def test_precisions_may_be_mixed(twin):
     assert oracles.relative_gap(problem, w, oracles.sklearn_lasso(problem)) < 1e-5
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_a_domain_that_steps_leave(twin):
     # Poisson-like: the logarithm of a negative number is NaN, and of zero infinite.
     counts = np.array([3, 0.03, 1])
@@ -360,7 +352,7 @@ def test_a_domain_that_steps_leave(twin):
     assert bool(found.converged)
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_a_loss_that_falls_to_zero(twin):
     # Separable, without a penalty: the loss has no minimum, and rounding all to itself.
     loss = cross_entropy(twin, *few_digits())
@@ -371,7 +363,7 @@ def test_a_loss_that_falls_to_zero(twin):
     assert np.isfinite(params["w"]).all()
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_it_starts_where_it_is_told_and_leaves_the_start_alone(twin):
     problem = problems.diabetes()
     wanted = oracles.sklearn_lasso(problem)

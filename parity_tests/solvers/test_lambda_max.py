@@ -11,18 +11,10 @@ from sklearn import datasets
 from sklearn.linear_model import ElasticNet, LogisticRegression, MultiTaskLasso
 
 import l1jax.solvers.zero_solution
-from parity_tests.frameworks.twins import JAX, TORCH
+from parity_tests.frameworks.twins import JAX
 from parity_tests.oracles import problems
 
 XP = {"jax": jnp, "torch": torch}
-slow_in_jax = pytest.mark.parametrize(
-    "twin",
-    [
-        pytest.param(JAX, marks=pytest.mark.slow, id="jax"),
-        pytest.param(TORCH, id="torch"),
-    ],
-)
-"""JAX compiles for long. The elastic net and the deep network are quick in both."""
 
 
 def lambda_max(twin, loss, params, **kwargs):
@@ -63,7 +55,7 @@ def test_of_the_lasso_and_the_elastic_net(twin, l1_ratio):
         assert np.count_nonzero(model.fit(X, y).coef_) == nonzero
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_of_logistic_regression(twin):
     X, y = datasets.load_breast_cancer(return_X_y=True)
     X = problems.breast_cancer().X
@@ -113,7 +105,7 @@ def softmax(twin):
     return loss
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_of_softmax_on_digits(twin):
     X, Y = digits()
     start = {"w": np.zeros((64, 10)), "b": np.zeros(10)}
@@ -124,7 +116,7 @@ def test_of_softmax_on_digits(twin):
     assert found == pytest.approx(0.0635, abs=5e-5)
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_of_groups(twin):
     X, y = data()
     Y = np.stack([y, y**2], 1)
@@ -144,7 +136,7 @@ def test_of_groups(twin):
         assert model.fit(X, Y).coef_.any() == nonzero
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_above_it_the_solver_ends_at_zero(twin):
     loss = squared(twin, *data())
     solve = twin.lib.solve
@@ -159,7 +151,7 @@ def test_above_it_the_solver_ends_at_zero(twin):
         assert np.count_nonzero(twin.numpy(end.params["w"])) == nonzero
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_in_several_arrays_it_is_the_largest(twin):
     X, y = problems.diabetes().X, problems.diabetes().y
     A, B = twin.array(X), twin.array(y)
@@ -178,7 +170,7 @@ def test_in_several_arrays_it_is_the_largest(twin):
     assert float(found) == pytest.approx(wanted, rel=1e-9)
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_without_intercept_nothing_is_fitted(twin):
     problem = problems.diabetes()
     X, y = twin.array(problem.X), twin.array(problem.y)
@@ -229,7 +221,7 @@ def test_where_no_gradient_is_left_there_is_none(twin, dtype, output_bias):
             call(loss, twin.tree(start, dtype))
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_of_one_array_without_gradient_it_is_zero(twin):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

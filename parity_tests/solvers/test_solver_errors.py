@@ -14,14 +14,13 @@ from parity_tests.oracles import optima as oracles
 from parity_tests.oracles import problems
 from parity_tests.solvers.test_full_batch import (
     of_problem,
-    slow_in_jax,
     solve,
     solver,
     zeros,
 )
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_single_precision_ends_at_its_floor(twin):
     problem = problems.diabetes()
     loss = of_problem(twin, problem, "float32")
@@ -35,7 +34,7 @@ def test_single_precision_ends_at_its_floor(twin):
     assert oracles.l1_kkt_residual(problem, params["w"].astype(float)) < 3e-7
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_double_precision_reaches_1e_12(twin):
     problem = problems.breast_cancer()
     loss = of_problem(twin, problem)
@@ -72,7 +71,7 @@ def test_inside_jit_the_result_alone_says_so():
     assert not nan(jnp.zeros(2)).converged
 
 
-@slow_in_jax
+@pytest.mark.slow_in_jax
 def test_a_loss_that_becomes_nan_stops_it(twin):
     def loss(xp, params):
         w = params["w"]

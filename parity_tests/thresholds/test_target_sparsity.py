@@ -240,9 +240,7 @@ def test_the_snap_prunes_to_the_target_and_freezes_it(twin, scope):
         assert strengths[at - 1] > 0
 
 
-@pytest.mark.parametrize(
-    "twin", [pytest.param(JAX, marks=pytest.mark.slow), TORCH], ids=["jax", "torch"]
-)
+@pytest.mark.slow_in_jax
 @pytest.mark.parametrize("way", ["adam", "momentum"])
 def test_rounding_costs_no_zeros(twin, way):
     """In single precision the threshold of the k-th weight may round below it."""
