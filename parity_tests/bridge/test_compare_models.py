@@ -17,12 +17,8 @@ from parity_tests.bridge import (
     channels_last,
     compare_training,
 )
-from parity_tests.bridge.test_compare_training import (
-    F64,
-    RATE,
-    batches,
-    optimizers,
-)
+from parity_tests.bridge.equal_optimizers import RATE, batches, optimizers
+from parity_tests.bridge.random_trees import F64
 
 
 class Conv(nnx.Module):

@@ -17,9 +17,8 @@ from parity_tests.bridge import (
     compare_training,
     to_torch,
 )
-
-F64 = {"param_dtype": jnp.float64}
-RATE, STRENGTH = 0.01, 0.02
+from parity_tests.bridge.equal_optimizers import RATE, STRENGTH, batches, optimizers
+from parity_tests.bridge.random_trees import F64
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -52,28 +51,10 @@ class TorchDense(torch.nn.Module):
         return self.last(x.detach() if self.detach else x)
 
 
-def batches(steps=8, shape=(5,), classes=3, seed=0):
-    rng = np.random.default_rng(seed)
-    return [
-        (rng.normal(size=(16, *shape)), rng.integers(0, classes, 16))
-        for _ in range(steps)
-    ]
-
-
 @functools.cache
 def dense(dtype="float64"):
     module = Dense(dtype)
     return module, module.init(jax.random.key(0), np.ones((1, 5), dtype))
-
-
-def optimizers(strength=STRENGTH, theirs=None, **settings):
-    """Equal optimizers, but for torch's settings."""
-    return (
-        l1jax.proximal(optax.adam, RATE, STRENGTH),
-        lambda named: l1torch.Proximal(
-            torch.optim.Adam(named, **({"lr": RATE} | settings)), strength
-        ),
-    )
 
 
 def compare(steps=8, **changes):

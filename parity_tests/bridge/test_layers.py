@@ -14,9 +14,13 @@ import torch
 from flax import nnx
 
 from parity_tests.bridge import Layer, to_flax, to_torch
-from parity_tests.frameworks.twins import assert_bitwise
-
-F64 = {"param_dtype": jnp.float64}
+from parity_tests.bridge.random_trees import (
+    F64,
+    assert_close,
+    assert_same_arrays,
+    quickly,
+    random_like,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,24 +258,6 @@ CALLS = [
 ]
 
 
-def quickly(function):
-    """Compiles without optimizing, which takes a tenth of the time."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def random_like(tree, seed=0):
-    """Random numbers with signs, but for variances, for a tree that may be abstract."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path, x):
-        values = rng.normal(size=x.shape)
-        values = values**2 if "var" in str(path) else values
-        values.flat[0] *= -0.0 if "bias" in str(path) else 1
-        return jnp.asarray(values)
-
-    return jax.tree_util.tree_map_with_path(draw, tree)
-
-
 def random_torch(make, seed=1):
     model = make().double()
     generator = torch.Generator().manual_seed(seed)
@@ -323,21 +309,6 @@ def outputs_of_torch(case, model, inputs):
     with torch.no_grad():
         output = case.torch_call(model, *tensors)
     return (output.movedim(1, -1) if case.channels else output).numpy()
-
-
-def assert_close(a, b):
-    assert np.abs(b).max() > 0.1
-    np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
-
-
-def assert_same_arrays(tree, other):
-    assert jax.tree.structure(tree) == jax.tree.structure(other)
-    for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
-        assert a.dtype == b.dtype
-        if jnp.issubdtype(a.dtype, jnp.floating):
-            assert_bitwise(np.asarray(a), np.asarray(b))
-        else:
-            assert (a == b).all()
 
 
 def assert_same_state(state, other):

@@ -8,7 +8,7 @@ import torch
 from flax import nnx
 
 from parity_tests.bridge import match, to_flax
-from parity_tests.bridge.test_pairs import Pieces, dense, linear, names
+from parity_tests.bridge.pieces import Pieces, dense, linear, names
 
 
 class Residual(nn.Module):

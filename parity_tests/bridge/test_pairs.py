@@ -9,7 +9,8 @@ import torch
 from flax import nnx
 
 from parity_tests.bridge import Layer, Leaf, Rule, match, to_flax, to_torch
-from parity_tests.bridge.test_layers import (
+from parity_tests.bridge.pieces import Pieces, dense, linear, names
+from parity_tests.bridge.random_trees import (
     F64,
     assert_close,
     assert_same_arrays,
@@ -33,10 +34,6 @@ def tower(depth=11, width=4):
     return torch.nn.Sequential(*layers, torch.nn.LayerNorm(width, eps=1e-6)).double()
 
 
-def names(matching):
-    return {m.flax.name: m.torch.name for m in matching.matches}
-
-
 @pytest.mark.parametrize("compiled", [False, True])
 def test_numbers_are_ordered_as_numbers(compiled):
     x = np.ones((2, 4))
@@ -56,23 +53,6 @@ def test_numbers_are_ordered_as_numbers(compiled):
     assert_close(
         model(torch.tensor(x)).detach().numpy(), quickly(Tower().apply)(variables, x)
     )
-
-
-class Pieces(torch.nn.Module):
-    """Modules by name, never called."""
-
-    def __init__(self, **modules):
-        super().__init__()
-        for name, module in modules.items():
-            self.add_module(name, module)
-
-
-def dense(*shape):
-    return {"kernel": np.ones(shape), "bias": np.ones(shape[-1])}
-
-
-def linear(*shape):
-    return torch.nn.Linear(*shape).double()
 
 
 def test_same_paths_come_before_order():

@@ -1,119 +1,30 @@
+"""Cross-validation and information criteria against scikit-learn's."""
+
 import dataclasses
 import math
 import re
-import warnings
 
 import numpy as np
 import pytest
 from scipy import special, stats
-from sklearn import datasets
 from sklearn.linear_model import (
     LassoCV,
     LassoLarsIC,
     LogisticRegression,
     lars_path,
-    lasso_path,
 )
 from sklearn.metrics import log_loss
 from sklearn.model_selection import KFold
-from sklearn.preprocessing import StandardScaler
 
 from parity_tests.frameworks.twins import TWINS
-from parity_tests.oracles import problems
-
-EXACT = {"tol": 1e-12}
-
-
-def call(twin, name, X, y, *args, **kwargs):
-    """Calls a function of the data: X in double precision, y as it is."""
-    dtype = "int64" if y.dtype.kind in "iu" else "float64"
-    data = twin.array(X), twin.array(y, dtype)
-    return getattr(twin.lib, name)(*data, *args, **kwargs)
-
-
-def diabetes():
-    problem = problems.diabetes()
-    return problem.X, problem.y + 1.5
-
-
-def products():
-    """Diabetes with its 45 products and 9 squares, sex being binary: 442 x 64."""
-    X = datasets.load_diabetes().data
-    pairs = [(i, j) for i in range(10) for j in range(i, 10) if not i == j == 1]
-    more = [X[:, i] * X[:, j] for i, j in pairs]
-    return StandardScaler().fit_transform(np.column_stack([X, *more])), diabetes()[1]
-
-
-def digits(classes=3, rows=150):
-    X, Y = problems.digits()
-    chosen = (Y[:, :classes].sum(1) == 1).nonzero()[0][:rows]
-    return X[chosen], Y[chosen].argmax(1)
-
-
-def breast_cancer():
-    problem = problems.breast_cancer()
-    return problem.X, (problem.y > 0).astype(float)
-
-
-def spaced(X, y, count, ratio=1e-3):
-    largest = np.abs(X.T @ (y - y.mean())).max() / len(y)
-    return largest * ratio ** (np.arange(count) / (count - 1))
-
-
-def sklearn_path(X, y, strengths):
-    settings = {"alphas": strengths, "tol": 1e-14, "max_iter": 1_000_000}
-    return lasso_path(X - X.mean(0), y - y.mean(), **settings)[1].T
-
-
-@pytest.mark.slow
-def test_a_path_of_64_features_is_scikit_learns(twin):
-    X, y = products()
-    assert X.shape == (442, 64)
-    path = call(twin, "linear_path", X, y, **EXACT)
-    np.testing.assert_allclose(path.strengths, spaced(X, y, 100), rtol=1e-12)
-    expected = sklearn_path(X, y, path.strengths)
-    coef = twin.numpy(path.params["coef"])
-    np.testing.assert_allclose(coef, expected, rtol=0, atol=1e-8)
-    # At the largest strength rounding decides.
-    np.testing.assert_array_equal(coef[1:] == 0, expected[1:] == 0)
-    intercept = twin.numpy(path.params["intercept"])
-    np.testing.assert_allclose(intercept, 1.5, rtol=1e-9)
-    np.testing.assert_array_equal(path.nnz, np.count_nonzero(coef, 1))
-    assert path.size == 64
-    assert path.converged.all()
-    assert (path.gap <= 1e-12).all()
-    assert (path.residual.largest <= 1e-6).all()
-    losses = ((y - 1.5 - expected @ X.T) ** 2).mean(1) / 2
-    np.testing.assert_allclose(path.loss, losses, rtol=1e-7)
-    objective = losses + path.strengths * np.abs(expected).sum(1)
-    np.testing.assert_allclose(path.objective, objective, rtol=1e-9)
-
-
-@pytest.mark.slow
-def test_without_an_intercept(twin):
-    X, y = problems.diabetes().X, problems.diabetes().y
-    settings = {"fit_intercept": False, **EXACT}
-    path = call(twin, "linear_path", X, y, count=3, **settings)
-    expected = sklearn_path(X, y, path.strengths)
-    np.testing.assert_allclose(twin.numpy(path.params["coef"]), expected, atol=1e-8)
-    assert set(path.params) == {"coef"}
-
-
-def test_strengths_of_the_other_losses(twin):
-    X, y = breast_cancer()
-    strengths = twin.module("linear.paths").linear_strengths(
-        *(twin.array(X), twin.array(y), None, 3, 1e-2),
-        **{"loss": "logistic", "penalty": twin.lib.l1(), "fit_intercept": True},
-    )
-    np.testing.assert_allclose(strengths, spaced(X, y, 3, 1e-2), rtol=1e-12)
-    X, y = digits()
-    labels = np.eye(3)[y]
-    strengths = twin.module("linear.paths").linear_strengths(
-        *(twin.array(X), twin.array(y, "int64"), None, 1, 1e-2),
-        **{"loss": "multinomial", "penalty": twin.lib.l1(), "fit_intercept": True},
-    )
-    expected = np.abs(X.T @ (labels - labels.mean(0))).max() / len(y)
-    np.testing.assert_allclose(strengths, [expected], rtol=1e-12)
+from parity_tests.linear.data_sets import (
+    EXACT,
+    breast_cancer,
+    call,
+    diabetes,
+    digits,
+    spaced,
+)
 
 
 @pytest.fixture(scope="module")
@@ -294,47 +205,6 @@ def test_information_criteria_by_their_formulas(twin, corners):
         np.testing.assert_allclose(criterion(path, 442, loss=loss), expected)
 
 
-@pytest.mark.slow
-def test_features_kept_by_number(twin):
-    X, y = diabetes()
-    counts = np.count_nonzero(sklearn_path(X, y, spaced(X, y, 2000)), axis=1)
-    for k in (0, 3, 10):
-        kept = call(twin, "keep_features", X, y, k, count=20, **EXACT)
-        assert kept.exact
-        assert len(kept.features) == k
-        (expected,) = sklearn_path(X, y, [kept.strength])
-        if k > 0:  # at the largest strength rounding decides
-            np.testing.assert_array_equal(kept.features, np.flatnonzero(expected))
-        coef = twin.numpy(kept.solution.coef)
-        np.testing.assert_allclose(coef, expected, rtol=0, atol=1e-7)
-        # The weakest of a grid that keeps them, before more come in.
-        later = spaced(X, y, 2000)[(counts > k).argmax()] if k < 10 else 0
-        assert later <= kept.strength * (1 + 1e-9)
-        assert kept.strength <= max(1.5 * later, spaced(X, y, 20)[-1] * (1 + 1e-9))
-
-
-def test_features_that_come_in_together(twin):
-    X, y = diabetes()
-    X, penalty = np.repeat(X, 2, axis=1), twin.lib.elastic_net(0.5)
-    kept = call(twin, "keep_features", X, y, 3, penalty=penalty, tol=1e-10)
-    assert not kept.exact
-    np.testing.assert_array_equal(kept.features, [4, 5])
-    kept = call(twin, "keep_features", X, y, 2, penalty=penalty, tol=1e-10)
-    assert kept.exact
-
-
-@pytest.mark.slow
-def test_features_of_several_classes(twin):
-    X, y = digits()
-    settings = {"loss": "multinomial", "count": 20}
-    kept = call(twin, "keep_features", X, y, 4, **settings)
-    coef = twin.numpy(kept.solution.coef)
-    assert kept.exact
-    np.testing.assert_array_equal(kept.features, np.flatnonzero((coef != 0).any(1)))
-    path = call(twin, "keep_features", X, y, 60, count=3, ratio=0.5, loss="multinomial")
-    assert not path.exact
-
-
 def test_bad_input_to_cross_validation(twin):
     X, y = diabetes()
     for kwargs, error, message in [
@@ -391,13 +261,3 @@ def test_bad_input_to_the_rest(twin, corners):
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
             criterion(path, **{"n": 442, **kwargs})
-
-
-def test_one_warning_of_a_linear_path(twin):
-    X, y = products()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        call(twin, "linear_path", X, y, [0.1, 0.01, 0.005], tol=1e-14, max_iterations=1)
-    assert len(caught) == 1
-    text = str(caught[0].message)
-    assert "strengths did not converge to a relative gap of tol=1e-14" in text

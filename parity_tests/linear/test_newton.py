@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from parity_tests.frameworks.twins import JAX, TWINS
-from parity_tests.linear.test_linear_units import data as in_units
+from parity_tests.linear.unit_data import data as in_units
 from parity_tests.oracles.optima import linear_bounds
 
 

@@ -1,98 +1,26 @@
-"""Projections against brute force, what a set must be, and what strength belongs."""
+"""All constraints: projections into the set, their proportions, and distances."""
 
-import functools
-import itertools
 import math
 import pickle
 
 import numpy as np
 import pytest
-import scipy.optimize
 
 from parity_tests.frameworks.twins import TWINS, assert_bitwise
-from parity_tests.oracles import optima as oracles
-from parity_tests.oracles import problems
-from parity_tests.oracles.formulas import constraints as formulas
+from parity_tests.penalties.sets import SETS, call, draws, each_set, prox, scalar_prox
 
 # JAX compiles for long; test_acceptance.py has quick tests of both.
 pytestmark = pytest.mark.slow_in_jax
 
 
-SETS = formulas.PENALTIES
 METHODS = ("value", "subgradient", "prox", "optimality_distance")
-
-
-@functools.cache
-def everything(twin, name):
-    """All methods in one compilation, by their names."""
-    penalty = SETS[name][0](twin.lib)
-
-    def compute(x, grad, t):
-        return {
-            "value": penalty.value(x, t),
-            "subgradient": penalty.subgradient(x, t),
-            "prox": penalty.prox(x, t),
-            "optimality_distance": penalty.optimality_distance(x, grad, t),
-        }
-
-    return twin.jit(compute)
-
-
-def call(twin, name, x, grad=0.0, t=1.0, dtype="float64"):
-    given = (twin.array(np.broadcast_to(v, 6), dtype) for v in (x, grad, t))
-    found = everything(twin, name)(*given)
-    return {which: twin.numpy(result) for which, result in found.items()}
-
-
-def prox(twin, name, x, t=1.0, dtype="float64"):
-    return call(twin, name, x, t=t, dtype=dtype)["prox"]
-
-
-@functools.cache
-def scalar_prox(twin, name):
-    return twin.jit(SETS[name][0](twin.lib).prox)
 
 
 def arguments(which, x, grad, strength):
     return (x, grad, strength) if which == "optimality_distance" else (x, strength)
 
 
-# The others run the same code, at its edges.
-TYPICAL = ("l1_ball(1.5)", "top_k(2)", "n_of_m(1, 3)")
-NAMES = [n if n in TYPICAL else pytest.param(n, marks=pytest.mark.slow) for n in SETS]
-
-
-@pytest.fixture(params=NAMES)
-def name(request):
-    return request.param
-
-
-def draws(count=30, seed=0):
-    """Points near a set's corners and far away, with zeros and equals, and metrics."""
-    rng = np.random.default_rng(seed)
-    for case in range(count):
-        x = rng.normal(size=6) * (0.1, 1, 10)[case % 3]
-        x[rng.random(6) < 0.2] = 0
-        yield x.round(1) if case % 5 == 0 else x, 10.0 ** rng.uniform(-2, 2, 6)
-
-
-COUNTS = [row for row in NAMES if "ball" not in str(row)]
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_counts_are_the_best_of_all_supports(twin, name):
-    value = SETS[name][1]
-    supports = np.array(list(itertools.product([0, 1], repeat=6)))
-    supports = supports[[value(s) == 0 for s in supports]]
-    for x, t in draws():
-        for metric in (0.3, t):
-            p = prox(twin, name, x, metric)
-            cost = ((supports * x - x) ** 2 / metric).sum(1)
-            assert value(p) == 0
-            assert np.isin(p, [0, *x]).all()
-            np.testing.assert_allclose(((p - x) ** 2 / metric).sum(), cost.min())
-
-
+@each_set
 def test_no_point_of_the_set_is_nearer(twin, name):
     value = SETS[name][1]
     rng = np.random.default_rng(1)
@@ -109,13 +37,11 @@ def test_no_point_of_the_set_is_nearer(twin, name):
             assert cost[-1] <= cost.min() * (1 + 1e-12)
 
 
-HALF = [pytest.param("float16", marks=pytest.mark.slow)]
-
-
 @pytest.mark.parametrize(
     "dtype",
     ["float32", "float64", "bfloat16", pytest.param("float16", marks=pytest.mark.slow)],
 )
+@each_set
 def test_projections_are_in_the_set_and_points_of_the_set_stay(twin, name, dtype):
     is_ball = SETS[name][0](twin.lib).convex
     half = dtype.endswith("16")
@@ -138,6 +64,7 @@ def rounded(twin, x, dtype):
     return twin.numpy(twin.array(x, dtype)) + 0.0
 
 
+@each_set
 def test_only_the_proportions_of_thresholds_count(twin, name):
     for x, t in draws(10):
         # A scalar, 0 and infinity too, is no metric; nor is a constant.
@@ -150,6 +77,7 @@ def test_only_the_proportions_of_thresholds_count(twin, name):
         assert_bitwise(prox(twin, name, x, t * 8), prox(twin, name, x, t))
 
 
+@each_set
 def test_nan_stays_visible(twin, name):
     x = np.array([3.0, np.nan, -1.0, 2.0, 0.5, 0.0])
     for dtype in ("float64", "bfloat16"):
@@ -164,11 +92,13 @@ def test_nan_stays_visible(twin, name):
     assert np.isnan(found["optimality_distance"][1])
 
 
+@each_set
 def test_infinite_elements_do_no_harm(twin, name):
     x = np.array([3.0, np.inf, -1.0, 2.0, -np.inf, 0.0])
     assert np.isfinite(prox(twin, name, x)[np.isfinite(x)]).all()
 
 
+@each_set
 def test_distance_vanishes_at_a_projection_and_not_beside_it(twin, name):
     def distance(x, grad):
         return call(twin, name, x, grad)["optimality_distance"]
@@ -211,37 +141,6 @@ def test_distances_by_hand(twin):
     found = twin.jit(distances)(twin.array(GRAD), *points)
     for distance, (*case, expected) in zip(found, BY_HAND, strict=True):
         np.testing.assert_array_equal(twin.numpy(distance), expected, str(case))
-
-
-@pytest.mark.parametrize("scope", ["array", "tree"])
-@pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.name)
-def test_distance_of_the_ball_is_that_to_its_normal_cone(twin, scope):
-    distance = twin.jit(twin.lib.l1_ball(2.0, scope=scope).optimality_distance)
-    rng = np.random.default_rng(0)
-    cases = [([1.0, 1, 0, 0], [-1.0, -1, 5, 0]), ([2.0, 0, 0, 0], [3.0, 0, 0, 0])]
-    for zeros in (0, 1, 2, 3) * 10:
-        x = rng.normal(size=4)
-        x[:zeros] = 0
-        cases.append((2 * x / np.abs(x).sum(), rng.normal(size=4) * 3 + rng.normal()))
-
-    def left(mu, x, grad):
-        at_zero = np.maximum(np.abs(grad) - mu, 0)
-        return np.where(x == 0, at_zero, np.abs(grad + mu * np.sign(x)))
-
-    for x, grad in map(np.array, cases):
-        nearest = scipy.optimize.minimize_scalar(
-            lambda mu, x=x, grad=grad: np.sum(left(mu, x, grad) ** 2),
-            bounds=(0, np.abs(grad).max()),
-            method="bounded",
-            options={"xatol": 1e-10},
-        ).x
-        found = twin.numpy(distance(twin.array(x), twin.array(grad)))
-        np.testing.assert_allclose(found, left(nearest, x, grad), atol=1e-6)
-        inside = twin.numpy(distance(twin.array(0.9 * x), twin.array(grad)))
-        np.testing.assert_array_equal(inside, np.abs(grad))
-    np.testing.assert_allclose(
-        np.linalg.norm(twin.numpy(distance(*map(twin.array, cases[0])))), 96**0.5 / 3
-    )
 
 
 LEAVES = {
@@ -310,20 +209,6 @@ def test_a_tree_is_one_long_array(twin, make):
     assert joint.tree_prox([]) == joint.tree_optimality_distance([]) == []
 
 
-def test_n_of_m_along_other_axes(twin):
-    x = np.random.default_rng(0).normal(size=(2, 8, 3)).round(1)
-    blocks = np.moveaxis(x, 1, -1).reshape(-1, 4)
-    expected = np.zeros_like(blocks)
-    for i, block in enumerate(blocks):
-        kept = np.argsort(-np.abs(block), kind="stable")[:2]
-        expected[i, kept] = block[kept]
-    expected = np.moveaxis(expected.reshape(2, 3, 8), -1, 1)
-    for axis in (1, -2):
-        penalty = twin.lib.n_of_m(2, 4, axis)
-        p = twin.numpy(twin.jit(penalty.prox)(twin.array(x), 1.0))
-        np.testing.assert_array_equal(p, expected)
-
-
 def test_empty_and_scalar_arrays(twin):
     lib = twin.lib
 
@@ -344,6 +229,7 @@ def test_empty_and_scalar_arrays(twin):
     assert [float(v) for v in numbers] == [-1, -3, -3, 0]
 
 
+@each_set
 def test_attributes(name):
     for twin in TWINS:
         lib = twin.lib
@@ -417,34 +303,3 @@ def test_bad_input(twin):
         ball.tree_prox([("deep.w", x, twin.array(np.ones(3)))])
     with pytest.raises(TypeError, match="deep.w must be real .*int32"):
         ball.tree_prox([("deep.w", twin.array([1, 2], "int32"), 1.0)])
-
-
-@pytest.mark.parametrize(
-    ("fraction", "steps"),
-    [(0.5, 120), (0.1, 300), pytest.param(0.02, 3000, marks=pytest.mark.slow)],
-)
-def test_ball_and_penalty_have_the_same_solutions(twin, fraction, steps):
-    problem = problems.diabetes(fraction)
-    optimum = oracles.sklearn_lasso(problem)
-    lib = twin.lib
-    radius = float(lib.implied_radius({"w": twin.array(optimum)}))
-    np.testing.assert_allclose(radius, np.abs(optimum).sum(), rtol=1e-15)
-    project, lr = twin.jit(lib.l1_ball(radius).prox), 1 / problem.lipschitz
-    X, y = twin.array(problem.X), twin.array(problem.y)
-    w = twin.array(np.zeros(10))
-    for _ in range(steps):
-        gradient = problem.gradient(np, X, y, w)
-        w = project(w - lr * gradient, lr)
-    found = twin.numpy(w)
-    np.testing.assert_allclose(found, optimum, rtol=0, atol=1e-8)
-    np.testing.assert_array_equal(found == 0, optimum == 0)
-    # The other way round: the strength is the multiplier.
-    pull = -twin.numpy(problem.gradient(np, X, y, w)) * np.sign(found)
-    np.testing.assert_allclose(pull[found != 0], problem.strength, rtol=1e-6)
-
-
-def test_implied_radius_counts_the_penalised(twin):
-    params = twin.tree({"w": [[1.0, -2.0]], "bias": [7.0]})
-    radius = twin.lib.implied_radius
-    assert float(radius(params)) == 3
-    assert float(radius(params, mask=None)) == 10

@@ -1,64 +1,28 @@
-"""The prox and the other functions of the group penalties, on formulas and twins."""
+"""The functions of the group penalties, against formulas."""
 
 import functools
 import itertools
 import pickle
 
-import jax
 import numpy as np
 import pytest
 
-from parity_tests.frameworks.twins import DTYPES, JAX, TORCH, TWINS
+from parity_tests.frameworks.twins import DTYPES, TORCH
 from parity_tests.oracles.formulas.groups import PENALTIES
+from parity_tests.penalties.group_cases import (
+    compiled,
+    draw,
+    each_case,
+    penalty_of,
+    solved,
+    thresholds,
+)
 
 # JAX compiles for long; test_acceptance.py has quick tests of both.
 pytestmark = pytest.mark.slow_in_jax
 
 
-METHODS = ("value", "subgradient", "prox", "optimality_distance", "lambda_max")
-
-
-@functools.cache
-def penalty_of(twin, name):
-    return PENALTIES[name][0](twin.lib)
-
-
-@functools.cache
-def compiled(twin, name, method):
-    return twin.jit(getattr(penalty_of(twin, name), method))
-
-
-# JAX compiles each function anew, so that most of its cases are slow tests; torch runs
-# them all, and the twins are compared.
-FAST = ("sparse_group_l1(0.3, groups={'a': [0, 3], ...})",)
-
-
-def marked(twin, name):
-    marks = pytest.mark.slow if twin is JAX and name not in FAST else ()
-    return pytest.param((twin, name), marks=marks, id=f"{twin.name}-{name}")
-
-
-@pytest.fixture(params=[marked(twin, name) for twin in TWINS for name in PENALTIES])
-def case(request):
-    return request.param
-
-
-def draw(name, seed=0, count=()):
-    return np.random.default_rng(seed).normal(size=(*count, *PENALTIES[name][2]))
-
-
-def solved(twin, name, x, t, dtype="float64"):
-    prox = compiled(twin, name, "prox")
-    return twin.numpy(prox(twin.array(x, dtype), twin.array(t, dtype)))
-
-
-def thresholds(rng, shape):
-    """A scalar, and metrics within a factor of 10 and of 1e6."""
-    yield np.array(rng.uniform(0.1, 1))
-    yield rng.uniform(0.1, 1, size=shape)
-    yield 10 ** rng.uniform(-5, 1, size=shape)
-
-
+@each_case
 def test_value_matches_the_formula(case):
     twin, name = case
     _, formula, _ = PENALTIES[name]
@@ -70,6 +34,7 @@ def test_value_matches_the_formula(case):
     assert twin.numpy(compiled(twin, name, "value")(twin.array(0 * x))) == 0
 
 
+@each_case
 def test_subgradient_matches_finite_differences(case):
     twin, name = case
     _, formula, _ = PENALTIES[name]
@@ -87,6 +52,7 @@ def test_subgradient_matches_finite_differences(case):
         np.testing.assert_array_equal(twin.numpy(zeros), 0 * x)
 
 
+@each_case
 def test_prox_satisfies_the_three_point_inequality(case):
     twin, name = case
     # 2 (g(p) - g(u)) <= |u - x|^2 - |u - p|^2 - |p - x|^2 in the metric 1/t, for all u:
@@ -183,6 +149,7 @@ def test_metrics_that_differ_by_24_orders_in_a_group(twin, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@each_case
 def test_zero_and_infinite_metrics(case, dtype):
     twin, name = case
     prox = compiled(twin, name, "prox")
@@ -204,6 +171,7 @@ def test_zero_and_infinite_metrics(case, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@each_case
 def test_special_values(case, dtype):
     twin, name = case
     prox = compiled(twin, name, "prox")
@@ -229,6 +197,7 @@ def test_special_values(case, dtype):
     prox(twin.array(x, dtype), twin.array(np.array(0.3), wide))
 
 
+@each_case
 def test_negative_thresholds(case):
     twin, name = case
     x = twin.array(draw(name))
@@ -241,6 +210,7 @@ def test_negative_thresholds(case):
         assert np.isnan(solved(twin, name, x, np.array(-0.1))).all()
 
 
+@each_case
 def test_distance_vanishes_at_the_prox_and_measures_elsewhere(case):
     twin, name = case
     _, formula, shape = PENALTIES[name]
@@ -285,6 +255,7 @@ def test_distance_of_zero_groups_is_exact(twin):
     np.testing.assert_array_equal(d[1], 0)
 
 
+@each_case
 def test_lambda_max_is_where_zero_becomes_stationary(case):
     twin, name = case
     grad = twin.array(draw(name, 8))
@@ -299,133 +270,6 @@ def test_lambda_max_is_where_zero_becomes_stationary(case):
     half = largest(twin.array(draw(name, 8), "bfloat16"))
     assert twin.dtype(half) == "float32"
     np.testing.assert_allclose(twin.numpy(half), bound, rtol=1e-2)
-
-
-def arguments(twin, method, x, grad, t, dtype):
-    x, grad, t = (twin.array(v, dtype) for v in (x, grad, t))
-    return {
-        "value": (x,),
-        "subgradient": (x,),
-        "prox": (x, t),
-        "optimality_distance": (x, grad),
-        "lambda_max": (grad,),
-    }[method]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", [marked(JAX, name) for name in PENALTIES])
-def test_twins_agree_to_four_ulp(name, method, dtype):
-    name = name[1]
-    rng = np.random.default_rng(9)
-    shape = PENALTIES[name][2]
-    for _ in range(10 if "prox" in method else 4):
-        x, grad = 10 ** rng.uniform(-3, 3) * rng.normal(size=(2, *shape))
-        x.flat[0] = 0
-        scale = np.abs([x, grad]).max()
-        for t in thresholds(rng, shape):
-            results = [
-                twin.numpy(
-                    compiled(twin, name, method)(
-                        *arguments(twin, method, x, grad, scale * t, dtype)
-                    )
-                )
-                for twin in TWINS
-            ]
-            largest = max(scale, np.abs(results).max()) if method != "prox" else scale
-            ulp = np.spacing(np.asarray(largest, dtype))
-            assert np.abs(results[0] - results[1]).max() <= 4 * ulp
-            if method == "prox":
-                np.testing.assert_array_equal(results[0] == 0, results[1] == 0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_twins_agree_on_large_arrays(dtype):
-    rng = np.random.default_rng(10)
-    x = rng.normal(size=(300, 2000))
-    metric = 10 ** rng.uniform(-4, 0, size=x.shape)
-    for kwargs in ({}, {"axis": 0}, {"axis": 1}, {"axis": 1, "block": 8}):
-        for t in (np.array(0.02), 0.05 * metric):
-            results = []
-            for twin in TWINS:
-                prox = twin.jit(twin.lib.sparse_group_l1(0.1, **kwargs).prox)
-                y = prox(twin.array(x, dtype), twin.array(t, dtype))
-                results.append(twin.numpy(y))
-            ulp = np.spacing(np.asarray(np.abs(x).max(), dtype))
-            assert np.abs(results[0] - results[1]).max() <= 4 * ulp
-            np.testing.assert_array_equal(results[0] == 0, results[1] == 0)
-
-
-@functools.cache
-def slopes(twin, name):
-    """The derivatives of `weights * prox(x, t)` by x and by t, compiled."""
-
-    def weighted(x, t, weights):
-        return (weights * penalty_of(twin, name).prox(x, t)).sum()
-
-    return twin.jit(
-        lambda x, t, weights: (
-            twin.grad(lambda x: weighted(x, t, weights))(x),
-            twin.grad(lambda t: weighted(x, t, weights))(t),
-        )
-    )
-
-
-def test_gradients_through_the_prox(case):
-    # Against central differences, where no element or group is about to be zero.
-    twin, name = case
-    shape = PENALTIES[name][2]
-    rng = np.random.default_rng(11)
-    x, weights = 2 * rng.normal(size=(2, *shape))
-    for t in thresholds(rng, shape):
-        t, h = 0.3 * t, 1e-6
-
-        def total(x, t):
-            return (weights * solved(twin, name, x, t)).sum()
-
-        arrays = (twin.array(v) for v in (x, t, weights))
-        by_x, by_t = map(twin.numpy, slopes(twin, name)(*arrays))
-        for found, dx, dt in ((by_x, h, 0), (by_t, 0, h)):
-            steps = np.eye(found.size).reshape(-1, *found.shape)
-            expected = [
-                (total(x + e * dx, t + e * dt) - total(x - e * dx, t - e * dt))
-                / (2 * h)
-                for e in steps
-            ]
-            np.testing.assert_allclose(found.ravel(), expected, rtol=1e-5, atol=1e-7)
-
-
-def test_gradients_at_zeros_are_numbers(case):
-    twin, name = case
-    x = draw(name)
-    x.flat[0] = 0
-    weights = twin.array(np.ones_like(x))
-    for start in (x, 0 * x, 1e-9 * x):
-        for t in (np.array(0.3), np.full(x.shape, 0.3), 0 * x, np.array(0.0)):
-            found = slopes(twin, name)(twin.array(start), twin.array(t), weights)
-            assert all(np.isfinite(twin.numpy(slope)).all() for slope in found)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FAST)
-def test_jax_transformations(name):
-    # No NaN inside, abstract values, a batch, and no second compilation.
-    penalty = penalty_of(JAX, name)
-    shape = PENALTIES[name][2]
-    x = draw(name, 12, (4,))
-    x[0] = 0
-    x[1].flat[0] = 0
-    for t in (np.array(0.3), np.full(shape, 0.3), np.zeros(shape)):
-        batch = jax.jit(jax.vmap(penalty.prox, (0, None)))(x, jax.numpy.asarray(t))
-        with jax.debug_nans(True):
-            single = [penalty.prox(JAX.array(row), JAX.array(t)) for row in x]
-            jax.grad(lambda x, t=t: penalty.prox(x, JAX.array(t)).sum())(x[0])
-            jax.grad(penalty.value)(x[0])
-            penalty.optimality_distance(x[0], x[2])
-        np.testing.assert_allclose(batch, single, rtol=1e-14, atol=1e-15)
-    half = jax.ShapeDtypeStruct(shape, "bfloat16")
-    assert jax.eval_shape(lambda x: penalty.prox(x, 0.1), half).dtype == "bfloat16"
 
 
 @pytest.mark.slow_in_jax
@@ -507,6 +351,7 @@ def test_empty_arrays_and_scalars(twin, shape):
         assert twin.numpy(penalty.optimality_distance(x, x)).shape == shape
 
 
+@each_case
 def test_a_penalty_is_a_hashable_constant(case):
     twin, name = case
     first, second = (PENALTIES[name][0](twin.lib) for _ in range(2))
@@ -527,6 +372,7 @@ def test_prox_in_place_equals_prox(name):
     np.testing.assert_array_equal(TORCH.numpy(x), TORCH.numpy(expected))
 
 
+@each_case
 def test_integers_are_refused(case):
     twin, name = case
     x = twin.array(np.ones(PENALTIES[name][2]), "int32")

@@ -12,10 +12,9 @@ import torch
 from parity_tests.frameworks.twins import JAX, TORCH
 from parity_tests.oracles import optima as oracles
 from parity_tests.oracles import problems
-from parity_tests.solvers.test_full_batch import (
+from parity_tests.solvers.losses import (
     of_problem,
     solve,
-    solver,
     zeros,
 )
 
@@ -61,13 +60,13 @@ def test_inside_jit_the_result_alone_says_so():
 
     @jax.jit
     def run(w):
-        return solver(JAX)(lambda p: loss(jnp, p), {"w": w}, 0.01, max_iterations=3)
+        return JAX.lib.solve(lambda p: loss(jnp, p), {"w": w}, 0.01, max_iterations=3)
 
     assert not run(jnp.zeros(10)).converged
     assert np.isnan(run(jnp.full(10, jnp.nan)).loss)
     assert not run(jnp.full(10, jnp.nan)).converged
     # The gradient of a NaN may be 0.
-    nan = jax.jit(lambda w: solver(JAX)(lambda w: (0 * w).sum() + jnp.nan, w, 0.1))
+    nan = jax.jit(lambda w: JAX.lib.solve(lambda w: (0 * w).sum() + jnp.nan, w, 0.1))
     assert not nan(jnp.zeros(2)).converged
 
 
@@ -141,11 +140,11 @@ def test_bad_input_is_named(twin, name):
 def test_integers_are_refused(twin):
     params = {"w": twin.array(np.ones(2)), "n_bias": twin.array([1, 2], "int32")}
     with pytest.raises(TypeError, match=r"params\['n_bias'\] has dtype .*int32"):
-        solver(twin)(lambda p: (p["w"] ** 2).sum(), params, 0.1)
+        twin.lib.solve(lambda p: (p["w"] ** 2).sum(), params, 0.1)
 
 
 def test_torch_refuses_what_it_cannot_follow():
-    run = solver(TORCH)
+    run = TORCH.lib.solve
     w = torch.ones(2)
     with pytest.raises(TypeError, match="loss must depend on the parameters"):
         run(lambda p: w.sum(), {"w": w}, 0.1)

@@ -16,7 +16,7 @@ import l1jax.strengths.targets
 import l1torch
 import l1torch.strengths.targets
 from parity_tests.frameworks.twins import JAX, TORCH
-from parity_tests.thresholds.test_target_sparsity import RATE, SIZES, STEPS, data
+from parity_tests.thresholds.ramped_training import RATE, SIZES, STEPS, data
 
 
 def proximal_and_params(target, **kwargs):

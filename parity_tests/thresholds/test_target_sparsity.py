@@ -1,7 +1,5 @@
 """Target sparsity: the zeros follow the ramp, by a strength that is a quantile."""
 
-import math
-import pickle
 import re
 
 import jax
@@ -12,91 +10,21 @@ import pytest
 import torch
 
 import l1jax
-import l1jax.numerics.quantiles
-import l1jax.strengths.targets
 import l1torch
-import l1torch.numerics.quantiles
-import l1torch.strengths.targets
 from parity_tests.frameworks.twins import JAX, TORCH
-
-STEPS, MORE, RATE = 40, 6, 0.03
-SHAPES = {"u": (20, 9), "bias": (9,), "w": (15, 12)}
-SIZES = {"u": 180, "w": 180}
-OPTIMIZERS = {
-    "adam": (optax.adam, {}, torch.optim.Adam, {}),
-    "momentum": (optax.sgd, {"momentum": 0.9}, torch.optim.SGD, {"momentum": 0.9}),
-}
-WAYS = {
-    "adam": ("adam", {}),
-    "adam, tensor": ("adam", {"metric": "tensor"}),
-    "adam, none": ("adam", {"metric": "none"}),
-    "momentum": ("momentum", {}),
-}
-
-
-def target_sparsity(twin, *args, **kwargs):
-    return twin.lib.target_sparsity(*args, **kwargs)
-
-
-def data(steps=STEPS + MORE, noise=1.0):
-    """The start, and for each step the place that the gradient points away from."""
-    rng = np.random.default_rng(0)
-    start = {name: rng.normal(size=shape) for name, shape in SHAPES.items()}
-    places = {
-        name: rng.normal(size=shape) ** 3 + noise * rng.normal(size=(steps, *shape))
-        for name, shape in SHAPES.items()
-    }
-    return start, places
-
-
-def ramp(step, target, steps=STEPS, begin=0.05, end=0.6):
-    """The fraction of zeros wanted after a step, as it is written down."""
-    u = min(max((step / steps - begin) / (end - begin), 0), 1)
-    return target * (1 - (1 - u) ** 3)
-
-
-def train(twin, target, way="adam", steps=STEPS + MORE, noise=1.0, **kwargs):
-    """Gives of every step the weights, by name, and the strength in use."""
-    start, places = data(steps, noise)
-    optimizer, options = WAYS[way]
-    factory, settings, cls, torch_settings = OPTIMIZERS[optimizer]
-    options = options | kwargs
-    if twin is JAX:
-        tx = l1jax.proximal(factory, RATE, target, **settings, **options)
-
-        @jax.jit
-        def run(params, places):
-            def body(carry, place):
-                params, state = carry
-                grads = jax.tree.map(jnp.subtract, params, place)
-                updates, state = tx.update(grads, state, params)
-                params = optax.apply_updates(params, updates)
-                return (params, state), (params, state.control.strength)
-
-            return jax.lax.scan(body, (params, tx.init(params)), places)[1]
-
-        trail, strengths = run(twin.tree(start), twin.tree(places))
-        trail = {name: np.asarray(x) for name, x in trail.items()}
-        return trail, jax.tree.map(np.asarray, strengths)
-    params = {k: torch.nn.Parameter(x) for k, x in twin.tree(start).items()}
-    base = cls(params.items(), lr=RATE, **torch_settings)
-    proximal = l1torch.Proximal(base, target, **options)
-    trail, strengths = {name: [] for name in params}, []
-    for step in range(steps):
-        for name, param in params.items():
-            param.grad = param.detach() - torch.tensor(places[name][step])
-        proximal.step()
-        for name, param in params.items():
-            trail[name].append(param.detach().clone().numpy())
-        strengths.append(proximal.param_groups[0]["l1"])
-    if isinstance(strengths[0], dict):
-        strengths = {k: np.array([s[k] for s in strengths]) for k in SHAPES}
-    return {k: np.stack(x) for k, x in trail.items()}, strengths
-
-
-def zeros(trail, names=tuple(SIZES)):
-    """Counts, after each step, the zeros of some arrays together."""
-    return sum((trail[name] == 0).sum((1, 2)) for name in names)
+from parity_tests.thresholds.ramped_training import (
+    MORE,
+    OPTIMIZERS,
+    RATE,
+    SHAPES,
+    SIZES,
+    STEPS,
+    WAYS,
+    data,
+    ramp,
+    train,
+    zeros,
+)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +37,7 @@ def zeros(trail, names=tuple(SIZES)):
 def test_the_zeros_follow_the_ramp_exactly_and_alike(way):
     trails, found = [], []
     for twin in (JAX, TORCH):
-        trail, strengths = train(twin, target_sparsity(twin, 0.9, STEPS), way)
+        trail, strengths = train(twin, twin.lib.target_sparsity(0.9, STEPS), way)
         steps = range(1, STEPS + MORE + 1)
         wanted = [round(ramp(step, 0.9) * 360) for step in steps]
         np.testing.assert_array_equal(zeros(trail), wanted)
@@ -131,7 +59,7 @@ def test_full_batches_end_at_the_target(twin, size, way):
     X = rng.normal(size=(2 * size, size))
     y = X @ (rng.normal(size=size) * (rng.random(size) < 0.3)) + rng.normal(size=len(X))
     gram, slope = (twin.array(m / len(X)) for m in (X.T @ X, X.T @ y))
-    target = target_sparsity(twin, 0.75, 100)
+    target = twin.lib.target_sparsity(0.75, 100)
     factory, settings, cls, torch_settings = OPTIMIZERS[way]
     if twin is JAX:
         tx = l1jax.proximal(factory, RATE, target, **settings)
@@ -158,7 +86,7 @@ def test_full_batches_end_at_the_target(twin, size, way):
 def test_each_array_has_its_own_strength():
     found = []
     for twin in (JAX, TORCH):
-        target = target_sparsity(twin, 0.8, STEPS, scope="array")
+        target = twin.lib.target_sparsity(0.8, STEPS, scope="array")
         trail, strengths = train(twin, target)
         for name in SIZES:
             wanted = [round(ramp(t, 0.8) * 180) for t in range(1, STEPS + MORE + 1)]
@@ -176,7 +104,7 @@ def test_the_strength_is_the_least_that_makes_the_zeros(twin, share):
     w, u = rng.normal(size=(2, 7, 30))
     w[0] = u[0] = 0  # zeros that are there already
     rate = 0.25
-    target = target_sparsity(twin, share, 1, begin=0, end=0.5)
+    target = twin.lib.target_sparsity(share, 1, begin=0, end=0.5)
     step = twin.lib.proximal_step(target, rate)
     params = twin.tree({"w": w})
     update = twin.jit(step.update)
@@ -193,7 +121,7 @@ def test_the_strength_is_the_least_that_makes_the_zeros(twin, share):
 
 
 def test_zeros_that_are_there_count(twin):
-    few = target_sparsity(twin, 0.1, 1, begin=0, end=0.5)
+    few = twin.lib.target_sparsity(0.1, 1, begin=0, end=0.5)
     step = twin.lib.proximal_step(few, 0.1)
     params = twin.tree({"w": np.r_[np.zeros(6), np.ones(24)]})
     still = {"w": 0 * params["w"]}
@@ -213,7 +141,7 @@ def test_zeros_that_are_there_count(twin):
     ids=["elastic_net", "mcp", "lp", "group_l1"],
 )
 def test_other_penalties_follow_it_too(twin, make, unit):
-    target = target_sparsity(twin, 0.7, STEPS)
+    target = twin.lib.target_sparsity(0.7, STEPS)
     trail, _ = train(twin, target, "momentum", penalty=make(twin.lib))
     wanted = np.array([ramp(t, 0.7) * 360 for t in range(1, STEPS + MORE + 1)])
     surplus = zeros(trail) - wanted
@@ -224,7 +152,7 @@ def test_other_penalties_follow_it_too(twin, make, unit):
     "scope", ["global", pytest.param("array", marks=pytest.mark.slow)]
 )
 def test_the_snap_prunes_to_the_target_and_freezes_it(twin, scope):
-    target = target_sparsity(twin, 0.8, STEPS, scope=scope, snap=0.75)
+    target = twin.lib.target_sparsity(0.8, STEPS, scope=scope, snap=0.75)
     trail, strengths = train(twin, target)
     at = 29  # the 30th step of 40
     assert (zeros(trail)[at:] == 288).all()
@@ -246,7 +174,7 @@ def test_rounding_costs_no_zeros(twin, way):
     """In single precision the threshold of the k-th weight may round below it."""
     rng = np.random.default_rng(0)
     w, grads = rng.normal(size=5000), rng.normal(size=(8, 5000))
-    target = target_sparsity(twin, 0.5, 8, begin=0.0, end=0.1)
+    target = twin.lib.target_sparsity(0.5, 8, begin=0.0, end=0.1)
     factory, settings, cls, torch_settings = OPTIMIZERS[way]
     params = twin.tree({"w": w}, "float32")
     if twin is JAX:
@@ -269,7 +197,7 @@ def test_rounding_costs_no_zeros(twin, way):
 
 
 def test_what_takes_no_step_is_not_counted(twin):
-    target = target_sparsity(twin, 0.5, 1, begin=0, end=0.5)
+    target = twin.lib.target_sparsity(0.5, 1, begin=0, end=0.5)
     start, _ = data()
     params = twin.tree(start)
     updates = {name: 0 * x for name, x in params.items()} | {"u": None}
@@ -281,7 +209,7 @@ def test_what_takes_no_step_is_not_counted(twin):
 
 
 def test_a_learning_rate_of_zero_keeps_the_strength(twin):
-    target = target_sparsity(twin, 0.5, 2, begin=0, end=0.5)
+    target = twin.lib.target_sparsity(0.5, 2, begin=0, end=0.5)
     params = twin.tree({"w": np.linspace(1, 2, 10)})
     rates = [0.5, 0.0]
     if twin is JAX:
@@ -301,7 +229,7 @@ def test_a_learning_rate_of_zero_keeps_the_strength(twin):
 @pytest.mark.parametrize("scope", ["global", "array"])
 def test_the_state_tells_how_far_the_ramp_is(twin, scope):
     """A run that stops too early leaves fewer zeros, and says so."""
-    target = target_sparsity(twin, 0.9, 10, scope=scope)
+    target = twin.lib.target_sparsity(0.9, 10, scope=scope)
     start, _ = data()
     params = {"w": twin.array(start["w"])}
     step = twin.lib.proximal_step(target, 0.1)
@@ -339,79 +267,3 @@ def test_the_state_tells_how_far_the_ramp_is(twin, scope):
     assert float(functional.control.wanted) == 0.9
     if twin is JAX:
         assert update._cache_size() == 1
-
-
-def test_a_report_wants_a_control(twin):
-    with pytest.raises(TypeError, match="control must be a Control, got 0.9"):
-        twin.lib.sparsity_report(twin.tree({"w": np.ones(3)}), control=0.9)
-
-
-def test_a_target_is_a_value(twin):
-    target = target_sparsity(twin, 0.9, 100, snap=0.75)
-    assert pickle.loads(pickle.dumps(target)) == target
-    assert hash(target) == hash(target_sparsity(twin, 0.9, 100, snap=0.75))
-    assert target.snap_step == 75
-    assert float(target.fraction(0)) == 0
-    assert float(target.fraction(100)) == 0.9
-    with pytest.raises(AttributeError):
-        target.steps = 5
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "error", "match"),
-    [
-        ({"target": 1.0}, ValueError, r"target must be .* in \[0, 1\), got 1.0"),
-        ({"target": -0.1}, ValueError, "target must be"),
-        ({"target": math.nan}, ValueError, "target must be"),
-        ({"target": "0.9"}, TypeError, "target must be"),
-        ({"steps": 0}, ValueError, "steps must be .* >= 1 .* got 0"),
-        ({"steps": 10.0}, TypeError, "steps must be a Python int"),
-        ({"begin": 0.6, "end": 0.6}, ValueError, "begin must be less than end"),
-        ({"begin": -0.1}, ValueError, "begin must be"),
-        ({"end": 1.1}, ValueError, "end must be"),
-        ({"scope": "layer"}, ValueError, "scope must be one of"),
-        ({"snap": 0.5}, ValueError, r"snap must be .* in \[0.6, 1\]"),
-        ({"snap": 1.5}, ValueError, "snap must be"),
-    ],
-)
-def test_bad_targets_are_refused(twin, kwargs, error, match):
-    with pytest.raises(error, match=match):
-        target_sparsity(twin, **({"target": 0.9, "steps": 10} | kwargs))
-
-
-def test_what_cannot_go_with_a_target_is_refused(twin):
-    lib, target = twin.lib, target_sparsity(twin, 0.9, 10)
-    params = twin.tree({"w": np.ones(4), "bias": np.ones(4)})
-
-    def proximal(strength=target, params=params, **kwargs):
-        if twin is JAX:
-            return l1jax.proximal(optax.adam, 0.1, strength, **kwargs).init(params)
-        params = {name: torch.nn.Parameter(x) for name, x in params.items()}
-        base = torch.optim.Adam(params.items(), lr=0.1)
-        return l1torch.Proximal(base, strength, **kwargs)
-
-    for penalty in (lib.l1_ball(1.0), lib.top_k(2), lib.elastic_net(0.0)):
-        with pytest.raises(ValueError, match="penalty must set single weights"):
-            proximal(penalty=penalty)
-        with pytest.raises(ValueError, match="penalty must set single weights"):
-            lib.proximal_step(target, 0.1, penalty=penalty)
-    with pytest.raises(ValueError, match="penalty must set single weights"):
-        proximal(penalty=lib.total_variation(), metric="tensor")
-    with pytest.raises(ValueError, match="window must be 1 under target_sparsity"):
-        proximal(window=10)
-    with pytest.raises(ValueError, match="selects nothing to penalise"):
-        proximal(params={"bias": params["bias"]})
-    with pytest.raises(TypeError, match="whole strength"):
-        proximal({"w": target, "bias": 0.1})
-    with pytest.raises(TypeError, match="whole strength"):
-        lib.add_subgradient(target)
-
-
-def test_torch_wants_names_for_strengths_by_array():
-    target = l1torch.strengths.targets.target_sparsity(0.9, 10, scope="array")
-    base = torch.optim.Adam([torch.nn.Parameter(torch.ones(2, 2))])
-    with pytest.raises(ValueError, match=r"named_parameters"):
-        l1torch.Proximal(base, target)
-    named = torch.optim.Adam([("w", torch.nn.Parameter(torch.ones(2, 2)))])
-    with pytest.raises(TypeError, match="whole strength"):
-        l1torch.Subgradient(named, target)

@@ -9,13 +9,15 @@ import torch
 from sklearn.linear_model import ElasticNet
 
 from parity_tests.frameworks.twins import JAX, Twin
+from parity_tests.linear.unit_data import N, P, data
 from parity_tests.oracles.optima import linear_bounds
 
-N, P = 60, 8
 OWNERS = np.arange(P) // 2
 STRENGTHS = 10.0 ** np.arange(6, -7, -2)
 FEELABLE = 1e-8
 """Strengths below this share of the largest of use are lost in rounding."""
+
+
 SIZES = (1e-3, 1.0, 1e3)
 PENALTIES = {  # with their slopes of elements and of groups
     "l1()": (1.0, 0.0),
@@ -37,18 +39,6 @@ CASES = [
     for unit, size in itertools.product(SIZES, SIZES if loss == "squared" else (1.0,))
     if loss != "multinomial" or penalty == "l1()"  # blocks are of rows there
 ]
-
-
-def data(loss, unit, size):
-    """Features in one unit, targets in another; no plane divides the classes."""
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(N, P)) + 1
-    score = X[:, 0] - X[:, 3] + 2 * rng.normal(size=N)
-    if loss == "squared":
-        return unit * X, size * (score + 3)
-    bounds = [0.5] if loss == "logistic" else [0.3, 0.7]
-    y = np.digitize(score, np.quantile(score, bounds))
-    return unit * X, y * 1.0 if loss == "logistic" else y
 
 
 def parts(twin, penalty, strength):
