@@ -48,7 +48,9 @@ def test_optimizers_start_where_they_are_said_to(twin):
                 **{"optimizer": sgd(twin, rate), "steps": 1, "tol": 1e-13, **kwargs},
             )
         (warning,) = caught
-        assert warning.filename.endswith("test_fits.py"), "where the path is asked for"
+        assert warning.filename.endswith("diabetes_paths.py"), (
+            "where the path is asked for"
+        )
         assert "3 of 3 strengths did not converge to a residual of" in str(warning)
         worst = path.residual.largest.max()
         assert f": 0.4, 0.1, 0.05; the worst reached {worst:.2g}." in str(warning)
