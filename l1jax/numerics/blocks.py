@@ -8,18 +8,19 @@ import jax.numpy as jnp
 
 from l1jax.numerics.sharding import explicit_sharding
 
-MANY = 16  # arrays, from which on loops that treat each by itself compile for long
+MANY = 16  # arrays; a loop over more of them takes long to compile
 
 _SMALL = 1 << 16  # elements: below, a copy costs less than a kernel of its own
 
 
 def alike(*columns: Sequence[jax.Array]) -> list[list[int]]:
-    """Groups the positions of arrays that are better stacked: small ones of one type.
+    """Return the positions of arrays in groups to be stacked: small ones of one type.
 
-    Large ones stand alone, and so do all where there are few.
+    A large array is a group of its own. Where there are few arrays, each is.
 
     Args:
-      columns: arrays, and what goes with each of them, to be stacked likewise.
+      columns: the arrays, then further arrays that belong to them, one by one, and
+        are to be stacked in the same groups.
     """
     groups: dict[Any, list[int]] = {}
     many = len(columns[0]) >= MANY
@@ -33,9 +34,9 @@ def alike(*columns: Sequence[jax.Array]) -> list[list[int]]:
 def stacked(
     arrays: Sequence[jax.Array], groups: Sequence[Sequence[int]]
 ) -> list[jax.Array]:
-    """Stacks groups of arrays along a new axis, so that shards stay where they are.
+    """Stack groups of arrays along a new axis, so that shards stay where they are.
 
-    What stands alone stays as it is.
+    The array of a group of one keeps its shape.
     """
     return [
         jnp.stack([arrays[i] for i in group]) if len(group) > 1 else arrays[group[0]]
@@ -44,5 +45,8 @@ def stacked(
 
 
 def kept(arrays: Sequence[jax.Array]) -> list[jax.Array]:
-    """Keeps what is used in several places, lest XLA compute it in each, not alike."""
+    """Make XLA compute arrays once that are used in several places.
+
+    Otherwise it may compute them again in each place, and round them differently.
+    """
     return list(jax.lax.optimization_barrier(list(arrays)))

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 @jax.jit
 def fuse(x: jax.Array, rise: ArrayLike, fall: ArrayLike, cut: jax.Array) -> jax.Array:
-    """Solves the chain problem along the last axis.
+    """Solve the chain problem along the last axis.
 
     `argmin_u 1/2 |u - x|^2 + sum_i rise max(u_i - u_(i-1), 0) + fall max(u_(i-1) -
     u_i, 0)`. Equal `rise` and `fall` are total variation; `rise = inf, fall = 0` is the
@@ -51,7 +51,7 @@ def fuse(x: jax.Array, rise: ArrayLike, fall: ArrayLike, cut: jax.Array) -> jax.
 def _levels(
     x: jax.Array, rise: jax.Array, fall: jax.Array, cut: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    # x with the slopes of the cut terms taken off, and of this the mean of each piece.
+    # x without the slopes of the cut terms, and the mean of this over each piece.
     load = jnp.where(cut > 0, rise, jnp.where(cut < 0, -fall, 0))
     loaded = x - load + _shift(load, -1)
     starts = _starts(cut)
@@ -69,9 +69,9 @@ def _levels(
 def _above(
     d: jax.Array, starts: jax.Array, rise: jax.Array, fall: jax.Array
 ) -> jax.Array:
-    # The least set, in each piece, of largest sum(d) - rise * (ways in) - fall * (ways
-    # out): by dynamic programming, gain_i = clip(gain_(i-1), -rise, fall) + d_i. Maps
-    # g -> clip(g + a, low, high) are closed under composition, so that it is a scan.
+    # In each piece, the smallest set of largest sum(d) - rise * (ways in) - fall *
+    # (ways out), by dynamic programming: gain_i = clip(gain_(i-1), -rise, fall) + d_i.
+    # Maps g -> clip(g + a, low, high) are closed under composition: a scan computes it.
     clipped = jnp.clip(d, -rise, fall)
     low, high = jnp.where(starts, clipped, -rise), jnp.where(starts, clipped, fall)
 
@@ -88,7 +88,7 @@ def _above(
 
 @functools.partial(jax.jit, static_argnums=1)
 def greatest_ratio(grad: jax.Array, l1_ratio: float) -> jax.Array:
-    """The dual norm of the fused lasso, of each row."""
+    """Return the dual norm of the fused lasso for each row."""
     # The greatest |sum(grad)| / penalty over the indicators of intervals, by
     # Dinkelbach's iteration (1967), both signs side by side.
     v = jnp.stack([grad, -grad])
@@ -132,7 +132,7 @@ def _shift(x: jax.Array, by: int) -> jax.Array:
 
 
 def row_jumps(x: jax.Array) -> jax.Array:
-    """Each element of a row less the one before; 0 at the first."""
+    """Return each element of a row minus the one before it, and 0 at the first."""
     if x.ndim == 0 or x.shape[-1] == 0:
         return jnp.zeros_like(x)
     first = jnp.zeros_like(x[..., :1])
@@ -149,7 +149,8 @@ def _ends(starts: jax.Array) -> jax.Array:
 
 
 def _next(chosen: jax.Array) -> jax.Array:
-    # The index of the next chosen element, itself counted; the last one must be chosen.
+    # The index of the next chosen element, or of an element that is chosen itself. The
+    # last one must be chosen.
     n = chosen.shape[-1]
     index = jax.lax.broadcasted_iota(jnp.int32, chosen.shape, chosen.ndim - 1)
     index = jnp.where(chosen, index, n - 1)

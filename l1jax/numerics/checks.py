@@ -1,7 +1,7 @@
 """Checks of single numbers, choices and flags; their errors say what would be right.
 
 Numbers are Python's and numpy's, a 0-d array of numpy among them. An array of JAX is
-refused here: where one may be traced, `hyperparameters` checks what can be checked.
+refused here: where one may be traced, `strengths.values` checks what can be checked.
 """
 
 import math
@@ -25,7 +25,7 @@ _repr.maxother = _repr.maxstring = _repr.maxlong = 120
 
 
 def check_real(argument: str, value: Any, interval: str, example: str) -> float:
-    """Gives a number of an interval as a float.
+    """Return a number as a float, if it lies in an interval.
 
     Args:
       argument: its name, for the message.
@@ -63,7 +63,7 @@ def check_int(
     least: int | None = 1,
     most: int | None = None,
 ) -> int:
-    """Gives an integer of `least` to `most` as an int; `None` is no bound.
+    """Return an integer from `least` to `most` as an int; `None` is no bound.
 
     Raises:
       TypeError: not an integer: a bool, a float, an array with an axis.
@@ -85,7 +85,7 @@ def check_int(
 
 
 def check_choice(argument: str, value: Any, choices: Sequence[str]) -> str:
-    """Gives one of a few strings.
+    """Return a string, if it is one of a few.
 
     Raises:
       TypeError: not a string.
@@ -100,7 +100,7 @@ def check_choice(argument: str, value: Any, choices: Sequence[str]) -> str:
 
 
 def check_flag(argument: str, value: Any) -> bool:
-    """Gives True or False; anything else, 0 and 1 too, raises TypeError."""
+    """Return True or False; anything else, 0 and 1 too, raises TypeError."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
     raise TypeError(
@@ -109,26 +109,26 @@ def check_flag(argument: str, value: Any) -> bool:
 
 
 def is_number(value: Any, kind: type = numbers.Real) -> bool:
-    """Tells a Python or numpy number of a kind of `numbers` from all else, and bools.
+    """Return whether a value is a Python or numpy number of a kind, and no bool.
 
-    A duration of numpy counts as an integer there, but not here.
+    numpy registers its durations as integers; they do not count here.
     """
     odd = isinstance(value, bool | np.timedelta64)
     return isinstance(value, kind) and not odd
 
 
 def scalar(value: Any) -> Any:
-    """Takes the number out of a 0-d array of numpy; gives anything else back."""
+    """Return the number in a 0-d array of numpy, or anything else as it is."""
     return value[()] if isinstance(value, np.ndarray) and not value.ndim else value
 
 
 def described(value: Any) -> str:
-    """Writes a value, shortened, and its type for a message."""
+    """Return a value, shortened, and its type, for a message."""
     return f"{_repr.repr(value)} of type {type(value).__name__}"
 
 
 def require_known_float(name: str, dtype: Any) -> None:
-    """Raises TypeError for floats of 8 bits or less."""
+    """Raise TypeError for floats of 8 bits or less."""
     if jnp.issubdtype(dtype, jnp.floating) and not is_real_floating(dtype):
         raise TypeError(
             f"{name} must have 16 bits or more, got dtype {jnp.dtype(dtype).name}. "
@@ -137,7 +137,7 @@ def require_known_float(name: str, dtype: Any) -> None:
 
 
 def check_number(argument: str, value: ArrayLike, *, or_schedule: bool = False) -> None:
-    """Raises unless `value` is a real number or array that is finite and >= 0."""
+    """Raise unless `value` is a real number or array that is finite and >= 0."""
     if isinstance(value, jax.Array | np.ndarray):
         kinds = jnp.floating, jnp.integer
         if not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
@@ -151,7 +151,7 @@ def check_number(argument: str, value: ArrayLike, *, or_schedule: bool = False) 
 
 
 def check_scalar(argument: str, value: ArrayLike) -> None:
-    """Raises unless `value` is one real number that is finite and >= 0."""
+    """Raise unless `value` is one real number that is finite and >= 0."""
     check_number(argument, value)
     if jnp.shape(value) != ():
         raise ValueError(
@@ -163,7 +163,7 @@ def check_scalar(argument: str, value: ArrayLike) -> None:
 def require_broadcast(
     argument: str, value: ArrayLike, path: str, shape: tuple[int, ...]
 ) -> None:
-    """Raises ValueError unless `value` broadcasts to exactly `shape`."""
+    """Raise ValueError unless `value` broadcasts to exactly `shape`."""
     try:
         fits = np.broadcast_shapes(jnp.shape(value), shape) == shape
     except ValueError:
@@ -177,7 +177,7 @@ def require_broadcast(
 
 
 def number_message(argument: str, value: Any, or_schedule: bool) -> str:
-    """Says what a number must be; what an argument is called that may vary in time."""
+    """Return the message about an argument that is not what it must be."""
     wanted = " or a schedule (a function of the step count)" if or_schedule else ""
     return (
         f"{argument} must be a finite real number >= 0{wanted}, got "
@@ -186,7 +186,11 @@ def number_message(argument: str, value: Any, or_schedule: bool) -> str:
 
 
 def real_array(argument: str, value: ArrayLike) -> jax.Array:
-    """Gives an argument as an array, or raises TypeError if it has no L1 penalty."""
+    """Return an argument as an array.
+
+    Raises:
+      TypeError: it is not real floating point of 16 bits or more.
+    """
     if not is_array(value) or not is_real_floating(dtype_of(value)):
         got = f"dtype {value.dtype}" if is_array(value, False) else described(value)
         raise TypeError(
@@ -197,7 +201,7 @@ def real_array(argument: str, value: ArrayLike) -> jax.Array:
 
 
 def as_numbers(argument: str, value: Any, labels: bool = False) -> ArrayLike:
-    """Gives an array of real numbers, or raises; of lists and tables by numpy.
+    """Return real numbers as an array; numpy converts lists and tables.
 
     Args:
       argument: what the user calls it.
@@ -228,7 +232,7 @@ def as_numbers(argument: str, value: Any, labels: bool = False) -> ArrayLike:
 
 
 def _remedy(value: Any, array: Any) -> str:
-    """Says what to pass in the place of data that are no numbers."""
+    """Return what to pass in place of data that are not numbers."""
     if hasattr(value, "toarray"):
         return "Pass a dense array: value.toarray()."
     if array.dtype.kind in "OSU":

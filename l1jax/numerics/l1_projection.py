@@ -1,4 +1,4 @@
-"""Projection onto the L1 ball, and the quantities that it is found by."""
+"""Projection onto the L1 ball, and what is needed to find it."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from l1jax.numerics.elementwise import absolute, largest, sign
 from l1jax.numerics.order_statistics import count, greatest, stacked_pairs, total
 from l1jax.numerics.prox import soft_threshold_unchecked
 
-_FREE = 2.0**60  # what an infinite threshold is to the largest finite one
+_FREE = 2.0**60  # an infinite threshold, in units of the largest finite one
 
 
 def relative(thresholds: Sequence[jax.Array]) -> list[jax.Array]:
-    """Divides thresholds by the largest finite one: a set knows no other scale.
+    """Divide thresholds by the largest finite one: a projection knows only ratios.
 
-    The largest becomes exactly 1, and so do zeros if there are only zeros. Elsewhere
-    what is 0 becomes tiny, so that all elements can move, and what is infinite huge.
+    The largest becomes exactly 1, and so do all if all are zero. Otherwise a zero
+    becomes tiny, so that every element can move, and infinity becomes huge.
     """
     if len(thresholds) >= MANY:
         thresholds = kept(thresholds)
@@ -37,14 +37,14 @@ def relative(thresholds: Sequence[jax.Array]) -> list[jax.Array]:
 
 
 def l1_norm(arrays: Sequence[jax.Array]) -> jax.Array:
-    """Sums the absolute values of all arrays, to compare with: without derivative."""
+    """Return the sum of the absolute values of all arrays, without a derivative."""
     return total([jnp.sum(jnp.abs(jax.lax.stop_gradient(x))) for x in arrays])
 
 
 def project_l1_ball(
     arrays: Sequence[jax.Array], metrics: Sequence[jax.Array], radius: float
 ) -> list[jax.Array]:
-    """Solves `argmin_u sum_i (u_i - x_i)^2 / (2 metric_i)` with `|u|_1 <= radius`.
+    """Solve `argmin_u sum_i (u_i - x_i)^2 / (2 metric_i)` with `|u|_1 <= radius`.
 
     The solution is `soft_threshold(x, tau * metric)`. Newton's method finds tau: it
     comes from below, never overshoots, and ends as soon as no further element becomes
@@ -122,10 +122,11 @@ def project_l1_ball(
 
 
 def nearest_slope(arrays: Sequence[jax.Array], grads: Sequence[jax.Array]) -> jax.Array:
-    """Gives the `mu >= 0` that takes `mu * d|x|_1` nearest to `-grads`, in the 2-norm.
+    """Return the `mu >= 0` for which `mu * d|x|_1` is nearest to `-grads`.
 
-    It is the mean of the pulls towards the outside, `-grad_i sign(x_i)`, and of those
-    `|grad_i|` at zeros that exceed it, found from below as in `project_l1_ball`.
+    Nearest in the 2-norm, it is the mean of the outward pulls, `-grad_i sign(x_i)`, and
+    of those `|grad_i|` at zeros that exceed it, found from below as in
+    `project_l1_ball`.
 
     Args:
       arrays: of one dtype, to be computed in.

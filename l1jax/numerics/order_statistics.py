@@ -21,7 +21,7 @@ from l1jax.numerics.elementwise import compute_dtype
 
 
 def kth_largest(arrays: Sequence[jax.Array], k: int | jax.Array) -> jax.Array:
-    """Gives the k-th largest of all elements, exactly, by counting.
+    """Return the k-th largest of all elements, exactly, by counting.
 
     The bits of non-negative floating point numbers, read as integers, have the order of
     the numbers. So one pass that counts finds each bit: 31 passes in single precision,
@@ -29,10 +29,10 @@ def kth_largest(arrays: Sequence[jax.Array], k: int | jax.Array) -> jax.Array:
 
     Args:
       arrays: real floating, non-negative, of one dtype.
-      k: from 1 to the number of elements; beyond it gives 0.
+      k: from 1 to the number of elements; for a larger one the result is 0.
 
     Returns:
-      Scalar; of half precision, in float32.
+      Scalar, in float32 for arrays of half precision.
     """
     found = _kth_key([order_keys(x) for x in arrays], k)
     dtype = compute_dtype(arrays[0].dtype)
@@ -40,7 +40,7 @@ def kth_largest(arrays: Sequence[jax.Array], k: int | jax.Array) -> jax.Array:
 
 
 def k_largest(arrays: Sequence[jax.Array], k: int | jax.Array) -> list[jax.Array]:
-    """Marks the k largest of all elements; among equals, those that come first.
+    """Mark the k largest of all elements; among equals, those that come first.
 
     What comes first: the arrays in their order, the elements in C order. Where the k-th
     largest is 0, all zeros are marked.
@@ -59,7 +59,8 @@ def k_largest(arrays: Sequence[jax.Array], k: int | jax.Array) -> list[jax.Array
     if len(groups) < len(keys):
         keys = kept(keys)
     cut = _cut(stacked(keys, groups), k, [starts[group] for group in groups])
-    # A number is compiled into a kernel of its own; of an array all kernels are one.
+    # As constants these numbers would each make a kernel; taken from an array they
+    # share one.
     ends = [(cut.end - jnp.array([start, -1], cut.end.dtype))[0] for start in starts]
     return [
         _marked(key, cut._replace(end=end)) for key, end in zip(keys, ends, strict=True)
@@ -69,7 +70,7 @@ def k_largest(arrays: Sequence[jax.Array], k: int | jax.Array) -> list[jax.Array
 def k_largest_of_each(
     arrays: Sequence[jax.Array], ks: Sequence[int]
 ) -> list[jax.Array]:
-    """Marks the k largest of each array as `k_largest` does."""
+    """Mark the k largest of each array as `k_largest` does."""
     keys = kept([order_keys(x) for x in arrays])
     ks = [jnp.asarray(k, jnp.result_type(int)) for k in ks]
     cuts = of_each(lambda key, k: _cut([key], k), keys, ks)
@@ -77,7 +78,7 @@ def k_largest_of_each(
 
 
 def of_each(search: Callable[..., Any], *columns: Sequence[jax.Array]) -> list[Any]:
-    """Gives `search(*row)` for each row of arrays, numbers: at once for those alike."""
+    """Return `search(*row)` for each row of arrays, at once for rows that are alike."""
     found: list[Any] = [None] * len(columns[0])
     for group in alike(*columns):
         rows = [[column[i] for i in group] for column in columns]
@@ -91,7 +92,7 @@ def of_each(search: Callable[..., Any], *columns: Sequence[jax.Array]) -> list[A
 
 
 def order_keys(x: jax.Array) -> jax.Array:
-    """Gives integers in the order of non-negative numbers, NaN the largest."""
+    """Return integers in the order of non-negative numbers, with NaN the largest."""
     x = jax.lax.stop_gradient(x).astype(compute_dtype(x.dtype))
     integer = jnp.dtype(f"int{8 * x.dtype.itemsize}")
     bits = jax.lax.bitcast_convert_type(x, integer)
@@ -99,14 +100,14 @@ def order_keys(x: jax.Array) -> jax.Array:
 
 
 def total(parts: Sequence[jax.Array]) -> jax.Array:
-    """Adds up the numbers that were computed of each array."""
+    """Add up the numbers that were computed from each array."""
     widest = max((part.dtype for part in parts), key=lambda dtype: dtype.itemsize)
     few = _few([part.astype(widest) for part in parts], jnp.add)
     return few[0] if len(few) == 1 else jnp.sum(_apart(few), dtype=few[0].dtype)
 
 
 def greatest(parts: Sequence[jax.Array]) -> jax.Array:
-    """Gives the greatest of the numbers that were computed of each array."""
+    """Return the greatest of the numbers that were computed from each array."""
     few = _few(parts, jnp.maximum)
     return few[0] if len(few) == 1 else jnp.max(_apart(few))
 
@@ -114,20 +115,20 @@ def greatest(parts: Sequence[jax.Array]) -> jax.Array:
 def _few(
     parts: Sequence[jax.Array], combine: Callable[[jax.Array, jax.Array], jax.Array]
 ) -> list[jax.Array]:
-    """Combines numbers to one, or those of many arrays to a few."""
+    """Combine numbers to one, or, where there are many arrays, to a few."""
     width = 1 if len(parts) < MANY else math.isqrt(len(parts))
     return [functools.reduce(combine, parts[i::width]) for i in range(width)]
 
 
 def _apart(few: Sequence[jax.Array]) -> jax.Array:
-    """Puts numbers side by side, so that XLA reduces them once, in a loop.
+    """Put numbers side by side, so that XLA reduces them once, in a loop.
 
     It repeats a chain over all arrays in every kernel that needs its result, of which
     there is one for each array: hundreds of arrays would take minutes to compile.
     """
     stacked = jnp.stack(few)
-    # It takes a reduction of what it knows to be stacked apart into such a chain. What
-    # changes nothing keeps it from knowing.
+    # XLA turns the reduction of an array that it knows to be stacked into such a chain.
+    # This `where` changes nothing, but hides that the array is stacked.
     is_float = jnp.issubdtype(stacked.dtype, jnp.floating)
     top = np.inf if is_float else jnp.iinfo(stacked.dtype).max
     top = np.array(top, stacked.dtype)
@@ -135,14 +136,14 @@ def _apart(few: Sequence[jax.Array]) -> jax.Array:
 
 
 def count(marks: jax.Array) -> jax.Array:
-    """Counts what is marked."""
-    # Four bytes are faster, where they do; without x64 there are no others.
+    """Count what is marked."""
+    # Four bytes are faster where they are enough; without x64 there are no wider ones.
     integer = jnp.int32 if marks.size < 2**31 else jnp.result_type(int)
     return jnp.sum(marks, dtype=integer).astype(jnp.result_type(int))
 
 
 def any_of(marks: Sequence[jax.Array]) -> jax.Array:
-    """Tells whether anything is marked in any array."""
+    """Return whether anything is marked in any array."""
     return total([count(mark) for mark in marks]) > 0
 
 
@@ -160,10 +161,10 @@ def _kth_key(keys: Sequence[jax.Array], k: int | jax.Array) -> jax.Array:
 
 
 def _taken(place: int, x: jax.Array) -> jax.Array:
-    """Gives an element of a vector, by one kernel for all places.
+    """Return an element of a vector, by one kernel for all places.
 
-    XLA compiles anew what differs in a number. An array of numbers, of which this takes
-    the first, it hands over.
+    XLA compiles a kernel for every constant index, but passes an array of indices to
+    one kernel. This takes the first element that such an array picks.
     """
     return x[jnp.array([place, place - 1])][0]
 
@@ -172,9 +173,9 @@ class _Cut(NamedTuple):
     """Where the k largest end."""
 
     key: jax.Array
-    """All above it are among them,"""
+    """Larger keys are among the k largest."""
     end: jax.Array
-    """and of those equal to it, the ones before this index."""
+    """Of equal keys, those before this index are."""
 
 
 def _marked(key: jax.Array, cut: _Cut) -> jax.Array:
@@ -187,7 +188,7 @@ def _cut(
     k: int | jax.Array,
     starts: Sequence[np.ndarray] = (np.zeros(1, int),),
 ) -> _Cut:
-    """Bisects the index at which the first of equals end, if they are too many.
+    """Return where the k largest end, by bisection if too many elements are equal.
 
     Args:
       keys: arrays and stacks of arrays.
@@ -230,7 +231,7 @@ def _cut(
 def stacked_pairs(
     arrays: Sequence[jax.Array], metrics: Sequence[jax.Array]
 ) -> tuple[list[jax.Array], list[jax.Array]]:
-    """Stacks arrays that are alike, and their metrics so that they broadcast."""
+    """Stack arrays that are alike, and their metrics so that they broadcast."""
     groups = alike(arrays, metrics)
     arrays, metrics = kept(arrays), kept(metrics)
     for i in itertools.chain(*(group for group in groups if len(group) > 1)):
@@ -240,7 +241,7 @@ def stacked_pairs(
 
 
 def _index(shape: tuple[int, ...], integer: jnp.dtype) -> jax.Array:
-    """The position of each element in C order, without a reshape of sharded arrays."""
+    """Return each element's position in C order, without reshaping sharded arrays."""
     index, stride = jnp.zeros(shape, integer), 1
     for axis in reversed(range(len(shape))):
         index += stride * jax.lax.broadcasted_iota(integer, shape, axis)

@@ -7,7 +7,7 @@ the parameter, and it is the only place where the strength enters. One that turn
 negative inside a compiled function gives NaN.
 
 XLA on CPU flushes subnormal numbers to zero; apart from those, and from the NaN bits,
-every function here is bitwise equal to its twin in `l1torch.prox`.
+every function here is bitwise equal to its twin in `l1torch.numerics.prox`.
 """
 
 import math
@@ -23,7 +23,7 @@ from l1jax.numerics.elementwise import compute_dtype, nonnegative
 
 
 def soft_threshold(x: ArrayLike, threshold: ArrayLike) -> jax.Array:
-    """Solves `argmin_u 1/2 |u - x|^2 + threshold * |u|_1`.
+    """Solve `argmin_u 1/2 |u - x|^2 + threshold * |u|_1`.
 
     The closed form is `x - clip(x, -threshold, threshold)` (Donoho, 1995).
 
@@ -47,7 +47,7 @@ def soft_threshold(x: ArrayLike, threshold: ArrayLike) -> jax.Array:
 
 
 def prox_nonnegative_l1(x: ArrayLike, threshold: ArrayLike) -> jax.Array:
-    """Solves `argmin_{u >= 0} 1/2 |u - x|^2 + threshold * sum(u)`.
+    """Solve `argmin_{u >= 0} 1/2 |u - x|^2 + threshold * sum(u)`.
 
     The closed form is `max(x - threshold, 0)`. Arguments, result and errors are those
     of `soft_threshold`.
@@ -56,7 +56,7 @@ def prox_nonnegative_l1(x: ArrayLike, threshold: ArrayLike) -> jax.Array:
 
 
 def prox_elastic_net(x: ArrayLike, threshold: ArrayLike, l1_ratio: float) -> jax.Array:
-    """Solves the elastic net's proximal problem (Zou and Hastie, 2005).
+    """Solve the elastic net's proximal problem (Zou and Hastie, 2005).
 
     `argmin_u 1/2 |u - x|^2 + threshold * (l1_ratio |u|_1 + (1 - l1_ratio)/2 |u|^2)`,
     which is `soft_threshold(x, threshold * l1_ratio) / (1 + threshold * (1 -
@@ -67,7 +67,8 @@ def prox_elastic_net(x: ArrayLike, threshold: ArrayLike, l1_ratio: float) -> jax
       threshold: as in `soft_threshold`.
       l1_ratio: the share of L1, in [0, 1]; 1 is `soft_threshold`, 0 is ridge.
 
-    Raises: as `soft_threshold`.
+    Returns:
+      As `soft_threshold`, with the same errors.
     """
 
     def formula(x: jax.Array, t: jax.Array) -> jax.Array:
@@ -83,7 +84,7 @@ def prox_elastic_net(x: ArrayLike, threshold: ArrayLike, l1_ratio: float) -> jax
 
 
 def soft_threshold_unchecked(x: jax.Array, t: jax.Array) -> jax.Array:
-    """The soft threshold of arrays that are checked already."""
+    """Return the soft threshold of arrays that are checked already."""
     # This is x - clip(x, -t, t), but without a threshold it has the derivative of the
     # identity at zero, and elsewhere that from above with respect to the threshold.
     held = (jnp.abs(x) <= t) & (t > 0)
@@ -92,9 +93,10 @@ def soft_threshold_unchecked(x: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def freed(moved: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
-    """Gives a prox the derivative of `x` where `x` and the threshold are zero.
+    """Return a prox with the derivative of `x` where `x` and the threshold are zero.
 
-    A threshold of 0 is the identity, but formulas with a kink at `x = 0` forget it.
+    With a threshold of 0 the prox is the identity, but the derivative of a formula with
+    a kink at `x = 0` is another.
     """
     return jnp.where((x == 0) & (t == 0), x, moved)
 
@@ -102,10 +104,10 @@ def freed(moved: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
 def from_zero(
     formula: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, t: jax.Array
 ) -> jax.Array:
-    """Gives `formula(x, t)`, and `x` itself without a threshold.
+    """Return `formula(x, t)`, or `x` itself where the threshold is 0.
 
-    There it has the derivative of the identity, and with respect to the threshold that
-    of the formula, from above.
+    There the derivative with respect to `x` is that of the identity, and the one with
+    respect to the threshold is that of the formula, from above.
     """
     u = formula(jnp.where(t > 0, x, jax.lax.stop_gradient(x)), t)
     slope = jnp.where(jnp.isfinite(u), u - jax.lax.stop_gradient(u), 0)
@@ -117,13 +119,13 @@ def apply_prox_formula(
     x: ArrayLike,
     threshold: ArrayLike,
 ) -> jax.Array:
-    """Checks the arguments, computes `formula(x, threshold)` and rounds it once."""
+    """Check the arguments, compute `formula(x, threshold)` and round it once."""
     x = real_array("x", x)
     if not isinstance(threshold, numbers.Real) or threshold != math.inf:
         check_number("threshold", threshold)
     require_broadcast("threshold", threshold, "x", x.shape)
     dtype = compute_dtype(x.dtype)
     y = formula(x.astype(dtype), nonnegative(threshold, dtype)).astype(x.dtype)
-    # -0.0 comes of a threshold of 0, of underflow, or of the whim of a maximum. Unlike
-    # a zero, the absolute value has a derivative: that of y, which may not be 0.
+    # A threshold of 0, underflow or a maximum may give -0.0. Unlike a constant zero,
+    # the absolute value keeps the derivative of y, which may not be 0.
     return jnp.where(y == 0, jnp.abs(y), y)

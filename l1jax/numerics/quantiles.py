@@ -30,7 +30,7 @@ _EVENLY = np.arange(1, 9) / 9
 def kth_smallest(
     keys: Sequence[jax.Array], k: jax.Array, guess: jax.Array
 ) -> jax.Array:
-    """Gives the k-th smallest of all elements, exactly.
+    """Return the k-th smallest of all elements, exactly.
 
     Args:
       keys: the `order_keys` of arrays of one dtype, with NaN as the largest number.
@@ -100,13 +100,13 @@ def kth_smallest(
 def least_strength(
     zeros: Callable[[jax.Array], jax.Array], k: jax.Array, guess: jax.Array
 ) -> jax.Array:
-    """Gives the least strength at which there are `k` zeros or more.
+    """Return the least strength at which there are `k` zeros or more.
 
-    Least to a relative precision of a millionth or so, from above. One count a pass:
-    bisection on the bits, from a bracket that grows from the guess.
+    It is above the least by a millionth of it, or less. Each pass counts once:
+    bisection on the bits, in a bracket that grows from the guess.
 
     Args:
-      zeros: counts the zeros at a strength; it must not fall.
+      zeros: counts the zeros at a strength; a larger strength must not give fewer.
       k: how many, an integer.
       guess: scalar, in the precision to be computed in.
 
@@ -147,12 +147,12 @@ def least_strength(
 
 
 def key_of(x: jax.Array) -> jax.Array:
-    """Reads the bits of a number as an integer."""
+    """Read the bits of a number as an integer."""
     return jax.lax.bitcast_convert_type(x, jnp.dtype(f"int{8 * x.dtype.itemsize}"))
 
 
 def _counts(keys: jax.Array, candidates: jax.Array) -> list[jax.Array]:
-    """Counts the keys up to each candidate, in one pass over the keys."""
+    """Count the keys up to each candidate, in one pass over the keys."""
     # One reduction of several operands reads the keys once; several would not.
     integer = jnp.int32 if keys.size < 2**31 else jnp.result_type(int)
     marks = tuple((keys <= candidate).astype(integer) for candidate in candidates)
@@ -162,7 +162,7 @@ def _counts(keys: jax.Array, candidates: jax.Array) -> list[jax.Array]:
 
 
 def _largest_upto(keys: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Gives the largest key up to a bound, at least 0, and how many there are."""
+    """Return the largest key up to a bound, at least 0, and how many there are."""
     integer = jnp.int32 if keys.size < 2**31 else jnp.result_type(int)
     inside = keys <= high
     largest, count = jax.lax.reduce(

@@ -1,8 +1,8 @@
 """Explicit meshes: arrays whose type says how devices share them out.
 
 What couples all elements of an array cannot be computed on its shards; on a mesh of
-automatic axes the compiler gathers the array by itself, on an explicit one it wants to
-be told.
+automatic axes the compiler gathers the array by itself; on an explicit one it must be
+told to.
 """
 
 import functools
@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 
 def torn(x: Any, parts: Sequence[Sequence[int]]) -> bool:
-    """Tells whether shards cut through the blocks that axes are split into.
+    """Return whether shards cut through the blocks that axes are split into.
 
     Args:
       x: any array.
@@ -33,19 +33,20 @@ def torn(x: Any, parts: Sequence[Sequence[int]]) -> bool:
 
 
 def gathered(compute: Callable[..., jax.Array], *arrays: Any) -> jax.Array:
-    """Computes on whole arrays, and shares the result out as the first one is."""
+    """Compute on gathered arrays, and shard the result as the first one is."""
     return _shared_like(compute(*map(_whole, arrays)), arrays[0])
 
 
 def gathering(
     needed: Callable[[Any, Any], bool] = lambda penalty, x: True,
 ) -> Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]]:
-    """Makes a penalty's method gather arrays, for what shards cut through.
+    """Return a decorator by which a penalty's method gathers sharded arrays first.
 
-    Every device computes on the whole array, and keeps its own shard of the result.
+    It is for penalties that couple elements of several shards. Every device computes on
+    the whole array, and keeps its own shard of the result.
 
     Args:
-      needed: tells from the penalty and an array of an explicit mesh whether to.
+      needed: whether to gather, given the penalty and the array.
     """
 
     def wrap(method: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -63,7 +64,7 @@ def gathering(
 
 
 def explicit_sharding(x: Any) -> NamedSharding | None:
-    """Gives the sharding in an array's type; None of a whole array."""
+    """Return the sharding in an array's type, or None if the array is whole."""
     if not isinstance(x, jax.Array) or not hasattr(jax, "typeof"):
         return None
     sharding = getattr(jax.typeof(x), "sharding", None)

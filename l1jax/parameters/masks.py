@@ -39,7 +39,7 @@ _PARAMETRISED = frozenset(["layer_instance", "parametrizations"])
 
 
 def weights_only(params: Any) -> Any:
-    """Marks the weights: everything but biases and what normalisation layers hold.
+    """Mark the weights: everything but biases and what normalisation layers hold.
 
     A leaf is left out if a word of its own name (between underscores) is one of beta,
     bias, biases, gamma, intercept, offset, scale; if it is called b or negative_slope,
@@ -55,7 +55,7 @@ def weights_only(params: Any) -> Any:
     weight that has a `*/scale` of `flax.linen.WeightNorm`; `g` with `layer.*`
     (equinox). To prune whole rows name the norms, which stay finite, with `by_path`.
     Names do not tell what spectral normalisation in linen, in equinox, or in torch's
-    old manner (`weight_orig`, as in `torch.nn.utils.prune`) normalises: a weight to us.
+    old manner (`weight_orig`, as in `torch.nn.utils.prune`) normalises: it is a weight.
 
     A scale called `weight` of two or more dimensions (layer normalisation over several
     axes) cannot be told from a kernel: name it with `by_path`.
@@ -73,7 +73,7 @@ def weights_only(params: Any) -> Any:
 
 
 def weights_among(params: Any) -> set[str]:
-    """Gives the dotted paths of the weights, see `weights_only`."""
+    """Return the dotted paths of the weights, see `weights_only`."""
     leaves = named_leaves(params)
     derived = _derived_from(
         {path: getattr(x, "shape", ()) for path, x in leaves if x is not None}
@@ -85,9 +85,6 @@ def weights_among(params: Any) -> set[str]:
 class by_path:  # noqa: N801 - called like a function, an object so that it pickles
     """Marks the leaves whose dotted path matches one of the glob patterns.
 
-    Example:
-      >>> mask = by_path(["encoder.*.kernel", "head.*"])
-
     Args:
       patterns: a glob pattern or several, as in `fnmatch`: `*` matches any run of
         characters, dots too; case counts.
@@ -95,6 +92,9 @@ class by_path:  # noqa: N801 - called like a function, an object so that it pick
     Raises:
       TypeError: `patterns` is no string and no sequence of strings.
       ValueError: no pattern given, or (when called) a pattern matches no leaf.
+
+    Example:
+      >>> mask = by_path(["encoder.*.kernel", "head.*"])
     """
 
     patterns: str | Sequence[str]
@@ -117,7 +117,7 @@ class by_path:  # noqa: N801 - called like a function, an object so that it pick
         object.__setattr__(self, "patterns", tuple(patterns))
 
     def __call__(self, params: Any) -> Any:
-        """Gives the tree of booleans for `params`."""
+        """Return the tree of booleans for `params`."""
         leaves = named_leaves(_own(params))
         paths = [path for path, _ in leaves]
         for pattern in self.patterns if leaves else ():
@@ -156,7 +156,7 @@ def _require_no_names(mask: Any) -> None:
 
 
 def selected(mask: Mask, params: Any) -> list[bool]:
-    """Evaluates a mask: one bool for each leaf of `named_leaves(params)`.
+    """Evaluate a mask: one bool for each leaf of `named_leaves(params)`.
 
     Raises:
       ValueError: the mask does not fit the tree, or selects none of its leaves.
@@ -219,7 +219,7 @@ def _is_weight(path: str, leaf: Any) -> bool:
 
 
 def _derived_from(shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
-    """Names what parametrisations derive a weight from; see `weights_only`."""
+    """Return the names of what a weight is derived from, see `weights_only`."""
     found = set()
     for name, shape in shapes.items():
         *scope, own_name = name.split(".")
@@ -236,7 +236,7 @@ def _derived_from(shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
 
 
 def _norms_of(scope: list[str], direction: str) -> Iterator[str]:
-    """Gives the names that equinox and torch would give to the norm of a direction."""
+    """Yield the names that equinox and torch would give to the norm of a direction."""
     if scope[-1:] == ["layer"]:
         yield ".".join([*scope[:-1], "g"])
     if direction.endswith("_v"):
@@ -244,7 +244,7 @@ def _norms_of(scope: list[str], direction: str) -> Iterator[str]:
 
 
 def _is_norm(norm: tuple[int, ...], direction: tuple[int, ...]) -> bool:
-    """Tells whether `norm` is the shape of one number for each slice along an axis."""
+    """Return whether `norm` is the shape of one number for each slice along an axis."""
     return (
         len(norm) == len(direction) > 1
         and sum(n != 1 for n in norm) <= 1
@@ -253,7 +253,7 @@ def _is_norm(norm: tuple[int, ...], direction: tuple[int, ...]) -> bool:
 
 
 def _like(params: Any, chosen: set[str]) -> Any:
-    """Gives the tree of flags; of a module that is no tree (flax < 0.11), its state."""
+    """Return the tree of flags; if the module is no tree (flax < 0.11), its state."""
     if not chosen <= {path for path, _ in named_leaves(params)}:
         params = parameters_of(params)
     treedef = jax.tree.structure(params, is_leaf=lambda x: x is None)

@@ -43,7 +43,7 @@ class ArraySparsity:
     """Slices along the last axis that are zero throughout; None below 2 dimensions."""
 
     is_weight: bool
-    """Whether it is one to `weights_only`."""
+    """Whether `weights_only` takes it for a weight."""
 
     @property
     def sparsity(self) -> float:
@@ -51,7 +51,7 @@ class ArraySparsity:
         return 1 - self.nnz / self.size if self.size else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Gives the fields and the sparsity as plain Python values."""
+        """Return the fields and the sparsity as plain Python values, ready for JSON."""
         return dataclasses.asdict(self) | {"sparsity": self.sparsity}
 
 
@@ -93,7 +93,7 @@ class SparsityReport:
         return 1 - self.nnz / self.size if self.size else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Gives the totals and the rows as plain Python values, ready for JSON."""
+        """Return the totals and the rows as plain Python values, ready for JSON."""
         return {
             "size": self.size,
             "nnz": self.nnz,
@@ -136,7 +136,7 @@ class SparsityReport:
 def sparsity_report(
     params: Any, mask: Mask = None, *, control: Control | None = None
 ) -> SparsityReport:
-    """Counts the exact zeros of every array of a tree.
+    """Count the exact zeros of every array of a tree.
 
     Layers whose weights are all zero are named, see `SparsityReport.dead`.
 

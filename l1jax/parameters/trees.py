@@ -12,11 +12,11 @@ from l1jax.numerics.elementwise import dtype_of, is_array
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    """Lists `(dotted path, leaf)` in JAX's leaf order, `None` counted as a leaf.
+    """List `(dotted path, leaf)` in JAX's leaf order; `None` counts as a leaf.
 
     A last attribute called `value`, without siblings, is how flax's variables and
-    metadata boxes (`nnx.Param`, `nn.Partitioned`) reach their array; it is no part of
-    the name, so that a boxed tree and its bare twin give the same paths.
+    metadata boxes (`nnx.Param`, `nn.Partitioned`) reach their array. It is left out of
+    the path, so that a tree has the same paths with boxes and without.
     """
     flat, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_none)
     siblings = collections.Counter(path[:-1] for path, _ in flat)
@@ -27,11 +27,11 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
 
 
 def parameters_of(tree: Any) -> Any:
-    """Takes flax's `nnx.Module`s for their parameters; other trees stay as they are.
+    """Return a tree in which flax's `nnx.Module`s are replaced by their parameters.
 
-    A module becomes the `nnx.State` of its `nnx.Param`s: running statistics and random
-    keys are none. Of an `nnx.State` only these kinds are left out, as its variables
-    have been chosen by the user.
+    A module becomes the `nnx.State` of its `nnx.Param`s, without running statistics and
+    random keys. From an `nnx.State`, whose variables the user has chosen, only these
+    kinds are left out. Anything else stays as it is.
     """
     nnx: Any = sys.modules.get("flax.nnx")
     if nnx is None:  # flax is optional, and no tree can hold what is not imported
@@ -55,7 +55,7 @@ def parameters_of(tree: Any) -> Any:
 
 
 def spread(prefix: Any, tree: Any, argument: str) -> list[Any]:
-    """Gives the value that `prefix` holds for each leaf of `named_leaves(tree)`.
+    """Return the value that `prefix` has for each leaf of `named_leaves(tree)`.
 
     Args:
       prefix: one value, or a tree of values whose structure is a prefix of `tree`'s.
@@ -84,7 +84,7 @@ def spread(prefix: Any, tree: Any, argument: str) -> list[Any]:
 
 
 def require_same_tree(updates: Any, params: Any, argument: str = "updates") -> None:
-    """Raises ValueError unless updates and parameters match, leaf by leaf.
+    """Raise ValueError unless updates and parameters match, leaf by leaf.
 
     A `None` update stands for a parameter that takes no step and matches any leaf.
     """
@@ -112,7 +112,7 @@ def require_same_tree(updates: Any, params: Any, argument: str = "updates") -> N
 
 
 def require_real_floating(path: str, leaf: Any) -> None:
-    """Raises TypeError for a leaf that has no L1 penalty: integer, bool, complex."""
+    """Raise TypeError for a leaf that cannot be penalised: integer, bool, complex."""
     if not is_array(leaf):
         raise TypeError(
             f"params['{path}'] must be an array, got {described(leaf)}. Pass the "
@@ -127,10 +127,10 @@ def require_real_floating(path: str, leaf: Any) -> None:
 
 
 def require_params(params: Any, argument: str = "params") -> None:
-    """Raises TypeError for what holds leaves, but no array among them.
+    """Raise TypeError for a tree that has leaves, but no array among them.
 
-    Modules hold functions, words and the like beside their arrays. What is penalised is
-    looked at by `require_real_floating`.
+    Modules hold functions, words and the like beside their arrays. What is penalised,
+    `require_real_floating` checks.
     """
     leaves = [(path, leaf) for path, leaf in named_leaves(params) if leaf is not None]
     odd = [(path, leaf) for path, leaf in leaves if not is_array(leaf)]
@@ -143,7 +143,7 @@ def require_params(params: Any, argument: str = "params") -> None:
 
 
 def require_updates(updates: Any) -> None:
-    """Raises TypeError for updates that are no arrays of floating point."""
+    """Raise TypeError unless all updates are arrays of floating point."""
     for path, leaf in named_leaves(updates):
         known = is_array(leaf) and jnp.issubdtype(dtype_of(leaf), jnp.complexfloating)
         if leaf is not None and not known:
@@ -160,7 +160,7 @@ def _require_floating(argument: str, path: str, leaf: Any) -> None:
 
 
 def describe(leaves: list[tuple[str, Any]]) -> str:
-    """Writes the leaves as `path shape, path shape, ...` for an error message."""
+    """Return the leaves as `path shape, path shape, ...` for an error message."""
     shown = [
         f"'{path}' {jnp.shape(leaf) if is_array(leaf) else type(leaf).__name__}"
         for path, leaf in leaves[:20]
@@ -187,5 +187,5 @@ def _key_name(key: Any) -> str:
 
 
 def is_none(x: Any) -> bool:
-    """Tells a leaf that stands for no array."""
+    """Return whether a leaf is None, which stands for no array."""
     return x is None

@@ -34,7 +34,7 @@ class Penalty(abc.ABC):
 
     finite: bool = True
     """Whether the value is finite everywhere. A penalty that holds a constraint is not,
-    and has no subgradient outside it: it works through its prox only."""
+    and has no subgradient outside it: only its prox can be used."""
 
     constraint: bool = False
     """Whether it is a set, and its prox the projection onto this: a strength has no
@@ -72,42 +72,44 @@ class Penalty(abc.ABC):
         return self.separable
 
     def at(self, path: str, shape: tuple[int, ...]) -> "Penalty":
-        """Gives the penalty of one array, known by its dotted path and its shape."""
+        """Return the penalty of one array, known by its dotted path and its shape."""
         del path, shape
         return self
 
     def require_fit(
         self, path: str, shape: tuple[int, ...], strength_shape: tuple[int, ...] = ()
     ) -> None:
-        """Raises ValueError for an array, or strength, that it is not defined for."""
+        """Raise ValueError for an array or a strength that the penalty cannot take."""
         del path, shape, strength_shape
 
     @abc.abstractmethod
     def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        """Sums `strength * penalty(x_i)` to a scalar.
+        """Sum `strength * penalty(x_i)` to a scalar.
 
         Its derivative is `subgradient`, with 0 where the penalty has a kink at zero.
         """
 
     @abc.abstractmethod
     def subgradient(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        """Gives the element of smallest norm of `strength *` the subdifferential."""
+        """Return the element of least norm of `strength * d penalty(x)`."""
 
     @abc.abstractmethod
     def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
-        """Solves `argmin_u 1/2 |u - x|^2 + threshold * penalty(u)`, exact zeros kept.
+        """Solve `argmin_u 1/2 |u - x|^2 + threshold * penalty(u)`, exact zeros kept.
 
         A threshold for each element is a diagonal metric: `argmin_u sum_i (u_i -
         x_i)^2 / (2 threshold_i) + penalty(u)`, if `takes_metric`.
 
-        Raises ValueError for a negative or NaN threshold, see `l1jax.prox`.
+        Raises:
+          ValueError: the threshold is negative or NaN; an array of thresholds gives NaN
+            there instead.
         """
 
     @abc.abstractmethod
     def optimality_distance(
         self, x: ArrayLike, grad: ArrayLike, strength: ArrayLike = 1.0
     ) -> jax.Array:
-        """Gives, per element, the distance of `-grad` to `strength * d penalty(x)`.
+        """Return, per element, the distance of `-grad` to `strength * d penalty(x)`.
 
         With `grad` the gradient of the loss without its penalty, `x` is a stationary
         point of `loss + strength * penalty` if and only if every element is 0. An `x`
@@ -115,7 +117,7 @@ class Penalty(abc.ABC):
         """
 
     def lambda_max(self, grad: ArrayLike) -> jax.Array:
-        """Gives the least strength at which `x = 0` is stationary, a scalar.
+        """Return the least strength at which `x = 0` is stationary, a scalar.
 
         Args:
           grad: the gradient of the loss at `x = 0`, of what is not penalised too.
@@ -135,7 +137,7 @@ class Penalty(abc.ABC):
     def tree_value(
         self, rows: Sequence[tuple[str, ArrayLike, ArrayLike]]
     ) -> jax.Array | float:
-        """Sums the value over rows of path, array and strength."""
+        """Sum the value over rows of path, array and strength."""
         values = [
             jnp.asarray(self.at(path, jnp.shape(x)).value(x, s)) for path, x, s in rows
         ]
@@ -145,13 +147,13 @@ class Penalty(abc.ABC):
     def tree_prox(
         self, rows: Sequence[tuple[str, ArrayLike, ArrayLike]]
     ) -> list[jax.Array]:
-        """Solves the proximal problem of rows of path, array and threshold."""
+        """Solve the proximal problem of rows of path, array and threshold."""
         return [self.at(path, jnp.shape(x)).prox(x, t) for path, x, t in rows]
 
     def tree_optimality_distance(
         self, rows: Sequence[tuple[str, ArrayLike, ArrayLike, ArrayLike]]
     ) -> list[jax.Array]:
-        """Gives the distances for rows of path, array, gradient and strength."""
+        """Return the distances for rows of path, array, gradient and strength."""
         return [
             self.at(path, jnp.shape(x)).optimality_distance(x, grad, s)
             for path, x, grad, s in rows
@@ -159,7 +161,7 @@ class Penalty(abc.ABC):
 
 
 def require_penalty(penalty: Penalty) -> None:
-    """Raises TypeError for what is not a `Penalty`."""
+    """Raise TypeError for what is not a `Penalty`."""
     if not isinstance(penalty, Penalty):
         raise TypeError(
             f"penalty must be a Penalty, got {penalty!r} of type "
@@ -169,7 +171,7 @@ def require_penalty(penalty: Penalty) -> None:
 
 
 def require_subgradient(penalty: Penalty) -> None:
-    """Raises ValueError for a penalty whose subgradient leads nowhere."""
+    """Raise ValueError for a penalty that has no subgradient to follow."""
     require_penalty(penalty)
     if not penalty.has_subgradient:
         raise ValueError(
@@ -179,9 +181,9 @@ def require_subgradient(penalty: Penalty) -> None:
 
 
 def operands(x: ArrayLike, *others: ArrayLike) -> tuple[jax.Array, ...]:
-    """Checks `x`, perhaps a gradient, and a strength, and casts them to compute with.
+    """Check `x`, perhaps a gradient, and a strength, and cast them to compute with.
 
-    A strength that is negative becomes NaN.
+    A negative strength becomes NaN.
     """
     x = real_array("x", x)
     *grads, strength = others
@@ -194,13 +196,13 @@ def operands(x: ArrayLike, *others: ArrayLike) -> tuple[jax.Array, ...]:
 
 
 def gradient_operand(grad: ArrayLike) -> jax.Array:
-    """Checks the argument of `lambda_max`, and casts it to compute with."""
+    """Check the argument of `lambda_max`, and cast it to compute with."""
     grad = real_array("grad", grad)
     return grad.astype(compute_dtype(grad.dtype))
 
 
 def gradient_like(grad: ArrayLike, x: jax.Array) -> jax.Array:
-    """Checks that a gradient is one of `x`."""
+    """Return a gradient as an array, which must have the shape of `x`."""
     grad = real_array("grad", grad)
     if grad.shape != x.shape:
         raise ValueError(

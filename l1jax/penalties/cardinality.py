@@ -2,8 +2,8 @@
 
 They are penalties that are 0 inside a set and infinite outside it. Their prox is the
 projection onto the set, which no strength and no learning rate changes: only the
-thresholds' proportions count, as a metric. See `l1jax.order_statistics` for how it is
-found without sorting.
+ratios of thresholds count, as a metric. `numerics.order_statistics` finds it without
+sorting.
 """
 
 import dataclasses
@@ -114,13 +114,13 @@ class _NOfM(Constraint):
         return gathered(compute, x) if torn(x, parts) else compute(x)
 
     def _largest(self, score: jax.Array) -> jax.Array:
-        """Marks the n largest of each block, comparing each with the others."""
+        """Mark the n largest of each block, comparing each with the others."""
         keys, axis = self._blocks(order_keys(score)), self._axis(score)
         place = jax.lax.broadcasted_iota(jnp.int32, keys.shape, axis)
         rank = jnp.zeros(keys.shape, jnp.int32)
         for turn in range(1, self.m):
             other = jnp.roll(keys, -turn, axis)
-            # Equals: whoever stands before comes first, which those do that wrap round.
+            # Of equals the first wins: of those compared, the ones that wrap round.
             before = (other > keys) | ((other == keys) & (place + turn >= self.m))
             rank += before.astype(rank.dtype)
         return (rank < self.n).reshape(score.shape)
@@ -133,18 +133,17 @@ class _NOfM(Constraint):
         return x.reshape(*before[:-1], before[-1] // self.m, self.m, *after)
 
     def _axis(self, x: jax.Array) -> int:
-        """The axis of the members of a block, after that of the blocks."""
+        """Return the axis of the members of a block, next to that of the blocks."""
         return self.axis % x.ndim + 1
 
 
 def top_k(k: int, *, scope: str = "array") -> Penalty:
-    """Gives the constraint that at most `k` elements are not zero.
+    """Return the constraint that at most `k` elements are not zero.
 
     Its prox keeps the `k` largest `|x_i|` as they are and makes the others 0; with an
-    array of thresholds t, the largest `x_i^2 / t_i`, compared as `|x_i| / sqrt(t_i)`
-    and rounded so. It is not unique among equals, of which those in front are kept, in
-    both frameworks: leaves in their order, elements in C order. NaN counts as the
-    largest and stays NaN.
+    array of thresholds t, the largest `x_i^2 / t_i`, compared as rounded numbers
+    `|x_i| / sqrt(t_i)`. Of equals the first are kept, in both frameworks: leaves in
+    their order, elements in C order. NaN counts as the largest and stays NaN.
 
     The set is not convex. Followed by gradient steps this is iterative hard
     thresholding (Blumensath and Davies, 2009), whose fixed points depend on the step
@@ -152,7 +151,7 @@ def top_k(k: int, *, scope: str = "array") -> Penalty:
     support, and 0 off it once `k` elements are in use.
 
     The k-th largest is found exactly by counting, in 31 passes for single precision and
-    63 for double; equals cost a pass for each bit of the number of elements.
+    63 for double; equal numbers cost one more for each bit of the number of elements.
 
     Args:
       k: how many to keep, a Python int >= 0; beyond the size all are kept.
@@ -173,7 +172,7 @@ def top_k(k: int, *, scope: str = "array") -> Penalty:
 
 
 def n_of_m(n: int = 2, m: int = 4, axis: int = -1) -> Penalty:
-    """Gives the constraint that at most `n` of every `m` neighbours are not zero.
+    """Return the constraint that at most `n` of every `m` neighbours are not zero.
 
     2:4 is the pattern that GPUs multiply faster (Mishra et al., 2021); they want it
     along the inputs: the last axis of a torch kernel, `axis=-2` of a JAX one.
@@ -210,7 +209,7 @@ def n_of_m(n: int = 2, m: int = 4, axis: int = -1) -> Penalty:
 def _scores(
     arrays: Sequence[jax.Array], metrics: Sequence[jax.Array]
 ) -> list[jax.Array]:
-    """What a zero would cost, up to monotone rounding: squares would underflow."""
+    """Return what a zero would cost, as a root: squares would underflow."""
     return [jnp.abs(x) / jnp.sqrt(t) for x, t in zip(arrays, metrics, strict=True)]
 
 

@@ -23,8 +23,8 @@ Row = tuple[str, ArrayLike, ArrayLike]
 class Constraint(Penalty):
     """A set: it says what is inside, projects, and knows its normal cone.
 
-    What a set defines takes arrays of one dtype, that to compute in: one array, or if
-    the set is joint, all those of a tree.
+    The three methods that a set defines take arrays of one dtype, to be computed in:
+    one array, or, if the set is joint, all arrays of a tree.
     """
 
     finite = False
@@ -33,52 +33,52 @@ class Constraint(Penalty):
 
     @abc.abstractmethod
     def inside(self, arrays: Sequence[jax.Array], slack: float) -> jax.Array:
-        """Tells whether arrays are in the set, but for a relative error of rounding."""
+        """Return whether arrays are in the set, up to a relative error `slack`."""
 
     @abc.abstractmethod
     def project(
         self, arrays: Sequence[jax.Array], metrics: Sequence[jax.Array]
     ) -> list[jax.Array]:
-        """Gives the nearest point of the set."""
+        """Return the nearest point of the set."""
 
     @abc.abstractmethod
     def distances(
         self, arrays: Sequence[jax.Array], grads: Sequence[jax.Array], slack: float
     ) -> list[jax.Array]:
-        """Gives the distance of `-grads` to the normal cone at arrays inside."""
+        """Return the distance of `-grads` to the normal cone at arrays inside."""
 
     def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        """Gives 0 inside and infinity outside."""
+        """Return 0 inside and infinity outside."""
         return self._value([("x", x, strength)])
 
     def subgradient(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        """Gives 0 inside and NaN outside."""
+        """Return 0 inside and NaN outside."""
         value, x = self.value(x, strength), jnp.asarray(x)
         # The NaN is numpy's: making one in JAX would set off jax_debug_nans.
         return jnp.where(value == 0, jnp.zeros_like(x), np.full((), np.nan, x.dtype))
 
     def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
-        """Projects onto the set, in the metric of the thresholds."""
+        """Project onto the set, in the metric of the thresholds."""
         return self._prox([("x", x, threshold)])[0]
 
     def optimality_distance(
         self, x: ArrayLike, grad: ArrayLike, strength: ArrayLike = 1.0
     ) -> jax.Array:
-        """Gives, per element, the distance of `-grad` to the set's normal cone."""
+        """Return, per element, the distance of `-grad` to the set's normal cone."""
         return self._distances([("x", x, strength)], [grad])[0]
 
     def tree_value(self, rows: Sequence[Row]) -> jax.Array | float:
-        """Sums the value over rows of path, array and strength."""
+        """Sum the value over rows of path, array and strength."""
         return self._value(rows) if self.joint and rows else super().tree_value(rows)
 
     def tree_prox(self, rows: Sequence[Row]) -> list[jax.Array]:
-        """Projects rows of path, array and threshold."""
+        """Project rows of path, array and threshold."""
         return self._prox(rows) if self.joint and rows else super().tree_prox(rows)
 
     def tree_optimality_distance(
         self, rows: Sequence[tuple[str, ArrayLike, ArrayLike, ArrayLike]]
     ) -> list[jax.Array]:
-        """Gives the distances for rows of path, array, gradient and strength."""
+        """Return the distances for rows of path, array, gradient and strength."""
         if not (self.joint and rows):
             return super().tree_optimality_distance(rows)
         grads = [grad for _, _, grad, _ in rows]
@@ -122,9 +122,10 @@ class Constraint(Penalty):
     def _operands(
         self, argument: str, rows: Sequence[Row]
     ) -> tuple[list[jax.Array], list[jax.Array]]:
-        """Checks rows, and casts arrays and thresholds to the widest dtype.
+        """Check rows, and cast arrays and thresholds to the widest dtype.
 
-        An element is NaN where its threshold is: few sets would show it otherwise.
+        An element becomes NaN where its threshold is NaN, which most projections would
+        hide.
         """
         for path, x, t in rows:
             real_array(path, x)
@@ -143,6 +144,6 @@ class Constraint(Penalty):
 
 
 def _slack(rows: Sequence[Row]) -> float:
-    """The relative error that a sum may have, and those of its elements' rounding."""
+    """Return the relative error of a sum, or of its elements if that is larger."""
     eps = [float(jnp.finfo(jnp.asarray(x).dtype).eps) for _, x, _ in rows]
     return max(*eps, 64 * min(*eps, float(jnp.finfo(jnp.float32).eps)))

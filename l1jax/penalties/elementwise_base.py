@@ -13,28 +13,28 @@ SCALES = "[1e-18, 1e18]"
 
 
 class Elementwise(Penalty):
-    """A penalty of one element, of which its children say, for a magnitude `a`:
+    """A sum of one function of each element, which a subclass defines by its magnitude.
 
-    `_height(a)`, the value; `_slope(a)`, its derivative, of no matter at 0 but no NaN;
-    `_shrunk(a, t)`, the prox, its zeros of any sign; and `_at_zero(grad, strength)`,
-    the distance of `-grad` to the subdifferential at 0.
+    For a magnitude `a`: `_height(a)`, the value; `_slope(a)`, its derivative, which at
+    0 may be anything but NaN; `_shrunk(a, t)`, the prox, whose zeros may have any sign;
+    and `_at_zero(grad, strength)`, the distance of `-grad` to the subdifferential at 0.
     """
 
     separable = True
 
     def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        """Sums `strength * _height(|x_i|)`."""
+        """Sum `strength * _height(|x_i|)`."""
         x, strength = operands(x, strength)
         return jnp.sum(strength * self._height(absolute(x)))
 
     def subgradient(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        """Gives `strength * _slope(|x|) sign(x)`."""
+        """Return `strength * _slope(|x|) sign(x)`."""
         wide, strength = operands(x, strength)
         slope = strength * self._slope(jnp.abs(wide))
         return (slope * sign(wide)).astype(jnp.asarray(x).dtype)
 
     def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
-        """Applies `_shrunk` to the magnitudes."""
+        """Apply `_shrunk` to the magnitudes."""
 
         def formula(x: jax.Array, t: jax.Array) -> jax.Array:
             return freed(sign(x) * self._shrunk(jnp.abs(x), t), x, t)
@@ -44,7 +44,7 @@ class Elementwise(Penalty):
     def optimality_distance(
         self, x: ArrayLike, grad: ArrayLike, strength: ArrayLike = 1.0
     ) -> jax.Array:
-        """Gives the distance to the one slope, or at zero to what there is."""
+        """Return the distance to the slope, and at zero to the subdifferential."""
         x, grad, strength = operands(x, grad, strength)
         # Around products that go into a sum, abs: see prox_elastic_net.
         slope = jnp.abs(strength * self._slope(jnp.abs(x)))
@@ -53,5 +53,5 @@ class Elementwise(Penalty):
 
 
 def exceeds_root(a: jax.Array, t: jax.Array, factor: float) -> jax.Array:
-    """Tells where `a > sqrt(factor * t)`, for `a >= 0`, without overflow."""
+    """Mark where `a > sqrt(factor * t)`, for `a >= 0`, without overflow."""
     return (a > 0) & (t / jnp.where(a > 0, a, 1) * factor < a)

@@ -102,7 +102,7 @@ class _CappedL1(_Folded):
 
 
 def mcp(scale: float, gamma: float = 3.0) -> Penalty:
-    """Gives the minimax concave penalty (Zhang, 2010): `|x| - x^2/(2 K)` up to `K`.
+    """Return the minimax concave penalty (Zhang, 2010): `|x| - x^2/(2 K)` up to `K`.
 
     `K = gamma * scale`; beyond it the penalty is constant, `K/2`, so that large weights
     are not shrunk at all. The textbook's `MCP(lambda, gamma)` is `strength = lambda`
@@ -116,7 +116,9 @@ def mcp(scale: float, gamma: float = 3.0) -> Penalty:
       scale: a Python number above 0, in units of the weights.
       gamma: a Python number above 1; the larger, the nearer to L1.
 
-    Raises: TypeError or ValueError, for what is no such number.
+    Raises:
+      TypeError: an argument is not a number.
+      ValueError: a number is outside its range.
 
     Example:
       >>> print(mcp(1.0, 3.0).prox(jnp.array([4.0, 2.0, 0.5]), 1.0))
@@ -128,7 +130,7 @@ def mcp(scale: float, gamma: float = 3.0) -> Penalty:
 
 
 def scad(scale: float, a: float = 3.7) -> Penalty:
-    """Gives the smoothly clipped absolute deviation (Fan and Li, 2001).
+    """Return the smoothly clipped absolute deviation (Fan and Li, 2001).
 
     Its slope is 1 up to `scale`, falls linearly to 0 at `K = a * scale`, and stays
     there: `|x|`, then `(2 K |x| - x^2 - scale^2) / (2 (a - 1) scale)`, then
@@ -145,7 +147,9 @@ def scad(scale: float, a: float = 3.7) -> Penalty:
       scale: a Python number above 0, in units of the weights.
       a: a Python number above 2.
 
-    Raises: TypeError or ValueError, for what is no such number.
+    Raises:
+      TypeError: an argument is not a number.
+      ValueError: a number is outside its range.
 
     Example:
       >>> print(scad(1.0, 4.0).prox(jnp.array([5.0, 3.0, 1.5]), 1.0))
@@ -157,7 +161,7 @@ def scad(scale: float, a: float = 3.7) -> Penalty:
 
 
 def capped_l1(cap: float) -> Penalty:
-    """Gives `sum min(|x_i|, cap)`, the capped L1 penalty (Zhang, 2010).
+    """Return `sum min(|x_i|, cap)`, the capped L1 penalty (Zhang, 2010).
 
     The prox is the soft threshold up to a jump to `x`: at `cap + t/2` for a threshold
     `t < 2 cap`, else at `sqrt(2 t cap)`; at the jump the smaller solution is taken. A
@@ -167,7 +171,9 @@ def capped_l1(cap: float) -> Penalty:
     Args:
       cap: a Python number above 0, in units of the weights.
 
-    Raises: TypeError or ValueError, for what is no such number.
+    Raises:
+      TypeError: an argument is not a number.
+      ValueError: a number is outside its range.
 
     Example:
       >>> print(capped_l1(1.0).prox(jnp.array([2.0, 1.25, 0.5]), 1.0))

@@ -106,7 +106,7 @@ class _GroupL1(Penalty):
     def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
         def formula(x: jax.Array, t: jax.Array) -> jax.Array:
             grouping = self._grouping(x.shape)
-            # A product of 0 and an infinite threshold is never formed.
+            # These branches avoid the product of 0 and an infinite threshold.
             if self.l1_ratio > 0:
                 x = soft_threshold_unchecked(x, t * self.l1_ratio)
             if self.l1_ratio == 1:
@@ -134,8 +134,8 @@ class _GroupL1(Penalty):
         x, grad = grouping.view(x), grouping.view(grad)
         l1 = jnp.abs(strength * self.l1_ratio)
         at_zero = jnp.maximum(jnp.abs(grad) - l1, 0)
-        # A zero group is as far as the norm of these exceeds the group's slope; that
-        # norm is spread over the elements.
+        # A zero group is as far away as their norm exceeds the slope of the group. This
+        # distance is divided among the elements.
         norm = group_norm(at_zero, grouping)
         weight = self._weight(grouping, x)
         excess = jnp.maximum(norm - jnp.abs(strength * weight), 0)
@@ -173,7 +173,7 @@ class _GroupL1(Penalty):
         return largest(high)
 
     def owners(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Gives the number of each element's group, from 0, in an array of a shape."""
+        """Return the number of each element's group, from 0, in an array of a shape."""
         return self._grouping(shape).owners
 
     def _grouping(self, shape: tuple[int, ...], path: str = "x") -> Grouping:
@@ -203,7 +203,7 @@ def group_l1(
     layouts: Mapping[str, str] | None = None,
     scale_by_size: bool = True,
 ) -> Penalty:
-    """Gives `sum_g sqrt(size_g) |x_g|_2`, the group lasso (Yuan and Lin, 2006).
+    """Return `sum_g sqrt(size_g) |x_g|_2`, the group lasso (Yuan and Lin, 2006).
 
     Whole groups become zero. The groups do not overlap and cover the array:
 
@@ -216,9 +216,9 @@ def group_l1(
       its indices along an axis, the first by default.
     - `group_l1(groups="output")`, `"input"`, `"heads"`: each holds all weights of one
       output unit, of one input unit or of one attention head, in whatever order the
-      layers keep their axes (see `l1jax.layout`). Gates and projections share none,
-      whether or not they are kept in one array: an input unit of an LSTM is that of one
-      gate, a head that of one projection.
+      layers keep their axes (see `penalties.group_layouts`). Gates and projections do
+      not share a group, even if they are kept in one array: an input unit of an LSTM
+      belongs to one gate, a head to one projection.
 
     With `w_g = sqrt(size_g)` the prox is `x_g max(1 - threshold w_g / |x_g|, 0)`: two
     passes over the array. A threshold for each element, a diagonal metric, takes a root
@@ -261,7 +261,7 @@ def sparse_group_l1(
     layouts: Mapping[str, str] | None = None,
     scale_by_size: bool = True,
 ) -> Penalty:
-    """Gives `l1_ratio |x|_1 + (1 - l1_ratio) group_l1` (Simon et al., 2013).
+    """Return `l1_ratio |x|_1 + (1 - l1_ratio) group_l1` (Simon et al., 2013).
 
     Whole groups become zero, and single elements of those that are left. Its prox is
     the soft threshold followed by the group's; `lambda_max` takes a bisection.
@@ -294,7 +294,7 @@ def sparse_group_l1(
 def _checked(
     l1_ratio: float, axis: Any, block: Any, groups: Any, layouts: Any, scale: Any
 ) -> Penalty:
-    """Checks the arguments of `group_l1` and makes them hashable."""
+    """Check the arguments of `group_l1` and make them hashable."""
     scale = check_flag("scale_by_size", scale)
     by_unit = isinstance(groups, str)
     if by_unit and groups not in UNITS:
@@ -334,7 +334,7 @@ def _checked(
 
 @functools.lru_cache(maxsize=4096)
 def _bound(penalty: _GroupL1, path: str, shape: tuple[int, ...]) -> _GroupL1:
-    """Gives the penalty of one array, which has no need of the others' layouts."""
+    """Return the penalty of one array, without the layouts of others."""
     layouts = ((path, layout_of(path, shape, penalty.layouts)),)
     return dataclasses.replace(penalty, layouts=layouts, path=path)
 

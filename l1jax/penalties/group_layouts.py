@@ -45,14 +45,14 @@ _ATTENTION = {"query": "iho", "key": "iho", "value": "iho", "out": "hio"}
 
 
 def layouts(params: Any) -> dict[str, str]:
-    """Gives the layouts of a model's arrays, for `group_l1("...", layouts=)`.
+    """Return the layouts of a model's arrays, for `group_l1("...", layouts=)`.
 
-    They are known by name, see `l1jax.layout`: those of flax and of haiku, attention
-    kernels by that of their parent. Others are left out; add them, as `layouts(params)
-    | {"*.my_weight": "oi"}`. Two things that a name does not tell must be added too: a
-    `kernel` of three axes that is not a convolution's (flax's DenseGeneral, or a stack
-    of layers under `nn.scan`: `lio`), and convolutions by groups of channels (`kkgo`)
-    or transposed (`kkoi`, flax's `transpose_kernel=True`).
+    They are known by name, see `penalties.group_layouts`: those of flax and of haiku,
+    attention kernels by the name of their parent. Others are left out; add them, as
+    `layouts(params) | {"*.my_weight": "oi"}`. Two things that a name does not tell must
+    be added too: a `kernel` of three axes that is not a convolution's (flax's
+    DenseGeneral, or a stack of layers under `nn.scan`: `lio`), and convolutions by
+    groups of channels (`kkgo`) or transposed (`kkoi`, flax's `transpose_kernel=True`).
 
     Args:
       params: a tree of arrays, or a flax `nnx.Module`.
@@ -74,7 +74,7 @@ def layouts(params: Any) -> dict[str, str]:
 
 
 def check_layouts(layouts: Any) -> Layouts | None:
-    """Gives a mapping from paths to layouts as pairs, or raises."""
+    """Return a mapping from paths to layouts as pairs, or raise."""
     if layouts is None:
         return None
     if not isinstance(layouts, Mapping):
@@ -88,15 +88,14 @@ def check_layouts(layouts: Any) -> Layouts | None:
             raise ValueError(
                 "layouts must hold strings of the letters i, o, k, h, g, l, one for "
                 f"each axis, got {layout!r}. Write 'oi' for a matrix of outputs by "
-                "inputs, "
-                "'iho' with an axis of heads before the units divided among them, "
+                "inputs, 'iho' with an axis of heads before the units of each, "
                 "'8oi' for 8 heads in one axis."
             )
     return tuple((str(pattern), layout) for pattern, layout in layouts.items())
 
 
 def layout_of(path: str, shape: tuple[int, ...], given: Layouts | None) -> str:
-    """Gives the layout of an array.
+    """Return the layout of an array.
 
     Raises:
       ValueError: it is not known, or has another number of axes.
@@ -142,7 +141,7 @@ def by_units(shape: tuple[int, ...], layout: str, unit: str, path: str) -> Group
 def _tokens(
     layout: str, shape: tuple[int, ...], path: str
 ) -> list[tuple[int, int, str]]:
-    """Gives for each axis how many layers and heads are fused in it, and its letter."""
+    """Return for each axis how many layers and heads it holds, and its letter."""
     tokens = [(int(n or 0), int(m or 0), c) for n, m, c in _TOKEN.findall(layout)]
     if len(tokens) != len(shape):
         raise ValueError(

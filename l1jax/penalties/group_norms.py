@@ -12,7 +12,7 @@ _NEWTON_STEPS = {"float32": 5, "float64": 7}
 
 
 def group_norm(x: jax.Array, grouping: Grouping) -> jax.Array:
-    """The Euclidean norm of each group, whose derivative at zero is 0."""
+    """Return the Euclidean norm of each group, with derivative 0 at zero."""
     power = _power(x, grouping)
     squares = grouping.total(jnp.abs((x * grouping.spread(power)) ** 2))
     root = jnp.sqrt(jnp.where(squares == 0, 1, squares))
@@ -20,7 +20,7 @@ def group_norm(x: jax.Array, grouping: Grouping) -> jax.Array:
 
 
 def shrink_by_norm(x: jax.Array, a: jax.Array, grouping: Grouping) -> jax.Array:
-    """Shrinks the norm of each group by `a`, which is constant in it."""
+    """Shrink the norm of each group by `a`, which is constant in it."""
     norm = grouping.spread(group_norm(x, grouping))
     falls = (norm <= a) & (a > 0)
     left = 1 - a / jnp.where(falls | (norm == 0), 1, norm)
@@ -28,14 +28,14 @@ def shrink_by_norm(x: jax.Array, a: jax.Array, grouping: Grouping) -> jax.Array:
 
 
 def shrink_in_metric(x: jax.Array, a: jax.Array, grouping: Grouping) -> jax.Array:
-    """Solves `argmin_u sum_i (u_i - x_i)^2 / (2 a_i) + |u_g|` for each group.
+    """Solve `argmin_u sum_i (u_i - x_i)^2 / (2 a_i) + |u_g|` for each group.
 
     `u_i = x_i * theta / (theta + a_i)`, where `theta`, the norm of `u_g`, is the root
     of `f(theta) = |x / (theta + a)| = 1`, or 0 if `f(0) <= 1`. Newton's method on `1/f`
     (More and Sorensen, 1983), which is concave and increasing, climbs to the root from
     any point below it; the exponent of the root is bisected first. These few steps
-    reach rounding errors for `a` that differ by a factor of 1e24 in a group. Where `f`
-    is all but flat, rounding would carry a step past the bounds.
+    reach rounding errors even if `a` varies by a factor of 1e24 in a group. Steps are
+    kept within bounds, because rounding would carry one past them where `f` is flat.
     """
 
     def sums(y: jax.Array, a: jax.Array, theta: jax.Array) -> Any:
@@ -76,12 +76,12 @@ def shrink_in_metric(x: jax.Array, a: jax.Array, grouping: Grouping) -> jax.Arra
     theta = grouping.spread(theta)
     below = theta + a
     share = theta / jnp.where(below == 0, 1, below)
-    # What has no threshold moves freely, in a zero group too.
+    # An element without a threshold moves freely, even in a zero group.
     return x * jnp.where(a == 0, 1, share)
 
 
 def _power(x: jax.Array, grouping: Grouping) -> jax.Array:
-    """A power of 2 for each group, times which its squares stay within range."""
+    """Return a power of 2 for each group, by which its squares stay within range."""
     largest = jax.lax.stop_gradient(grouping.top(jnp.abs(x)))
     bits = 256 if x.dtype == jnp.float64 else 32
     power = jnp.ones_like(largest)

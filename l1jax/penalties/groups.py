@@ -83,36 +83,36 @@ class Grouping:
         return np.broadcast_to(numbers, self.lengths).reshape(self.shape)
 
     def view(self, x: jax.Array) -> jax.Array:
-        """Reshapes the array to the view."""
+        """Reshape the array to the view."""
         return x.reshape(self.lengths)
 
     def back(self, x: jax.Array) -> jax.Array:
-        """Reshapes the view to the array."""
+        """Reshape the view to the array."""
         return x.reshape(self.shape)
 
     def total(self, x: jax.Array) -> jax.Array:
-        """Sums over each group of the view."""
+        """Sum over each group of the view."""
         x = jnp.sum(x, axis=self.axes, keepdims=True)
         return jnp.sum(self._gather(x), axis=self.axis + 1) if self.members else x
 
     def top(self, x: jax.Array) -> jax.Array:
-        """Gives the largest element of each group, at least 0."""
+        """Return the largest element of each group, at least 0."""
         x = jnp.max(x, axis=self.axes, keepdims=True, initial=0)
         return jnp.max(self._gather(x), axis=self.axis + 1) if self.members else x
 
     def spread(self, x: jax.Array) -> jax.Array:
-        """Makes what belongs to the groups broadcast to the view."""
+        """Return what belongs to the groups in a shape that broadcasts to the view."""
         if not self.members or x.ndim == 0:
             return x
         return jnp.take(x, self._owner, axis=self.axis)
 
     def is_constant(self, shape: tuple[int, ...]) -> bool:
-        """Tells by its shape whether a number or array is constant in each group."""
+        """Return whether an array of this shape is constant in each group."""
         padded = (1,) * (len(self.parts) - len(shape)) + tuple(shape)
         return all(padded[i] == 1 for i in self.extent)
 
     def per_group(self, value: jax.Array, argument: str, path: str = "x") -> jax.Array:
-        """Makes a number or array belong to the groups.
+        """Return a number or array reshaped to the groups of the view.
 
         Raises:
           ValueError: by its shape it is not constant in each group.
@@ -127,7 +127,7 @@ class Grouping:
     def require_constant(
         self, shape: tuple[int, ...], argument: str, path: str
     ) -> None:
-        """Raises ValueError unless an array of this shape is constant in each group."""
+        """Raise ValueError unless an array of this shape is constant in each group."""
         if not self.is_constant(shape):
             raise ValueError(
                 f"{argument} of shape {shape} differs within the groups of '{path}' of "
@@ -143,7 +143,7 @@ class Grouping:
         return owner
 
     def _gather(self, x: jax.Array) -> jax.Array:
-        """Gives the slices of each group along one further axis, zeros at its end."""
+        """Return the slices of each group along one further axis, zeros at its end."""
         n, longest = x.shape[self.axis], max(map(len, self.members))
         index = np.full((len(self.members), longest), n, np.int32)
         for row, group in zip(index, self.members, strict=True):
@@ -218,7 +218,7 @@ def named(shape: tuple[int, ...], axis: int, members: Members, path: str) -> Gro
 
 
 def check_axes(axis: Any) -> tuple[int, ...]:
-    """Gives one axis or several as a tuple, or raises."""
+    """Return one axis or several as a tuple, or raise."""
     axes = axis if isinstance(axis, Sequence) else (axis,)
     if not axes:
         raise ValueError("axis must name an axis, got none. Use l1() for elements.")
@@ -228,7 +228,7 @@ def check_axes(axis: Any) -> tuple[int, ...]:
 
 
 def check_members(groups: Any) -> Members:
-    """Gives a mapping from names to indices as tuples, or raises."""
+    """Return a mapping from names to indices as tuples, or raise."""
     if not isinstance(groups, Mapping):
         raise TypeError(
             f"groups must be one of {UNITS}, or a mapping from names to indices, got "

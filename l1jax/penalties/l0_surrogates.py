@@ -1,4 +1,4 @@
-"""Penalties that come near to counting weights, and count them: log, powers, L0."""
+"""Penalties between L1 and the count of weights: log-sum, powers, and the count L0."""
 
 import dataclasses
 
@@ -67,8 +67,8 @@ class _Lp(_Steep):
         return self.p * self._root(jnp.where(a == 0, 1, a))
 
     def _shrunk(self, a: jax.Array, t: jax.Array) -> jax.Array:
-        # With u = a v the root depends on one number, v + pull v^(p-1) = 1, and beats 0
-        # where v > 2 (1-p)/(2-p): where the pull is below a constant.
+        # With u = a v the root depends on one number only: v + pull v^(p-1) = 1. It is
+        # better than 0 where v > 2 (1-p)/(2-p), that is, for a pull below a constant.
         p, limit = self.p, _largest_pull(self.p)
         kept = self._pull(jnp.where(a > 0, a, 1), t) < limit
         inner = kept & (a >= jnp.finfo(a.dtype).tiny) & (a < jnp.inf)
@@ -79,7 +79,7 @@ class _Lp(_Steep):
         v = jnp.ones_like(a)
         for _ in range(_newton_steps(p, jnp.finfo(a.dtype).eps)):
             w = jnp.abs(pull * self._root(v))
-            # The abs around it keeps XLA from joining this 1 and that of the start.
+            # The outer abs keeps XLA from merging this 1 with the initial one.
             v = jnp.abs(v - (v - 1 + w) / (1 - jnp.abs((1 - p) * (w / v))))
         return jnp.where(kept, a * v, _nothing(t))
 
@@ -87,7 +87,7 @@ class _Lp(_Steep):
         return self.p * ((t / a) * self._root(a))
 
     def _root(self, a: jax.Array) -> jax.Array:
-        """Gives `a^(p-1)` for `a > 0`; as a root where the twins would not agree."""
+        """Return `a^(p-1)` for `a > 0`; for p = 1/2 by a root, as the twin does."""
         return _inverse_root(a) if self.p == 0.5 else a ** (self.p - 1)
 
 
@@ -106,7 +106,7 @@ class _L0(_Steep):
 
 
 def log_sum(epsilon: float) -> Penalty:
-    """Gives `sum log(1 + |x_i| / epsilon)` (Candes, Wakin and Boyd, 2008).
+    """Return `sum log(1 + |x_i| / epsilon)` (Candes, Wakin and Boyd, 2008).
 
     The penalty that iterated reweighting of L1 minimises. Its slope at zero is `1 /
     epsilon`: `lambda_max` is `epsilon max |grad|`.
@@ -121,7 +121,9 @@ def log_sum(epsilon: float) -> Penalty:
       epsilon: a Python number above 0, in units of the weights; the smaller, the nearer
         to counting them.
 
-    Raises: TypeError or ValueError, for what is no such number.
+    Raises:
+      TypeError: an argument is not a number.
+      ValueError: a number is outside its range.
 
     Example:
       >>> print(log_sum(1.0).prox(jnp.array([3.0, 0.5]), 3.0))
@@ -132,7 +134,7 @@ def log_sum(epsilon: float) -> Penalty:
 
 
 def lp(p: float) -> Penalty:
-    """Gives `sum |x_i|^p` for `0 < p < 1`: the bridge (Frank and Friedman, 1993).
+    """Return `sum |x_i|^p` for `0 < p < 1`: the bridge (Frank and Friedman, 1993).
 
     1/2 is the half thresholding of Xu et al. (2012), 2/3 that of Cao et al. (2013); all
     are computed by one Newton iteration, monotone from the right, in a fixed number of
@@ -148,9 +150,11 @@ def lp(p: float) -> Penalty:
     to 4 ulps, apart from the edge, where either solution may come out.
 
     Args:
-      p: a Python number in (0, 1), its ends excluded: `l0` and `l1` are these.
+      p: a Python number in (0, 1), both ends excluded; `l0` and `l1` are the ends.
 
-    Raises: TypeError or ValueError, for what is no such number.
+    Raises:
+      TypeError: an argument is not a number.
+      ValueError: a number is outside its range.
 
     Example:
       >>> print(lp(0.5).prox(jnp.array([1.25, 0.75]), 0.5))
@@ -161,7 +165,7 @@ def lp(p: float) -> Penalty:
 
 
 def l0() -> Penalty:
-    """Gives the number of elements that are not zero.
+    """Return the number of elements that are not zero.
 
     Its prox is the hard threshold: `x` if `|x| > sqrt(2 t)`, else 0; at `sqrt(2 t)`
     both are solutions, and 0 is taken. It has no slope to follow: `subgradient` is 0
@@ -177,26 +181,26 @@ def l0() -> Penalty:
 
 
 def _nothing(x: jax.Array) -> jax.Array:
-    """Gives 0 for `x >= 0`, and NaN of NaN."""
+    """Return 0 for `x >= 0`, and NaN for NaN."""
     return jnp.minimum(x, 0)
 
 
 def _inverse_root(a: jax.Array) -> jax.Array:
-    """Gives `1 / sqrt(a)` for `a > 0`, bitwise as the twin does."""
-    # XLA approximates what it sees to be this quotient; torch.sqrt is not exact on CPU.
+    """Return `1 / sqrt(a)` for `a > 0`, bitwise as the twin does."""
+    # XLA approximates a quotient that it recognises as 1 / sqrt(a).
     return 1 / jnp.where(a > 0, jnp.sqrt(a), 1)
 
 
 def _largest_pull(p: float) -> float:
-    """The pull of `v + pull v^(p-1) = 1` at which `v` and 0 are equally good."""
+    """Return the pull of `v + pull v^(p-1) = 1` at which `v` and 0 are equally good."""
     return p / (2 - p) * (2 * (1 - p) / (2 - p)) ** (1 - p)
 
 
 def _newton_steps(p: float, eps: float) -> int:
-    """Counts the steps to the farthest root of `_Lp`, which is known exactly."""
+    """Count the steps to the farthest root of `_Lp`, which is known exactly."""
     pull, root = _largest_pull(p), 2 * (1 - p) / (2 - p)
     v, steps = 1.0, 0
-    # A Newton step squares the error, so that the last one need not be seen.
+    # A Newton step squares the error, so that the loop may end before the last one.
     while v > root * (1 + max(eps / 4, 1e-8)):
         w = pull * v ** (p - 1)
         v, steps = v - (v - 1 + w) / (1 - (1 - p) * (w / v)), steps + 1

@@ -55,7 +55,7 @@ class _L1Ball(Constraint):
 
 
 def l1_ball(radius: float, *, scope: str = "array") -> Penalty:
-    """Gives the constraint `|x|_1 <= radius`, the lasso as Tibshirani (1996) wrote it.
+    """Return the constraint `|x|_1 <= radius`, the lasso as Tibshirani (1996) wrote it.
 
     Its prox is the projection `argmin_u |u - x|` over the ball: `soft_threshold(x,
     tau)` with the one tau that takes the sum to the radius, and `x` itself inside. An
@@ -92,7 +92,7 @@ def l1_ball(radius: float, *, scope: str = "array") -> Penalty:
 
 
 def implied_radius(params: Any, mask: Mask = weights_only) -> jax.Array:
-    """Sums `|w|` over the penalised leaves: the radius that belongs to a strength.
+    """Sum `|w|` over the penalised leaves: the radius that belongs to a strength.
 
     A minimiser of `loss + strength * |w|_1` also minimises the loss over the ball of
     this radius, `l1_ball(float(implied_radius(w)), scope="tree")`: any `w'` in the ball
@@ -107,7 +107,9 @@ def implied_radius(params: Any, mask: Mask = weights_only) -> jax.Array:
     Returns:
       Scalar in the widest dtype of the penalised leaves, at least float32.
 
-    Raises: as `penalty_value`.
+    Raises:
+      TypeError: as `penalty_value`.
+      ValueError: as `penalty_value`.
 
     Example:
       >>> params = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(5.0)}

@@ -147,7 +147,7 @@ def _require_one_a_matrix(
 
 
 def nuclear() -> Penalty:
-    """Gives the nuclear norm, the sum of the singular values.
+    """Return the nuclear norm, the sum of the singular values.
 
     Of the matrices of the last two axes; leading axes are a batch. Reshape other
     parameters first: the kernel of a convolution means something else in each layout.

@@ -26,7 +26,7 @@ class _Ordered(Penalty):
 
     @abc.abstractmethod
     def _weights(self, name: str, size: int) -> np.ndarray:
-        """The weights of an array of `size` elements, the largest first."""
+        """Return the weights of an array of `size` elements, the largest first."""
 
     def require_fit(
         self, path: str, shape: tuple[int, ...], strength_shape: tuple[int, ...] = ()
@@ -75,9 +75,8 @@ class _Ordered(Penalty):
         return jnp.max(jnp.cumsum(sizes) / jnp.cumsum(weights), initial=0)
 
     def _residual(self, x: jax.Array, v: jax.Array, strength: jax.Array) -> jax.Array:
-        # What is left of v after its projection onto strength * d penalty(x). Those x
-        # of one size make a cluster, whose slopes are a permutahedron, of which the
-        # projection leaves the isotonic regression of the sorted v - weights.
+        # Elements of one size are a cluster, whose slopes form a permutahedron. The
+        # projection onto it leaves the isotonic regression of the sorted v - weights.
         _require_one_number("strength", strength.shape, "x")
         shape, x, v = x.shape, x.reshape(-1), v.reshape(-1)
         weights = jnp.asarray(self._weights("x", x.size), x.dtype)
@@ -92,7 +91,7 @@ class _Ordered(Penalty):
         u = fuse(y, jnp.inf, 0.0, cut)
         u = jnp.where((size == 0) & (u < 0), 0, u)
         u = jnp.zeros_like(u).at[order].set(u, unique_indices=True) * direction
-        # NaN that comparisons have hidden.
+        # Comparisons have hidden NaN.
         nan = strength.reshape(()) + x
         return jnp.where(jnp.isnan(nan), nan, u).reshape(shape)
 
@@ -145,7 +144,7 @@ def _require_one_number(argument: str, shape: tuple[int, ...], path: str) -> Non
 
 
 def owl(weights: Sequence[float]) -> Penalty:
-    """Gives `sum_i weights_i |x|_(i)`, the ordered weighted L1 norm.
+    """Return `sum_i weights_i |x|_(i)`, the ordered weighted L1 norm.
 
     `|x|_(1) >= |x|_(2) >= ...` are the sizes of all elements of the array, sorted
     (Zeng and Figueiredo, 2014; Bogdan et al., 2015). Equal weights are L1; weights
@@ -199,7 +198,7 @@ def owl(weights: Sequence[float]) -> Penalty:
 
 
 def slope(q: float) -> Penalty:
-    """Gives SLOPE: `owl` with the weights of Benjamini and Hochberg (Bogdan, 2015).
+    """Return SLOPE: `owl` with the weights of Benjamini and Hochberg (Bogdan, 2015).
 
     `weights_i = Phi^-1(1 - i q / (2n))` for an array of n elements, with `Phi` the
     standard normal distribution function. For orthogonal designs and unit noise, at a

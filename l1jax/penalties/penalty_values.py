@@ -18,7 +18,7 @@ def penalty_value(
     penalty: Penalty = l1(),
     mask: Mask = weights_only,
 ) -> jax.Array:
-    """Sums `strength * penalty` over the penalised leaves: to report, or for a loss.
+    """Sum `strength * penalty` over the penalised leaves: to report, or for a loss.
 
     Differentiated, it gives the penalty's subgradient: 0 at a weight of 0, where
     `jax.grad(jnp.abs)` gives 1. Added to a loss it finds no exact zeros; for these use

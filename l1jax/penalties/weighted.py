@@ -97,14 +97,14 @@ class _WeightedL1(Penalty):
         return largest(jnp.where(counts, ratio, 0))
 
     def _times_weights(self, t: jax.Array, x: jax.Array) -> jax.Array:
-        """Gives `t * weights`: 0 for a weight of 0, infinity for an infinite one."""
+        """Return `t * weights`: 0 for a weight of 0, infinity for one of infinity."""
         weights, forced = self._finite_weights(x)
         # No 0 * inf, and NaN stays NaN. The abs: see prox_elastic_net.
         product = jnp.abs(jnp.where(weights == 0, jnp.minimum(t, 0), t) * weights)
         return jnp.where(forced & (t >= 0), jnp.inf, product)
 
     def _finite_weights(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Gives the weights of `x`, 1 for infinite ones, and where these are."""
+        """Return the weights of `x`, 1 for infinite ones, and where these are."""
         if isinstance(self.weights, Mapping):
             raise ValueError(
                 f"weights are known by path, for {self._shapes()}. "
@@ -117,7 +117,7 @@ class _WeightedL1(Penalty):
 
 
 def weighted_l1(weights: Any) -> Penalty:
-    """Gives `sum w_i |x_i|` with weights `w_i >= 0`.
+    """Return `sum w_i |x_i|` with weights `w_i >= 0`.
 
     A weight of 0 leaves its element alone. An infinite one holds it at zero: the prox
     is 0 there at every threshold, 0 included, and `add_subgradient` refuses it. The
@@ -145,7 +145,7 @@ def weighted_l1(weights: Any) -> Penalty:
 
 
 def adaptive_l1(pilot: Any, power: float = 1.0) -> Penalty:
-    """Gives the adaptive lasso (Zou, 2006): weights `1 / |pilot|^power`.
+    """Return the adaptive lasso (Zou, 2006): weights `1 / |pilot|^power`.
 
     The pilot is a first estimate of the parameters: least squares, ridge, or a network
     trained without a penalty. What is large in it is hardly shrunk; what is 0 in it
@@ -179,7 +179,7 @@ def adaptive_l1(pilot: Any, power: float = 1.0) -> Penalty:
 def _arrays(
     argument: str, given: Any, wanted: str, weights_of: Callable[[Any], Any]
 ) -> np.ndarray | dict[str, np.ndarray]:
-    """Gives the weights as arrays on the host, by path if they are given so."""
+    """Return the weights as arrays on the host, by path if they are given by path."""
     given = parameters_of(given)
     one = given is None or isinstance(given, list | tuple)
     if one or jax.tree_util.all_leaves([given]):

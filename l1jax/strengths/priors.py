@@ -10,7 +10,7 @@ from l1jax.numerics.checks import check_real, described
 
 
 def laplace_scale(strength: Any, n: Any) -> Any:
-    """Gives the scale of the Laplace prior that a strength of L1 amounts to.
+    """Return the scale of the Laplace prior that a strength of L1 amounts to.
 
     With `loss_i = -log p(y_i | w)`, the `w` that minimises `1/n sum_i loss_i + strength
     * |w|_1` is the most probable one given the data (the MAP estimate) for independent
@@ -43,7 +43,7 @@ def laplace_scale(strength: Any, n: Any) -> Any:
 
 
 def laplace_strength(scale: Any, n: Any) -> Any:
-    """Gives the strength of L1 for a Laplace prior of a scale: `1 / (n * scale)`.
+    """Return the strength of L1 for a Laplace prior of a scale: `1 / (n * scale)`.
 
     The inverse of `laplace_scale`, which says what is meant. With the squared loss
     `1/(2n) |X w - y|^2` and noise of variance `v`, the strength is `v *
@@ -53,7 +53,12 @@ def laplace_strength(scale: Any, n: Any) -> Any:
       scale: number or array > 0, in units of the weights.
       n: the number of samples that the loss is the mean of.
 
-    Raises: as `laplace_scale`.
+    Returns:
+      `1 / (n * scale)`, in units of the loss: a float, or what the arguments are.
+
+    Raises:
+      TypeError: as `laplace_scale`.
+      ValueError: as `laplace_scale`.
 
     Example:
       >>> laplace_strength(2.0, n=50)
@@ -63,9 +68,9 @@ def laplace_strength(scale: Any, n: Any) -> Any:
 
 
 def _positive(argument: str, value: Any) -> Any:
-    """Gives a number or array that is positive and finite, or raises.
+    """Return a number or array that is positive and finite, or raise.
 
-    Of an array of JAX, which may be traced, what is neither becomes NaN.
+    In an array of JAX, which may be traced, other elements become NaN.
     """
     if not isinstance(value, jax.Array | np.ndarray):
         return check_real(argument, value, "(0, inf)", "one such as 1e-3")

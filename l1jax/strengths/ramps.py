@@ -9,7 +9,7 @@ from l1jax.numerics.checks import check_real, described
 
 
 def step_count(argument: str, step: ArrayLike) -> ArrayLike:
-    """Checks a number of steps; of an array, what is negative or NaN becomes NaN.
+    """Check a number of steps; of an array, what is negative or NaN becomes NaN.
 
     Raises:
       TypeError: not a real number or array.
@@ -31,11 +31,11 @@ def step_count(argument: str, step: ArrayLike) -> ArrayLike:
 def ramp(
     step: ArrayLike, first: float, last: float, start: float, end: float, power: float
 ) -> jax.Array:
-    """Goes from `start`, up to the step `first`, to `end`, from the step `last` on.
+    """Return `start` up to the step `first`, `end` from the step `last` on.
 
     Between them it is `end + (start - end) * left^power`, where `left` falls from 1 to
-    0. `start` and `end` are met exactly; no value lies outside of them by rounding. It
-    has the precision of JAX's default floats.
+    0. `start` and `end` are met exactly; no value lies outside of them by rounding. The
+    precision is that of JAX's default floats.
 
     Raises:
       ValueError: `start` or `end` is not finite in that precision.

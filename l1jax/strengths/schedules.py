@@ -20,7 +20,7 @@ def strength_schedule(
     end: float = 0.0,
     power: float = 1.0,
 ) -> Schedule:
-    """Makes a schedule that waits, warms up, holds, and cools down.
+    """Return a schedule that waits, warms up, holds, and cools down.
 
     With the parts one after the other, in steps from 0::
 

@@ -20,7 +20,7 @@ Scope = Literal["global", "array"]
 
 @dataclasses.dataclass(frozen=True)
 class TargetSparsity:
-    """What `target_sparsity` gives; its fields are the arguments of this function."""
+    """The result of `target_sparsity`; its fields are the arguments of it."""
 
     target: float
     steps: int
@@ -30,7 +30,7 @@ class TargetSparsity:
     snap: float | None
 
     def fraction(self, step: ArrayLike) -> jax.Array:
-        """Gives the fraction of zeros wanted after so many steps: the cubic ramp.
+        """Return the fraction of zeros wanted after `step` steps, on the cubic ramp.
 
         Args:
           step: how many steps have been taken, this one included.
@@ -40,9 +40,9 @@ class TargetSparsity:
         return ramp(step, first, last, 0.0, self.target, 3.0)
 
     def count(self, step: ArrayLike, size: int) -> jax.Array:
-        """Gives the number of zeros wanted among `size` weights, an integer.
+        """Return the number of zeros wanted among `size` weights, an integer.
 
-        It is exact where the ramp is over; before, it is rounded as a float is.
+        After the ramp it is exact; before, it is rounded as a float is.
         """
         step = step_count("step", step)
         integer = jnp.result_type(int)
@@ -68,7 +68,7 @@ def target_sparsity(
     scope: Scope = "global",
     snap: float | None = None,
 ) -> TargetSparsity:
-    """Asks for a fraction of zeros in place of a strength.
+    """Return a target fraction of zeros, to be passed in place of a strength.
 
     `proximal` and `proximal_step` take it wherever they take a strength. Of the
     penalised weights the fraction `s(t)` is zero after step t, counted from 1::

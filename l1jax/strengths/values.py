@@ -30,7 +30,7 @@ Strength = Any
 
 
 def check_strength(strength: Strength) -> None:
-    """Raises unless every leaf is a schedule or a finite real number >= 0."""
+    """Raise unless every leaf is a schedule or a finite real number >= 0."""
     leaves = jax.tree.leaves(strength)
     if not leaves:
         raise TypeError(number_message("strength", strength, True))
@@ -46,7 +46,7 @@ def check_strength(strength: Strength) -> None:
 
 
 def check_learning_rate(learning_rate: ArrayLike | Schedule) -> None:
-    """Raises unless it is a schedule or a finite real scalar >= 0."""
+    """Raise unless it is a schedule or a finite real scalar >= 0."""
     if callable(learning_rate):
         return
     check_number("learning_rate", learning_rate, or_schedule=True)
@@ -58,7 +58,7 @@ def check_learning_rate(learning_rate: ArrayLike | Schedule) -> None:
 
 
 def schedule_value(argument: str, schedule: Schedule, count: ArrayLike) -> ArrayLike:
-    """Calls a schedule; a TypeError says whose it is."""
+    """Call a schedule; name the argument if it raises TypeError."""
     try:
         return schedule(count)
     except TypeError as error:
@@ -69,7 +69,7 @@ def schedule_value(argument: str, schedule: Schedule, count: ArrayLike) -> Array
 
 
 def learning_rate_at(learning_rate: ArrayLike | Schedule, count: ArrayLike) -> Any:
-    """Reads the learning rate at step `count`."""
+    """Read the learning rate at step `count`."""
     if not callable(learning_rate):
         return as_float(learning_rate)
     value = schedule_value("learning_rate", learning_rate, count)
@@ -83,7 +83,7 @@ def learning_rate_at(learning_rate: ArrayLike | Schedule, count: ArrayLike) -> A
 
 
 def strengths_at(strength: Strength, count: ArrayLike, params: Any) -> list[Any]:
-    """Reads the strength of each leaf of `named_leaves(params)` at step `count`.
+    """Read the strength of each leaf of `named_leaves(params)` at step `count`.
 
     Raises:
       ValueError: a strength, or what its schedule returns, does not broadcast to its
@@ -106,9 +106,10 @@ def strengths_at(strength: Strength, count: ArrayLike, params: Any) -> list[Any]
 
 
 def check_schedules(strength: Strength, learning_rate: Any, params: Any) -> list[Any]:
-    """Raises at `init` what the schedules would raise at the first step.
+    """Raise at `init` what the schedules would raise at the first step.
 
-    Gives the shape of the strength of each leaf of `named_leaves(params)`.
+    Returns:
+      For each leaf of `named_leaves(params)`, the shape and dtype of its strength.
     """
 
     def probe(count: jax.Array) -> list[Any]:

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from l1torch.numerics.sharding import local
 
-_RUN = 16  # float32 elements that the memory gives at once
-
+_RUN = 16  # float32 elements in a cache line
 
 BLOCK = 1 << 18  # elements: two float32 blocks stay inside a core's cache
 
@@ -17,7 +16,7 @@ _SMALL = 1 << 14  # elements: below, calls cost more than their arithmetic
 
 
 def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yields views that cover tensors of one shape, small enough for the CPU's cache.
+    """Yield views that cover tensors of one shape, small enough for the CPU's cache.
 
     Elementwise work whose temporaries are of a block's size costs no page faults. On
     an accelerator, and under `torch.compile`, the tensors are yielded whole. Of a
@@ -38,7 +37,7 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def blocks_with(value: Any, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
-    """Yields `blocks(*tensors)`, each with its part of a number or tensor `value`."""
+    """Yield `blocks(*tensors)`, each with its part of a number or tensor `value`."""
     if isinstance(value, Tensor) and value.dim() > 0:
         yield from blocks(*tensors, value.expand(tensors[0].shape))
     else:
@@ -47,25 +46,25 @@ def blocks_with(value: Any, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
 
 
 def is_small(x: Tensor) -> bool:
-    """Tells whether a tensor is better joined with others: plain, contiguous, small."""
+    """Return whether joining a tensor with others pays: plain, contiguous, small."""
     plain = type(x) is Tensor or type(x) is torch.nn.Parameter
     return plain and x.numel() <= _SMALL and x.dim() > 0 and x.is_contiguous()
 
 
 def joined(tensors: Iterable[Tensor]) -> Tensor:
-    """Joins tensors of one dtype to one vector."""
+    """Join tensors of one dtype to one vector."""
     return torch.cat(_stackable(list(tensors))).view(-1)
 
 
 def write_joined(x: Tensor, into: Sequence[Tensor]) -> None:
-    """Writes a joined vector back, into contiguous tensors."""
+    """Write a joined vector back, into contiguous tensors."""
     out = _stackable(into)
     sizes = [each.shape[0] for each in out]
     torch.split_with_sizes_copy(x.view(-1, *out[0].shape[1:]), sizes, out=out)
 
 
 def cut(x: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Cuts a joined vector into views of the tensors' shapes."""
+    """Cut a joined vector into views of the tensors' shapes."""
     if _rows_alike(like):
         rows = x.view(-1, *like[0].shape[1:])
         return list(rows.split([each.shape[0] for each in like]))
@@ -74,13 +73,13 @@ def cut(x: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _stackable(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Makes vectors of them, unless all but the first axes are alike already."""
-    # A view is an object more, of which thousands make work for the garbage collector.
+    """Return tensors as vectors, or unchanged if they differ in the first axis only."""
+    # Each view is one more object; thousands of them keep the garbage collector busy.
     return tensors if _rows_alike(tensors) else [x.reshape(-1) for x in tensors]
 
 
 def _rows_alike(tensors: Sequence[Tensor]) -> bool:
-    """Tells whether they can be put one below the other as they are."""
+    """Return whether tensors agree in all but the first axis."""
     shape = tensors[0].shape
     if not shape or 0 in shape[1:]:
         return False
@@ -88,9 +87,10 @@ def _rows_alike(tensors: Sequence[Tensor]) -> bool:
 
 
 def sampled(x: Tensor, every: int) -> Tensor:
-    """Gives about every so-manieth element, in runs of neighbours where there are many.
+    """Return about one element in `every`.
 
-    An odd number comes by all columns of a matrix.
+    Of many elements these are runs of neighbours, because memory is read in runs. With
+    an odd `every` the sample has elements from all columns of a matrix.
     """
     x = x.reshape(-1)
     if every == 1 or x.numel() < 4 * _RUN * every:

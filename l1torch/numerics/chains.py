@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def fuse(x: Tensor, rise: Tensor, fall: Tensor, cut: Tensor) -> Tensor:
-    """Solves the chain problem along the last axis.
+    """Solve the chain problem along the last axis.
 
     `argmin_u 1/2 |u - x|^2 + sum_i rise max(u_i - u_(i-1), 0) + fall max(u_(i-1) -
     u_i, 0)`. Equal `rise` and `fall` are total variation; `rise = inf, fall = 0` is the
@@ -43,7 +43,7 @@ def fuse(x: Tensor, rise: Tensor, fall: Tensor, cut: Tensor) -> Tensor:
 def _levels(
     x: Tensor, rise: Tensor, fall: Tensor, cut: Tensor
 ) -> tuple[Tensor, Tensor]:
-    # x with the slopes of the cut terms taken off, and of this the mean of each piece.
+    # x without the slopes of the cut terms, and the mean of this over each piece.
     load = torch.where(cut > 0, rise, torch.where(cut < 0, -fall, 0))
     loaded = x - load + _shift(load, -1)
     starts = _starts(cut)
@@ -59,9 +59,9 @@ def _levels(
 
 
 def _above(d: Tensor, starts: Tensor, rise: Tensor, fall: Tensor) -> Tensor:
-    # The least set, in each piece, of largest sum(d) - rise * (ways in) - fall * (ways
-    # out): by dynamic programming, gain_i = clip(gain_(i-1), -rise, fall) + d_i. Maps
-    # g -> clip(g + a, low, high) are closed under composition, so that it is a scan.
+    # In each piece, the smallest set of largest sum(d) - rise * (ways in) - fall *
+    # (ways out), by dynamic programming: gain_i = clip(gain_(i-1), -rise, fall) + d_i.
+    # Maps g -> clip(g + a, low, high) are closed under composition: a scan computes it.
     clipped = torch.clamp(d, -rise, fall)
     low, high = torch.where(starts, clipped, -rise), torch.where(starts, clipped, fall)
 
@@ -77,7 +77,7 @@ def _above(d: Tensor, starts: Tensor, rise: Tensor, fall: Tensor) -> Tensor:
 
 
 def greatest_ratio(grad: Tensor, l1_ratio: float) -> Tensor:
-    """The dual norm of the fused lasso, of each row."""
+    """Return the dual norm of the fused lasso for each row."""
     # The greatest |sum(grad)| / penalty over the indicators of intervals, by
     # Dinkelbach's iteration (1967), both signs side by side.
     v = torch.stack([grad, -grad])
@@ -118,7 +118,7 @@ def _shift(x: Tensor, by: int) -> Tensor:
 
 
 def row_jumps(x: Tensor) -> Tensor:
-    """Each element of a row less the one before; 0 at the first."""
+    """Return each element of a row minus the one before it, and 0 at the first."""
     if x.ndim == 0 or x.shape[-1] == 0:
         return torch.zeros_like(x)
     first = torch.zeros_like(x[..., :1])
@@ -135,7 +135,8 @@ def _ends(starts: Tensor) -> Tensor:
 
 
 def _next(chosen: Tensor) -> Tensor:
-    # The index of the next chosen element, itself counted; the last one must be chosen.
+    # The index of the next chosen element, or of an element that is chosen itself. The
+    # last one must be chosen.
     n = chosen.shape[-1]
     index = torch.arange(n, device=chosen.device)
     index = torch.where(chosen, index, n - 1)

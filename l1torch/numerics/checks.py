@@ -1,7 +1,7 @@
 """Checks of single numbers, choices and flags; their errors say what would be right.
 
 Numbers are Python's and numpy's, a 0-d array of numpy among them. A tensor is
-refused here: where one may stand, `hyperparameters` checks what can be checked.
+refused here: where one is allowed, `strengths.values` checks what can be checked.
 """
 
 import math
@@ -24,7 +24,7 @@ _repr.maxother = _repr.maxstring = _repr.maxlong = 120
 
 
 def check_real(argument: str, value: Any, interval: str, example: str) -> float:
-    """Gives a number of an interval as a float.
+    """Return a number as a float, if it lies in an interval.
 
     Args:
       argument: its name, for the message.
@@ -62,7 +62,7 @@ def check_int(
     least: int | None = 1,
     most: int | None = None,
 ) -> int:
-    """Gives an integer of `least` to `most` as an int; `None` is no bound.
+    """Return an integer from `least` to `most` as an int; `None` is no bound.
 
     Raises:
       TypeError: not an integer: a bool, a float, an array with an axis.
@@ -84,7 +84,7 @@ def check_int(
 
 
 def check_choice(argument: str, value: Any, choices: Sequence[str]) -> str:
-    """Gives one of a few strings.
+    """Return a string, if it is one of a few.
 
     Raises:
       TypeError: not a string.
@@ -99,7 +99,7 @@ def check_choice(argument: str, value: Any, choices: Sequence[str]) -> str:
 
 
 def check_flag(argument: str, value: Any) -> bool:
-    """Gives True or False; anything else, 0 and 1 too, raises TypeError."""
+    """Return True or False; anything else, 0 and 1 too, raises TypeError."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
     raise TypeError(
@@ -108,26 +108,26 @@ def check_flag(argument: str, value: Any) -> bool:
 
 
 def is_number(value: Any, kind: type = numbers.Real) -> bool:
-    """Tells a Python or numpy number of a kind of `numbers` from all else, and bools.
+    """Return whether a value is a Python or numpy number of a kind, and no bool.
 
-    A duration of numpy counts as an integer there, but not here.
+    numpy registers its durations as integers; they do not count here.
     """
     odd = isinstance(value, bool | np.timedelta64)
     return isinstance(value, kind) and not odd
 
 
 def scalar(value: Any) -> Any:
-    """Takes the number out of a 0-d array of numpy; gives anything else back."""
+    """Return the number in a 0-d array of numpy, or anything else as it is."""
     return value[()] if isinstance(value, np.ndarray) and not value.ndim else value
 
 
 def described(value: Any) -> str:
-    """Writes a value, shortened, and its type for a message."""
+    """Return a value, shortened, and its type, for a message."""
     return f"{_repr.repr(value)} of type {type(value).__name__}"
 
 
 def require_known_float(name: str, dtype: torch.dtype) -> None:
-    """Raises TypeError for floats of 8 bits or less."""
+    """Raise TypeError for floats of 8 bits or less."""
     if dtype.is_floating_point and not is_real_floating(dtype):
         raise TypeError(
             f"{name} must have 16 bits or more, got dtype {str(dtype).split('.')[-1]}. "
@@ -136,7 +136,7 @@ def require_known_float(name: str, dtype: torch.dtype) -> None:
 
 
 def check_number(argument: str, value: Number, *, or_schedule: bool = False) -> None:
-    """Raises unless `value` is a real number or tensor, a number finite and >= 0."""
+    """Raise unless `value` is a real number or tensor, a number finite and >= 0."""
     if isinstance(value, Tensor):
         if value.dtype.is_complex or value.dtype == torch.bool:
             raise TypeError(number_message(argument, value, or_schedule))
@@ -148,7 +148,7 @@ def check_number(argument: str, value: Number, *, or_schedule: bool = False) -> 
 
 
 def check_scalar(argument: str, value: Number) -> None:
-    """Raises unless `value` is one real number that is finite and >= 0."""
+    """Raise unless `value` is one real number that is finite and >= 0."""
     check_number(argument, value)
     if shape_of(value) != ():
         raise ValueError(
@@ -160,7 +160,7 @@ def check_scalar(argument: str, value: Number) -> None:
 def require_broadcast(
     argument: str, value: Number, name: str, shape: torch.Size
 ) -> None:
-    """Raises ValueError unless `value` broadcasts to exactly `shape`."""
+    """Raise ValueError unless `value` broadcasts to exactly `shape`."""
     if not isinstance(value, Tensor) or value.dim() == 0:
         return
     try:
@@ -176,7 +176,7 @@ def require_broadcast(
 
 
 def number_message(argument: str, value: Any, or_schedule: bool) -> str:
-    """Says what a number must be; what an argument is called that may vary in time."""
+    """Return the message about an argument that is not what it must be."""
     wanted = " or a schedule (a function of the step count)" if or_schedule else ""
     return (
         f"{argument} must be a finite real number >= 0{wanted}, got "
@@ -185,7 +185,7 @@ def number_message(argument: str, value: Any, or_schedule: bool) -> str:
 
 
 def require_real_tensor(argument: str, value: Tensor) -> None:
-    """Raises TypeError for an argument without L1 penalty."""
+    """Raise TypeError unless an argument is real floating point of 16 bits or more."""
     if not isinstance(value, Tensor) or not is_real_floating(value.dtype):
         known = isinstance(value, Tensor)
         got = f"dtype {value.dtype}" if known else described(value)
@@ -196,7 +196,7 @@ def require_real_tensor(argument: str, value: Tensor) -> None:
 
 
 def as_numbers(argument: str, value: Any, labels: bool = False) -> Tensor:
-    """Gives a dense tensor of real numbers, or raises; of lists and tables by numpy.
+    """Return real numbers as a dense tensor; numpy converts lists and tables.
 
     Args:
       argument: what the user calls it.
@@ -227,7 +227,7 @@ def as_numbers(argument: str, value: Any, labels: bool = False) -> Tensor:
 
 
 def _remedy(value: Any) -> str:
-    """Says what to pass in the place of data that are no numbers."""
+    """Return what to pass in place of data that are not numbers."""
     if isinstance(value, Tensor) and value.layout != torch.strided:
         return "Pass a dense tensor: value.to_dense()."
     if hasattr(value, "toarray"):
@@ -238,9 +238,10 @@ def _remedy(value: Any) -> str:
 
 
 def as_number(value: Any) -> Any:
-    """Makes a float of what is one: scalar tensors on the CPU, numpy's numbers.
+    """Return scalar tensors on the CPU and numpy's numbers as a float.
 
-    A float can be checked, takes no tensor operations, and loads from any checkpoint.
+    A float can be checked, needs no tensor operations, and loads from any checkpoint.
+    Anything else is returned as it is.
     """
     if is_number(value, int | float | np.floating | np.integer):
         return float(as_float(value))

@@ -11,33 +11,33 @@ Number = float | Tensor
 
 
 def largest(x: Tensor) -> Tensor:
-    """The largest element, at least 0: of no elements, too."""
+    """Return the largest element, or 0 if all are negative or there are none."""
     return x.amax().clamp(min=0) if x.numel() else x.new_zeros(())
 
 
 def sign(x: Tensor) -> Tensor:
-    """The sign, 0.0 of zeros of both signs, and NaN of NaN."""
+    """Return the sign: 0.0 for zeros of both signs, NaN for NaN."""
     # torch.sign(nan) is 0.
     return torch.where(x.isnan(), x, x.sign())
 
 
 def absolute(x: Tensor) -> Tensor:
-    """The absolute value, whose derivative at zero is 0."""
+    """Return the absolute value, with derivative 0 at zero."""
     return x * sign(x).detach()
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Gives the dtype of prox arithmetic: float32 for half precision, else the same."""
+    """Return the dtype to compute in: float32 for half precision, else the same."""
     return torch.float32 if dtype.itemsize < 4 else dtype
 
 
 def is_real_floating(dtype: torch.dtype) -> bool:
-    """Tells real floating point of 16 bits or more."""
+    """Return whether a dtype is real floating point of 16 bits or more."""
     return dtype.is_floating_point and dtype.itemsize > 1
 
 
 def as_float(value: Number) -> Number:
-    """Gives an int as a float, infinity if it is too large; anything else as it is."""
+    """Return an int as a float, infinity if it is too large; anything else as it is."""
     if type(value) is not int:
         return value
     try:
@@ -47,7 +47,7 @@ def as_float(value: Number) -> Number:
 
 
 def nonnegative(value: Number, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Makes a tensor of `dtype` on `device`; what is negative becomes NaN."""
+    """Return a value as a tensor of `dtype` on `device`, NaN where it is negative."""
     if not isinstance(value, Tensor):
         return torch.full((), float(value), dtype=dtype, device=device)
     value = value.to(device=device, dtype=dtype)
@@ -55,12 +55,12 @@ def nonnegative(value: Number, dtype: torch.dtype, device: torch.device) -> Tens
 
 
 def shape_of(value: Number) -> tuple[int, ...]:
-    """The shape of a number or tensor."""
+    """Return the shape of a tensor, or that of a number, ()."""
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
 def product(step_size: Number, strength: Number, dtype: torch.dtype) -> Number:
-    """Multiplies in `dtype`, as JAX does; a float for floats, else a tensor."""
+    """Return the product in `dtype`, as JAX does: a tensor, or of floats a float."""
     tensors = [x for x in (step_size, strength) if isinstance(x, Tensor)]
     if not tensors:
         return _product_of_numbers(step_size, strength, dtype)
@@ -70,7 +70,8 @@ def product(step_size: Number, strength: Number, dtype: torch.dtype) -> Number:
 
 @functools.lru_cache
 def _product_of_numbers(a: float, b: float, dtype: torch.dtype) -> float:
-    # Kept, since all parameters of a group ask for the same. Under torch.compile this
-    # breaks the graph; a graph of the whole step, base and prox, came out wrong.
+    # Cached, since all parameters of a group ask for the same product. torch.compile
+    # breaks the graph here, as it must: one graph of base step and prox computes wrong
+    # results.
     x, y = (torch.full((), value, dtype=dtype, device="cpu") for value in (a, b))
     return (x * y).item()

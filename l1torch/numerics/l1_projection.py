@@ -1,4 +1,4 @@
-"""Projection onto the L1 ball, and the quantities that it is found by."""
+"""Projection onto the L1 ball, and what is needed to find it."""
 
 from collections.abc import Sequence
 
@@ -9,16 +9,16 @@ from l1torch.numerics.elementwise import largest, sign
 from l1torch.numerics.order_statistics import count, greatest, total
 from l1torch.numerics.prox import soft_threshold_unchecked
 
-_FREE = 2.0**60  # what an infinite threshold is to the largest finite one
+_FREE = 2.0**60  # an infinite threshold, in units of the largest finite one
 
 
 def relative(
     thresholds: Sequence[Tensor], of: Sequence[Tensor] | None = None
 ) -> list[Tensor]:
-    """Divides thresholds by the largest finite one: a set knows no other scale.
+    """Divide thresholds by the largest finite one: a projection knows only ratios.
 
-    The largest becomes exactly 1, and so do zeros if there are only zeros. Elsewhere
-    what is 0 becomes tiny, so that all elements can move, and what is infinite huge.
+    The largest becomes exactly 1, and so do all if all are zero. Otherwise a zero
+    becomes tiny, so that every element can move, and infinity becomes huge.
     """
     top = greatest([largest(t.masked_fill(~t.isfinite(), 0)) for t in thresholds], of)
     top = top.detach()
@@ -35,7 +35,7 @@ def relative(
 
 
 def l1_norm(arrays: Sequence[Tensor], of: Sequence[Tensor] | None = None) -> Tensor:
-    """Sums the absolute values of all tensors, to compare with: without derivative."""
+    """Return the sum of the absolute values of all tensors, without a derivative."""
     return total([x.detach().abs().sum() for x in arrays], of)
 
 
@@ -45,7 +45,7 @@ def project_l1_ball(
     radius: float,
     of: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
-    """Solves `argmin_u sum_i (u_i - x_i)^2 / (2 metric_i)` with `|u|_1 <= radius`.
+    """Solve `argmin_u sum_i (u_i - x_i)^2 / (2 metric_i)` with `|u|_1 <= radius`.
 
     The solution is `soft_threshold(x, tau * metric)`. Newton's method finds tau: it
     comes from below, never overshoots, and ends as soon as no further element becomes
@@ -128,10 +128,11 @@ def nearest_slope(
     grads: Sequence[Tensor],
     of: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """Gives the `mu >= 0` that takes `mu * d|x|_1` nearest to `-grads`, in the 2-norm.
+    """Return the `mu >= 0` for which `mu * d|x|_1` is nearest to `-grads`.
 
-    It is the mean of the pulls towards the outside, `-grad_i sign(x_i)`, and of those
-    `|grad_i|` at zeros that exceed it, found from below as in `project_l1_ball`.
+    Nearest in the 2-norm, it is the mean of the outward pulls, `-grad_i sign(x_i)`, and
+    of those `|grad_i|` at zeros that exceed it, found from below as in
+    `project_l1_ball`.
 
     Args:
       arrays: of one dtype, to be computed in.
@@ -164,11 +165,11 @@ def nearest_slope(
 def _larger(
     arrays: Sequence[Tensor], metrics: Sequence[Tensor], tau: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Gives the sizes, as vectors, of the elements that `tau` leaves, with metrics."""
+    """Return, as vectors, the sizes above `tau * metric`, and their metrics."""
     sizes, rest = [], []
     for x, t in zip(arrays, metrics, strict=True):
         size = x.abs()
-        left = ~(size <= tau * t)  # with NaN, for that it be seen
+        left = ~(size <= tau * t)  # keeps NaN, so that it stays visible
         sizes.append(size[left])
         rest.append(t.expand(x.shape)[left] if t.dim() else t)
     return sizes, rest

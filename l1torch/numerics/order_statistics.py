@@ -23,7 +23,7 @@ _BITS = {torch.float32: (torch.int32, 31), torch.float64: (torch.int64, 63)}
 def kth_largest(
     arrays: Sequence[Tensor], k: int | Tensor, of: Sequence[Tensor] | None = None
 ) -> Tensor:
-    """Gives the k-th largest of all elements, exactly, by counting.
+    """Return the k-th largest of all elements, exactly, by counting.
 
     The bits of non-negative floating point numbers, read as integers, have the order of
     the numbers. So one pass that counts finds each bit: 31 passes in single precision,
@@ -31,11 +31,11 @@ def kth_largest(
 
     Args:
       arrays: real floating, non-negative, of one dtype.
-      k: from 1 to the number of elements; beyond it gives 0.
+      k: from 1 to the number of elements; for a larger one the result is 0.
       of: the DTensors of which the arrays are shards.
 
     Returns:
-      Scalar; of half precision, in float32.
+      Scalar, in float32 for arrays of half precision.
     """
     found = _kth_key([order_keys(x) for x in arrays], k, of)
     return found.view(compute_dtype(arrays[0].dtype))
@@ -44,7 +44,7 @@ def kth_largest(
 def k_largest(
     arrays: Sequence[Tensor], k: int | Tensor, of: Sequence[Tensor] | None = None
 ) -> list[Tensor]:
-    """Marks the k largest of all elements; among equals, those that come first.
+    """Mark the k largest of all elements; among equals, those that come first.
 
     What comes first: the arrays in their order, the elements in C order. Where the k-th
     largest is 0, all zeros are marked. It waits for the device once.
@@ -68,17 +68,17 @@ def k_largest(
 
 
 def order_keys(x: Tensor) -> Tensor:
-    """Gives integers in the order of non-negative numbers, NaN the largest."""
+    """Return integers in the order of non-negative numbers, with NaN the largest."""
     x = x.detach().to(compute_dtype(x.dtype))
     integer, _ = _BITS[x.dtype]
     return x.view(integer).masked_fill(x.isnan(), torch.iinfo(integer).max)
 
 
 def shard_slices(x: Tensor) -> tuple[slice, ...]:
-    """Tells which part of a DTensor this process has; all, of any other tensor.
+    """Return which part of a DTensor this process has; all of any other tensor.
 
     Raises:
-      ValueError: it is not shared out in the contiguous chunks of `Shard`.
+      ValueError: it is not divided into the contiguous chunks of `Shard`.
     """
     starts, sizes = [0] * x.dim(), list(x.shape)
     if not hasattr(x, "to_local"):
@@ -100,19 +100,19 @@ def shard_slices(x: Tensor) -> tuple[slice, ...]:
 
 
 def total(parts: Sequence[Tensor], of: Sequence[Tensor] | None = None) -> Tensor:
-    """Adds up what was computed of each tensor, or of this process's shard of it."""
+    """Add up what was computed from each tensor, or from this process's shard of it."""
     return _reduced(parts, of, "sum", torch.add)
 
 
 def count(marks: Tensor) -> Tensor:
-    """Counts what is marked."""
-    # Four bytes are faster, where they do.
+    """Count what is marked."""
+    # Four bytes are faster where they are enough.
     integer = torch.int32 if marks.numel() < 2**31 else torch.int64
     return marks.sum(dtype=integer).to(torch.int64)
 
 
 def any_of(marks: Sequence[Tensor], of: Sequence[Tensor] | None = None) -> Tensor:
-    """Tells whether anything is marked in any tensor."""
+    """Return whether anything is marked in any tensor."""
     return total([count(mark) for mark in marks], of) > 0
 
 
@@ -134,7 +134,7 @@ def _first(
     wholes: Sequence[Tensor],
     of: Sequence[Tensor] | None,
 ) -> list[Tensor]:
-    """Keeps the first so many marks: bisects the index at which they end."""
+    """Keep the first `wanted` marks, by bisection for the index at which they end."""
     indices, size = [], 0
     for mark, whole in zip(marks, wholes, strict=True):
         indices.append(size + _index(mark, whole))
@@ -153,7 +153,7 @@ def _first(
 
 
 def _index(part: Tensor, whole: Tensor) -> Tensor:
-    """The position of each element of a part in the C order of the whole."""
+    """Return the position of each element of a part in the C order of the whole."""
     index, stride = torch.zeros_like(part, dtype=torch.int64), 1
     where = shard_slices(whole)
     for axis in reversed(range(part.dim())):
@@ -165,7 +165,7 @@ def _index(part: Tensor, whole: Tensor) -> Tensor:
 
 
 def greatest(parts: Sequence[Tensor], of: Sequence[Tensor] | None) -> Tensor:
-    """The largest of scalars, over the shards of what they were computed from."""
+    """Return the largest of scalars, over the shards of what they come from."""
     return _reduced(parts, of, "max", torch.maximum)
 
 
@@ -177,7 +177,7 @@ def _reduced(
 ) -> Tensor:
     if of is None:
         return functools.reduce(combine, parts)
-    # What is shared out alike is combined first: one message, not one for each tensor.
+    # Tensors that are sharded alike are combined first: one message for all of them.
     groups: dict[Any, tuple[Tensor, list[Tensor]]] = {}
     for part, whole in zip(parts, of, strict=True):
         sharded = hasattr(whole, "to_local")

@@ -7,7 +7,7 @@ the parameter, and it is the only place where the strength enters. A threshold t
 gives NaN where it is negative.
 
 XLA on CPU flushes subnormal numbers to zero; apart from those, and from the NaN bits,
-every function here is bitwise equal to its twin in `l1jax.prox`.
+every function here is bitwise equal to its twin in `l1jax.numerics.prox`.
 """
 
 import math
@@ -22,7 +22,7 @@ from l1torch.numerics.elementwise import Number, compute_dtype, nonnegative
 
 
 def soft_threshold(x: Tensor, threshold: Number) -> Tensor:
-    """Solves `argmin_u 1/2 |u - x|^2 + threshold * |u|_1`.
+    """Solve `argmin_u 1/2 |u - x|^2 + threshold * |u|_1`.
 
     The closed form is `x - clip(x, -threshold, threshold)` (Donoho, 1995).
 
@@ -47,7 +47,7 @@ def soft_threshold(x: Tensor, threshold: Number) -> Tensor:
 
 
 def prox_nonnegative_l1(x: Tensor, threshold: Number) -> Tensor:
-    """Solves `argmin_{u >= 0} 1/2 |u - x|^2 + threshold * sum(u)`.
+    """Solve `argmin_{u >= 0} 1/2 |u - x|^2 + threshold * sum(u)`.
 
     The closed form is `max(x - threshold, 0)`. Arguments, result and errors are those
     of `soft_threshold`.
@@ -56,7 +56,7 @@ def prox_nonnegative_l1(x: Tensor, threshold: Number) -> Tensor:
 
 
 def prox_elastic_net(x: Tensor, threshold: Number, l1_ratio: float) -> Tensor:
-    """Solves the elastic net's proximal problem (Zou and Hastie, 2005).
+    """Solve the elastic net's proximal problem (Zou and Hastie, 2005).
 
     `argmin_u 1/2 |u - x|^2 + threshold * (l1_ratio |u|_1 + (1 - l1_ratio)/2 |u|^2)`,
     which is `soft_threshold(x, threshold * l1_ratio) / (1 + threshold * (1 -
@@ -67,7 +67,8 @@ def prox_elastic_net(x: Tensor, threshold: Number, l1_ratio: float) -> Tensor:
       threshold: as in `soft_threshold`.
       l1_ratio: the share of L1, in [0, 1]; 1 is `soft_threshold`, 0 is ridge.
 
-    Raises: as `soft_threshold`.
+    Returns:
+      As `soft_threshold`, with the same errors.
     """
 
     def formula(x: Tensor, t: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ def prox_elastic_net(x: Tensor, threshold: Number, l1_ratio: float) -> Tensor:
 
 
 def soft_threshold_unchecked(x: Tensor, t: Tensor) -> Tensor:
-    """The soft threshold of tensors that are checked already."""
+    """Return the soft threshold of tensors that are checked already."""
     if not torch.is_grad_enabled():
         return x - x.clamp(-t, t)
     # The same, but without a threshold it has the derivative of the identity at zero,
@@ -91,9 +92,10 @@ def soft_threshold_unchecked(x: Tensor, t: Tensor) -> Tensor:
 
 
 def freed(moved: Tensor, x: Tensor, t: Tensor) -> Tensor:
-    """Gives a prox the derivative of `x` where `x` and the threshold are zero.
+    """Return a prox with the derivative of `x` where `x` and the threshold are zero.
 
-    A threshold of 0 is the identity, but formulas with a kink at `x = 0` forget it.
+    With a threshold of 0 the prox is the identity, but the derivative of a formula with
+    a kink at `x = 0` is another.
     """
     if not torch.is_grad_enabled():
         return moved
@@ -103,10 +105,10 @@ def freed(moved: Tensor, x: Tensor, t: Tensor) -> Tensor:
 def from_zero(
     formula: Callable[[Tensor, Tensor], Tensor], x: Tensor, t: Tensor
 ) -> Tensor:
-    """Gives `formula(x, t)`, and `x` itself without a threshold.
+    """Return `formula(x, t)`, or `x` itself where the threshold is 0.
 
-    There it has the derivative of the identity, and with respect to the threshold that
-    of the formula, from above.
+    There the derivative with respect to `x` is that of the identity, and the one with
+    respect to the threshold is that of the formula, from above.
     """
     u = formula(torch.where(t > 0, x, x.detach()), t)
     slope = torch.where(torch.isfinite(u), u - u.detach(), 0)
@@ -116,13 +118,13 @@ def from_zero(
 def apply_prox_formula(
     formula: Callable[[Tensor, Tensor], Tensor], x: Tensor, threshold: Number
 ) -> Tensor:
-    """Checks the arguments, computes `formula(x, threshold)` and rounds it once."""
+    """Check the arguments, compute `formula(x, threshold)` and round it once."""
     require_real_tensor("x", x)
     if not isinstance(threshold, numbers.Real) or threshold != math.inf:
         check_number("threshold", threshold)
     require_broadcast("threshold", threshold, "x", x.shape)
     dtype = compute_dtype(x.dtype)
     t = nonnegative(threshold, dtype, x.device)
-    # -0.0 comes of a threshold of 0, of underflow, or of the whim of a maximum; adding
-    # +0.0 changes nothing else.
+    # A threshold of 0, underflow or a maximum may give -0.0, which adding +0.0 makes
+    # positive.
     return formula(x.to(dtype), t).to(x.dtype) + 0.0

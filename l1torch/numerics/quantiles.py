@@ -19,8 +19,8 @@ from l1torch.numerics.blocks import BLOCK
 _BINS = 1 << 14
 _FEW = 1 << 16  # elements that may be gathered
 _SAMPLE = 1 << 18  # elements that tell where to look
-_DEVIATIONS = 6.0  # of the sample's rank, within which the quantile is looked for
-_ROW = 32  # elements that are looked at together for what is to be gathered
+_DEVIATIONS = 6.0  # standard deviations of the rank, to both sides of the sample's
+_ROW = 32  # elements that are tested together before any of them is gathered
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
@@ -31,14 +31,14 @@ def kth_smallest(
     size: int,
     dtype: torch.dtype,
 ) -> float:
-    """Gives the k-th smallest of all elements, exactly. It is for the CPU.
+    """Return the k-th smallest of all elements, exactly. It is for the CPU.
 
     Args:
       passes: `passes(n)` gives every n-th element, non-negative, in tensors that may be
         overwritten when the next is asked for. It is called for a sample, then for all
         elements: once, or some more times if the sample misleads.
       k: from 1 to the number of elements.
-      guess: the nearer to the result, the fewer passes if so.
+      guess: a number near the result, which saves passes if the sample misleads.
       size: the number of elements.
       dtype: float32 or float64, to which all elements are converted.
 
@@ -57,8 +57,8 @@ def kth_smallest(
 def _likely(
     passes: Callable[[int], Iterable[Tensor]], k: int, size: int, dtype: torch.dtype
 ) -> tuple[float, float]:
-    """Gives two numbers between which a sample lets expect the k-th smallest."""
-    sample = _gathered(passes(size // _SAMPLE | 1), dtype)  # odd: in all columns
+    """Return two numbers between which, by a sample, the k-th smallest should lie."""
+    sample = _gathered(passes(size // _SAMPLE | 1), dtype)  # odd: all columns
     share, m = k / size, sample.numel()
     reach = 1 + _DEVIATIONS * math.sqrt(m * share * (1 - share))
     below, above = math.floor(share * m - reach), math.ceil(share * m + reach)
@@ -104,13 +104,13 @@ def _kth_by_histogram(
 def least_strength(
     zeros: Callable[[float], int], k: int, guess: float, dtype: torch.dtype
 ) -> float:
-    """Gives the least strength at which there are `k` zeros or more.
+    """Return the least strength at which there are `k` zeros or more.
 
-    Least to a relative precision of a millionth or so, from above. One count a pass:
-    bisection on the bits, from a bracket that grows from the guess.
+    It is above the least by a millionth of it, or less. Each pass counts once:
+    bisection on the bits, in a bracket that grows from the guess.
 
     Args:
-      zeros: counts the zeros at a strength; it must not fall.
+      zeros: counts the zeros at a strength; a larger strength must not give fewer.
       k: how many.
       guess: the strength to begin with.
       dtype: the precision to compute in.
@@ -141,7 +141,7 @@ def least_strength(
 def _histogram(
     passes: Callable[[int], Iterable[Tensor]], base: int, shift: int, dtype: torch.dtype
 ) -> Tensor:
-    """Counts by key: below `base`, in bins of `2**shift` keys, and beyond these."""
+    """Count keys in three parts: below `base`, in bins of `2**shift`, and beyond."""
     integer = _INTEGERS[dtype]
     counts, memory = (
         torch.zeros(_BINS, dtype=torch.int64),
@@ -163,21 +163,21 @@ def _between(
     high: float,
     dtype: torch.dtype,
 ) -> tuple[int, Tensor]:
-    """Counts what is below `low`, and gathers what lies in `[low, high]`.
+    """Count what is below `low`, and gather what lies in `[low, high]`.
 
-    It gives up, with 0 and nothing, where that is more than expected: many are equal.
+    If there are more than expected, because many are equal, it returns 0 and nothing.
     """
     under, found, left = 0, [], 4 * max(_SAMPLE, _FEW)
     memory = torch.empty(2, BLOCK, dtype=dtype)
     for x in passes(1):
         for part in x.to(dtype).reshape(-1).split(BLOCK):
-            # As floats, of which sums are quick, and exact for so many.
+            # Marks as floats: their sums are quick, and exact for so few.
             row = _ROW if part.numel() % _ROW == 0 else 1
             below, upto = memory[:, : part.numel()].view(2, -1, row)
             part = part.view(-1, row)
             below = torch.lt(part, low, out=below).sum(1)
             under += int(below.sum())
-            # Gathering is slow, and slower than to find the rows worth it.
+            # Gathering is slow: find the rows first that have anything to gather.
             part = part[torch.le(part, high, out=upto).sum(1) > below]
             found.append(part[(part >= low) & (part <= high)])
             left -= found[-1].numel()
@@ -199,7 +199,7 @@ def _finite_or_inf(x: float) -> float:
 
 
 def _key(x: float, dtype: torch.dtype) -> int:
-    """Reads the bits of a number as an integer."""
+    """Read the bits of a number as an integer."""
     return int(torch.tensor(x, dtype=dtype, device="cpu").view(_INTEGERS[dtype]))
 
 

@@ -1,7 +1,7 @@
 """The soft threshold by `pull / (sqrt(second / correction) + eps)`, in few passes.
 
 This is the prox of L1 in the metric of Adam and its kin, which every step applies to
-every weight: it is worth a path of its own.
+every weight, so that it is worth a path of its own.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ from l1torch.numerics.elementwise import Number
 
 @dataclasses.dataclass(frozen=True)
 class SecondMomentRoot:
-    """The denominator `sqrt(second / correction) + eps`, not yet worked out."""
+    """The denominator `sqrt(second / correction) + eps`, kept as its parts."""
 
     second: Tensor
     correction: Number
     eps: Number
 
     def tensor(self) -> Tensor:
-        """Works it out, as a new tensor."""
+        """Return the denominator as a new tensor."""
         root = self.second.sqrt()
         if isinstance(self.correction, float) and isinstance(self.eps, float):
             # One pass for two: eps + root * factor.
@@ -36,25 +36,25 @@ class SecondMomentRoot:
         return root / self.correction**0.5 + self.eps
 
 
-# In elements: below, calling a compiled kernel costs more than it saves.
+# Elements; for fewer, calling a compiled kernel costs more than it saves.
 _SMALLEST = 1 << 12
 
 
 def shrink_by_root_(
     x: Tensor, root: SecondMomentRoot, pull: Number, floor: Number, compiled: bool
 ) -> bool:
-    """Soft-thresholds `x` in place by `pull / max(root, floor)`, if it can.
+    """Soft-threshold `x` in place by `pull / max(root, floor)`, where there is a way.
 
     Args:
       x: a parameter, or a shard of one.
       root: the denominator, whose `second` has the shape of `x`.
       pull: scalar, the learning rate with its gain times the strength.
       floor: scalar, the least denominator.
-      compiled: whether to compile it to one kernel, which takes a compiler that torch
-        can use: of C++ on CPU, Triton on a GPU. The first call for a precision does so.
-        Else it works in blocks, with memory that is kept from step to step: pages
-        fresh from the system cost more than the arithmetic. That is for the CPU, for
-        numbers rather than tensors, and not for half precision.
+      compiled: whether to compile one kernel, at the first call for each precision. It
+        takes a compiler that torch can use: of C++ on CPU, Triton on a GPU. Otherwise
+        the work is done in blocks, on the CPU only, for numbers rather than tensors,
+        and not in half precision. The memory for blocks is kept from step to step:
+        pages fresh from the system would cost more than the arithmetic.
 
     Returns:
       Whether it was done.
@@ -71,10 +71,10 @@ def shrink_by_root_(
 def ratios_by_root(
     x: Tensor, root: SecondMomentRoot, scale: Number, every: int = 1
 ) -> Iterator[Tensor] | None:
-    """Yields `|x| * max(root, tiny) / scale` in blocks, if it can; else gives None.
+    """Return `|x| * max(root, tiny) / scale` in blocks, or None where that is not done.
 
-    The blocks are memory that is used again for the next. Each block is
-    `sampled`. Other arguments as for `shrink_by_root_`.
+    Each block is overwritten when the next is asked for, and is `sampled` by `every`.
+    It is done where `shrink_by_root_`, which has the other arguments, works in blocks.
     """
     if not _works_in_blocks(x, root, scale) or not 0 < scale < math.inf:
         return None
@@ -110,7 +110,7 @@ def _ratios_in_blocks(
 def _shrink_in_blocks(
     x: Tensor, root: SecondMomentRoot, pull: float, floor: float
 ) -> None:
-    # With a number as a tensor, a division or sum is one pass.
+    # A number as a tensor makes a division or a sum one pass.
     pull_tensor, eps_tensor = (x.new_full((), value) for value in (pull, root.eps))
     factor = root.correction**-0.5
     for part, second in blocks(x, root.second):
@@ -130,7 +130,7 @@ _memory = threading.local()
 
 
 def _kept(dtype: torch.dtype, size: int) -> tuple[Tensor, Tensor]:
-    """Two blocks of memory, this thread's own, of at least `size` elements."""
+    """Return two blocks of memory, this thread's own, of at least `size` elements."""
     kept = _memory.__dict__.setdefault("blocks", {})
     if dtype not in kept or kept[dtype][0].numel() < size:
         with torch.inference_mode(False):  # for whatever comes later

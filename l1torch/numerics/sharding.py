@@ -8,17 +8,17 @@ from torch import Tensor
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Gives this process's shard of a DTensor; any other tensor is its own."""
+    """Return this process's shard of a DTensor, or any other tensor as it is."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def whole(value: Any) -> Any:
-    """Gathers a DTensor in every process; gives anything else as it is."""
+    """Gather a DTensor in every process; return anything else as it is."""
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def sharded_like(x: Tensor, other: Tensor) -> Tensor:
-    """Shards a tensor that all processes hold as the DTensor `other` is."""
+    """Shard a tensor that all processes hold, in the way of the DTensor `other`."""
     from torch.distributed.tensor import DTensor, Replicate
 
     copies = [Replicate()] * other.device_mesh.ndim
@@ -27,7 +27,7 @@ def sharded_like(x: Tensor, other: Tensor) -> Tensor:
 
 
 def over_shards(value: Tensor, param: Tensor, operation: str) -> Tensor:
-    """Reduces what was computed on the shards of a DTensor."""
+    """Reduce over the processes what each has computed on its shard of a DTensor."""
     if not hasattr(param, "to_local"):
         return value
     from torch.distributed.tensor import DTensor, Partial, Replicate
@@ -42,12 +42,13 @@ def over_shards(value: Tensor, param: Tensor, operation: str) -> Tensor:
 def gathering(
     needed: Callable[[Any, Tensor], bool] = lambda penalty, x: True,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
-    """Makes a penalty's method gather DTensors, for what shards cut through.
+    """Return a decorator by which a penalty's method gathers DTensors first.
 
-    Every process computes on the whole array, and keeps its own shard of the result.
+    It is for penalties that couple elements of several shards. Every process computes
+    on the whole array, and keeps its own shard of the result.
 
     Args:
-      needed: tells from the penalty and a DTensor whether to.
+      needed: whether to gather, given the penalty and the DTensor.
     """
 
     def wrap(method: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -35,7 +35,7 @@ _PARAMETRISED = frozenset(["layer_instance", "parametrizations"])
 
 
 def weights_only(params: Any) -> Any:
-    """Marks the weights: everything but biases and what normalisation layers hold.
+    """Mark the weights: everything but biases and what normalisation layers hold.
 
     A parameter is left out if a word of its own name (between underscores) is one of
     beta, bias, biases, gamma, intercept, offset, scale; if it is called b or
@@ -51,7 +51,7 @@ def weights_only(params: Any) -> Any:
     weight that has a `*/scale` of `flax.linen.WeightNorm`; `g` with `layer.*`
     (equinox). To prune whole rows name the norms, which stay finite, with `by_path`.
     Names do not tell what spectral normalisation in linen, in equinox, or in torch's
-    old manner (`weight_orig`, as in `torch.nn.utils.prune`) normalises: a weight to us.
+    old manner (`weight_orig`, as in `torch.nn.utils.prune`) normalises: it is a weight.
 
     A scale called `weight` of two or more dimensions (layer normalisation over several
     axes) cannot be told from a kernel: name it with `by_path`.
@@ -71,7 +71,7 @@ def weights_only(params: Any) -> Any:
 
 
 def weights_among(params: Any) -> set[str]:
-    """Gives the names of the weights, or their indices, see `weights_only`."""
+    """Return the names of the weights, or their indices, see `weights_only`."""
     leaves = [row for row in named_leaves(params) if isinstance(row[1], Tensor)]
     if not has_names(params):
         return {name for name, x in leaves if x.dim() > 1}
@@ -83,9 +83,6 @@ def weights_among(params: Any) -> set[str]:
 class by_path:  # noqa: N801 - called like a function, an object so that it pickles
     """Marks the parameters whose dotted name matches one of the glob patterns.
 
-    Example:
-      >>> mask = by_path(["encoder.*.weight", "head.*"])
-
     Args:
       patterns: a glob pattern or several, as in `fnmatch`: `*` matches any run of
         characters, dots too; case counts.
@@ -93,6 +90,9 @@ class by_path:  # noqa: N801 - called like a function, an object so that it pick
     Raises:
       TypeError: `patterns` is no string and no sequence of strings.
       ValueError: no pattern given, or (when called) a pattern matches no parameter.
+
+    Example:
+      >>> mask = by_path(["encoder.*.weight", "head.*"])
     """
 
     patterns: str | Sequence[str]
@@ -115,7 +115,7 @@ class by_path:  # noqa: N801 - called like a function, an object so that it pick
         object.__setattr__(self, "patterns", tuple(patterns))
 
     def __call__(self, params: Any) -> Any:
-        """Gives the booleans for `params`."""
+        """Return the booleans for `params`."""
         require_params(params)
         leaves = named_leaves(params)
         if not has_names(params):
@@ -156,7 +156,7 @@ def _require_no_names(mask: Any) -> None:
 
 
 def selected(mask: Mask, params: Any) -> list[bool]:
-    """Evaluates a mask: one bool for each leaf of `named_leaves(params)`.
+    """Evaluate a mask: one bool for each leaf of `named_leaves(params)`.
 
     Raises:
       ValueError: the mask does not fit the parameters, or selects none of them.
@@ -198,7 +198,7 @@ def _is_weight(name: str, leaf: Tensor) -> bool:
 
 
 def _derived_from(shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
-    """Names what parametrisations derive a weight from; see `weights_only`."""
+    """Return the names of what a weight is derived from, see `weights_only`."""
     found = set()
     for name, shape in shapes.items():
         *scope, own_name = name.split(".")
@@ -215,7 +215,7 @@ def _derived_from(shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
 
 
 def _norms_of(scope: list[str], direction: str) -> Iterator[str]:
-    """Gives the names that equinox and torch would give to the norm of a direction."""
+    """Yield the names that equinox and torch would give to the norm of a direction."""
     if scope[-1:] == ["layer"]:
         yield ".".join([*scope[:-1], "g"])
     if direction.endswith("_v"):
@@ -223,7 +223,7 @@ def _norms_of(scope: list[str], direction: str) -> Iterator[str]:
 
 
 def _is_norm(norm: tuple[int, ...], direction: tuple[int, ...]) -> bool:
-    """Tells whether `norm` is the shape of one number for each slice along an axis."""
+    """Return whether `norm` is the shape of one number for each slice along an axis."""
     return (
         len(norm) == len(direction) > 1
         and sum(n != 1 for n in norm) <= 1

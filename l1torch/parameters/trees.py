@@ -13,7 +13,7 @@ Group = dict[str, Any]
 
 
 def named_leaves(params: Any, argument: str = "params") -> list[tuple[str, Any]]:
-    """Lists `(dotted name, tensor)` of a module, a mapping, a sequence or one tensor.
+    """List `(dotted name, tensor)` of a module, a mapping, a sequence or one tensor.
 
     The names of a sequence are its indices, unless it holds pairs of names and tensors;
     that of a bare tensor is empty. `None` is a leaf of a mapping.
@@ -35,13 +35,13 @@ def named_leaves(params: Any, argument: str = "params") -> list[tuple[str, Any]]
 
 
 def has_names(params: Any) -> bool:
-    """Tells whether the leaves are known by name, not by position."""
+    """Return whether the leaves are known by name, not by position."""
     known = isinstance(params, torch.nn.Module | Mapping | Tensor)
     return known or _is_pairs(params)
 
 
 def spread(prefix: Any, params: Any, argument: str) -> list[Any]:
-    """Gives the value that `prefix` holds for each leaf of `named_leaves(params)`.
+    """Return the value that `prefix` has for each leaf of `named_leaves(params)`.
 
     Args:
       prefix: one value, or a mapping (or sequence) with a value for each leaf.
@@ -69,7 +69,7 @@ def spread(prefix: Any, params: Any, argument: str) -> list[Any]:
 
 
 def require_same_tree(updates: Any, params: Any, argument: str = "updates") -> None:
-    """Raises ValueError unless updates and parameters match, name by name.
+    """Raise ValueError unless updates and parameters match, name by name.
 
     A `None` update stands for a parameter that takes no step and matches any tensor.
     """
@@ -100,7 +100,7 @@ def require_same_tree(updates: Any, params: Any, argument: str = "updates") -> N
 
 
 def require_real_floating(name: str, leaf: Tensor) -> None:
-    """Raises TypeError for a tensor without L1 penalty: integer, bool, complex."""
+    """Raise TypeError for a tensor that cannot be penalised: integer, bool, complex."""
     if not isinstance(leaf, Tensor):
         raise TypeError(
             f"params['{name}'] must be a tensor, got {described(leaf)}. Pass the "
@@ -115,9 +115,9 @@ def require_real_floating(name: str, leaf: Tensor) -> None:
 
 
 def require_params(params: Any) -> None:
-    """Raises TypeError for what holds something else than tensors, or without names.
+    """Raise TypeError unless all leaves are tensors, known by strings.
 
-    What is penalised is looked at by `require_real_floating`.
+    What is penalised, `require_real_floating` checks.
     """
     for name, leaf in named_leaves(params):
         if not isinstance(name, str):
@@ -130,7 +130,7 @@ def require_params(params: Any) -> None:
 
 
 def require_updates(updates: Mapping[str, Tensor]) -> None:
-    """Raises TypeError for updates that are no tensors of floating point."""
+    """Raise TypeError unless all updates are tensors of floating point."""
     if not isinstance(updates, Mapping):
         raise TypeError(
             f"updates must be a mapping from names to tensors, got "
@@ -153,7 +153,7 @@ def _require_floating(argument: str, name: str, leaf: Any) -> None:
 
 
 def require_dense(argument: str, tensor: Tensor) -> None:
-    """Raises TypeError for a sparse tensor."""
+    """Raise TypeError for a sparse tensor."""
     if tensor.layout != torch.strided:
         raise TypeError(
             f"{argument} has layout {tensor.layout}; a penalty moves every weight, "
@@ -163,7 +163,7 @@ def require_dense(argument: str, tensor: Tensor) -> None:
 
 
 def describe(leaves: list[tuple[str, Any]]) -> str:
-    """Writes the leaves as `name shape, name shape, ...` for an error message."""
+    """Return the leaves as `name shape, name shape, ...` for an error message."""
     shown = [
         f"'{name}' {tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf}"
         for name, leaf in leaves[:20]

@@ -35,7 +35,7 @@ class Penalty(abc.ABC):
 
     finite: bool = True
     """Whether the value is finite everywhere. A penalty that holds a constraint is not,
-    and has no subgradient outside it: it works through its prox only."""
+    and has no subgradient outside it: only its prox can be used."""
 
     constraint: bool = False
     """Whether it is a set, and its prox the projection onto this: a strength has no
@@ -73,39 +73,41 @@ class Penalty(abc.ABC):
         return self.separable
 
     def at(self, path: str, shape: tuple[int, ...]) -> "Penalty":
-        """Gives the penalty of one array, known by its dotted path and its shape."""
+        """Return the penalty of one array, known by its dotted path and its shape."""
         del path, shape
         return self
 
     def require_fit(
         self, path: str, shape: tuple[int, ...], strength_shape: tuple[int, ...] = ()
     ) -> None:
-        """Raises ValueError for an array, or strength, that it is not defined for."""
+        """Raise ValueError for an array or a strength that the penalty cannot take."""
         del path, shape, strength_shape
 
     @abc.abstractmethod
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
-        """Sums `strength * penalty(x_i)` to a scalar.
+        """Sum `strength * penalty(x_i)` to a scalar.
 
         Its derivative is `subgradient`, with 0 where the penalty has a kink at zero.
         """
 
     @abc.abstractmethod
     def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
-        """Gives the element of smallest norm of `strength *` the subdifferential."""
+        """Return the element of least norm of `strength * d penalty(x)`."""
 
     @abc.abstractmethod
     def prox(self, x: Tensor, threshold: Number) -> Tensor:
-        """Solves `argmin_u 1/2 |u - x|^2 + threshold * penalty(u)`, exact zeros kept.
+        """Solve `argmin_u 1/2 |u - x|^2 + threshold * penalty(u)`, exact zeros kept.
 
         A threshold for each element is a diagonal metric: `argmin_u sum_i (u_i -
         x_i)^2 / (2 threshold_i) + penalty(u)`, if `takes_metric`.
 
-        Raises ValueError for a negative or NaN threshold, see `l1torch.prox`.
+        Raises:
+          ValueError: the threshold is negative or NaN; a tensor of thresholds gives NaN
+            there instead.
         """
 
     def prox_(self, x: Tensor, threshold: Number) -> None:
-        """Writes `prox(x, threshold)` into `x`; zeros may be -0.0.
+        """Write `prox(x, threshold)` into `x`; zeros may be -0.0.
 
         For a separable penalty it needs no memory of `x`'s size on CPU. A threshold
         tensor may be trusted to hold no negative numbers.
@@ -120,7 +122,7 @@ class Penalty(abc.ABC):
     def optimality_distance(
         self, x: Tensor, grad: Tensor, strength: Number = 1.0
     ) -> Tensor:
-        """Gives, per element, the distance of `-grad` to `strength * d penalty(x)`.
+        """Return, per element, the distance of `-grad` to `strength * d penalty(x)`.
 
         With `grad` the gradient of the loss without its penalty, `x` is a stationary
         point of `loss + strength * penalty` if and only if every element is 0. An `x`
@@ -128,7 +130,7 @@ class Penalty(abc.ABC):
         """
 
     def lambda_max(self, grad: Tensor) -> Tensor:
-        """Gives the least strength at which `x = 0` is stationary, a scalar.
+        """Return the least strength at which `x = 0` is stationary, a scalar.
 
         Args:
           grad: the gradient of the loss at `x = 0`, of what is not penalised too.
@@ -146,17 +148,17 @@ class Penalty(abc.ABC):
         )
 
     def tree_value(self, rows: Sequence[tuple[str, Tensor, Number]]) -> Tensor | float:
-        """Sums the value over rows of path, array and strength."""
+        """Sum the value over rows of path, array and strength."""
         return sum(self.at(path, tuple(x.shape)).value(x, s) for path, x, s in rows)
 
     def tree_prox(self, rows: Sequence[tuple[str, Tensor, Number]]) -> list[Tensor]:
-        """Solves the proximal problem of rows of path, array and threshold."""
+        """Solve the proximal problem of rows of path, array and threshold."""
         return [self.at(path, tuple(x.shape)).prox(x, t) for path, x, t in rows]
 
     def tree_optimality_distance(
         self, rows: Sequence[tuple[str, Tensor, Tensor, Number]]
     ) -> list[Tensor]:
-        """Gives the distances for rows of path, array, gradient and strength."""
+        """Return the distances for rows of path, array, gradient and strength."""
         return [
             self.at(path, tuple(x.shape)).optimality_distance(x, grad, s)
             for path, x, grad, s in rows
@@ -168,7 +170,7 @@ def prox_in_stacks(
     rows: Sequence[tuple[str, Tensor, Number]],
     kind: Callable[[str, tuple[int, ...]], Any],
 ) -> list[Tensor]:
-    """Solves small arrays that are treated alike at once, all others one by one.
+    """Solve small arrays that are treated alike at once, all others one by one.
 
     Args:
       penalty: one whose prox can be vectorised: no value decides what is computed.
@@ -197,7 +199,7 @@ def prox_in_stacks(
 
 
 def require_penalty(penalty: Penalty) -> None:
-    """Raises TypeError for what is not a `Penalty`."""
+    """Raise TypeError for what is not a `Penalty`."""
     if not isinstance(penalty, Penalty):
         raise TypeError(
             f"penalty must be a Penalty, got {penalty!r} of type "
@@ -207,13 +209,13 @@ def require_penalty(penalty: Penalty) -> None:
 
 
 def require_fit(penalty: Penalty, name: str, param: Tensor, strength: Number) -> None:
-    """Raises ValueError for a parameter, or strength, that a penalty cannot take."""
+    """Raise ValueError for a parameter, or strength, that a penalty cannot take."""
     shape = tuple(param.shape)
     penalty.at(name, shape).require_fit(name, shape, shape_of(strength))
 
 
 def require_subgradient(penalty: Penalty) -> None:
-    """Raises ValueError for a penalty whose subgradient leads nowhere."""
+    """Raise ValueError for a penalty that has no subgradient to follow."""
     require_penalty(penalty)
     if not penalty.has_subgradient:
         raise ValueError(
@@ -223,9 +225,9 @@ def require_subgradient(penalty: Penalty) -> None:
 
 
 def operands(x: Tensor, *others: Number) -> tuple[Tensor, ...]:
-    """Checks `x`, perhaps a gradient, and a strength, and casts them to compute with.
+    """Check `x`, perhaps a gradient, and a strength, and cast them to compute with.
 
-    A strength that is negative becomes NaN.
+    A negative strength becomes NaN.
     """
     require_real_tensor("x", x)
     *grads, strength = others
@@ -239,13 +241,13 @@ def operands(x: Tensor, *others: Number) -> tuple[Tensor, ...]:
 
 
 def gradient_operand(grad: Tensor) -> Tensor:
-    """Checks the argument of `lambda_max`, and casts it to compute with."""
+    """Check the argument of `lambda_max`, and cast it to compute with."""
     require_real_tensor("grad", grad)
     return grad.to(compute_dtype(grad.dtype))
 
 
 def require_gradient(grad: Tensor, x: Tensor) -> None:
-    """Raises unless a gradient is one of `x`."""
+    """Raise unless a gradient is a real tensor of the shape of `x`."""
     require_real_tensor("grad", grad)
     if grad.shape != x.shape:
         raise ValueError(

@@ -26,9 +26,9 @@ Row = tuple[str, Tensor, Number]
 class Constraint(Penalty):
     """A set: it says what is inside, projects, and knows its normal cone.
 
-    What a set defines takes tensors of one dtype, that to compute in: one tensor, or if
-    the set is joint, all those of a tree. `of` are the parameters, of which the tensors
-    are this process's shards if they are DTensors.
+    The three methods that a set defines take tensors of one dtype, to be computed in:
+    one tensor, or, if the set is joint, all tensors of a tree. Where `of`, the
+    parameters, are DTensors, these are the shards of this process.
     """
 
     finite = False
@@ -39,13 +39,13 @@ class Constraint(Penalty):
     def inside(
         self, arrays: Sequence[Tensor], slack: float, of: Sequence[Tensor]
     ) -> Tensor:
-        """Tells whether arrays are in the set, but for a relative error of rounding."""
+        """Return whether arrays are in the set, up to a relative error `slack`."""
 
     @abc.abstractmethod
     def project(
         self, arrays: Sequence[Tensor], metrics: Sequence[Tensor], of: Sequence[Tensor]
     ) -> list[Tensor]:
-        """Gives the nearest point of the set."""
+        """Return the nearest point of the set."""
 
     @abc.abstractmethod
     def distances(
@@ -55,33 +55,33 @@ class Constraint(Penalty):
         slack: float,
         of: Sequence[Tensor],
     ) -> list[Tensor]:
-        """Gives the distance of `-grads` to the normal cone at arrays inside."""
+        """Return the distance of `-grads` to the normal cone at arrays inside."""
 
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
-        """Gives 0 inside and infinity outside."""
+        """Return 0 inside and infinity outside."""
         return self._value([("x", x, strength)])
 
     def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
-        """Gives 0 inside and NaN outside."""
+        """Return 0 inside and NaN outside."""
         slope = torch.zeros_like(local(x).detach())
         return _like(x, torch.where(self.value(x, strength) == 0, slope, math.nan))
 
     def prox(self, x: Tensor, threshold: Number) -> Tensor:
-        """Projects onto the set, in the metric of the thresholds."""
+        """Project onto the set, in the metric of the thresholds."""
         return self._prox([("x", x, threshold)])[0]
 
     def optimality_distance(
         self, x: Tensor, grad: Tensor, strength: Number = 1.0
     ) -> Tensor:
-        """Gives, per element, the distance of `-grad` to the set's normal cone."""
+        """Return, per element, the distance of `-grad` to the set's normal cone."""
         return self._distances([("x", x, strength)], [grad])[0]
 
     def tree_value(self, rows: Sequence[Row]) -> Tensor | float:
-        """Sums the value over rows of path, array and strength."""
+        """Sum the value over rows of path, array and strength."""
         return self._value(rows) if self.joint and rows else super().tree_value(rows)
 
     def tree_prox(self, rows: Sequence[Row]) -> list[Tensor]:
-        """Projects rows of path, array and threshold."""
+        """Project rows of path, array and threshold."""
         if not (self.joint and rows):
             return super().tree_prox(rows)
         runs = [list(run) for _, run in itertools.groupby(rows, _kind)]
@@ -95,7 +95,7 @@ class Constraint(Penalty):
     def tree_optimality_distance(
         self, rows: Sequence[tuple[str, Tensor, Tensor, Number]]
     ) -> list[Tensor]:
-        """Gives the distances for rows of path, array, gradient and strength."""
+        """Return the distances for rows of path, array, gradient and strength."""
         if not (self.joint and rows):
             return super().tree_optimality_distance(rows)
         grads = [grad for _, _, grad, _ in rows]
@@ -142,9 +142,10 @@ class Constraint(Penalty):
     def _operands(
         self, argument: str, rows: Sequence[Row]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Checks rows, and casts arrays and thresholds to the widest dtype.
+        """Check rows, and cast arrays and thresholds to the widest dtype.
 
-        An element is NaN where its threshold is: few sets would show it otherwise.
+        An element becomes NaN where its threshold is NaN, which most projections would
+        hide.
         """
         for path, x, t in rows:
             require_real_tensor(path, x)
@@ -167,7 +168,7 @@ class Constraint(Penalty):
 
 
 def _kind(row: Row) -> Any:
-    """Gives what neighbours must have in common to be joined: to small arrays only."""
+    """Return what neighbouring rows must share to be joined; only small arrays do."""
     _, x, t = row
     own = t.dtype if isinstance(t, Tensor) else t
     if is_small(x) and (not isinstance(t, Tensor) or t.shape == x.shape):
@@ -185,13 +186,13 @@ def _joined(run: Sequence[Row]) -> Row:
 
 
 def _slack(rows: Sequence[Row]) -> float:
-    """The relative error that a sum may have, and those of its elements' rounding."""
+    """Return the relative error of a sum, or of its elements if that is larger."""
     eps = [torch.finfo(x.dtype).eps for _, x, _ in rows]
     return max(*eps, 64 * min(*eps, torch.finfo(torch.float32).eps))
 
 
 def _part(value: Number, x: Tensor) -> Number:
-    """Gives what belongs to this process's shard of `x`, if that is a DTensor."""
+    """Return the part of a value that belongs to this process's shard of `x`."""
     if not isinstance(value, Tensor) or not hasattr(x, "to_local"):
         return value
     if hasattr(value, "to_local"):
@@ -202,7 +203,7 @@ def _part(value: Number, x: Tensor) -> Number:
 
 
 def _like(x: Tensor, part: Tensor) -> Tensor:
-    """Makes a DTensor of this process's shard of it, if `x` is one."""
+    """Return the DTensor that this process's shard belongs to, if `x` is one."""
     if not hasattr(x, "to_local"):
         return part
     from torch.distributed.tensor import DTensor

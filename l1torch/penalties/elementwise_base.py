@@ -12,28 +12,28 @@ SCALES = "[1e-18, 1e18]"
 
 
 class Elementwise(Penalty):
-    """A penalty of one element, of which its children say, for a magnitude `a`:
+    """A sum of one function of each element, which a subclass defines by its magnitude.
 
-    `_height(a)`, the value; `_slope(a)`, its derivative, of no matter at 0 but no NaN;
-    `_shrunk(a, t)`, the prox, its zeros of any sign; and `_at_zero(grad, strength)`,
-    the distance of `-grad` to the subdifferential at 0.
+    For a magnitude `a`: `_height(a)`, the value; `_slope(a)`, its derivative, which at
+    0 may be anything but NaN; `_shrunk(a, t)`, the prox, whose zeros may have any sign;
+    and `_at_zero(grad, strength)`, the distance of `-grad` to the subdifferential at 0.
     """
 
     separable = True
 
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
-        """Sums `strength * _height(|x_i|)`."""
+        """Sum `strength * _height(|x_i|)`."""
         x, strength = operands(x, strength)
         return torch.sum(strength * self._height(absolute(x)))
 
     def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
-        """Gives `strength * _slope(|x|) sign(x)`."""
+        """Return `strength * _slope(|x|) sign(x)`."""
         wide, strength = operands(x, strength)
         slope = strength * self._slope(wide.abs())
         return (slope * sign(wide)).to(x.dtype)
 
     def prox(self, x: Tensor, threshold: Number) -> Tensor:
-        """Applies `_shrunk` to the magnitudes."""
+        """Apply `_shrunk` to the magnitudes."""
 
         def formula(x: Tensor, t: Tensor) -> Tensor:
             return freed(sign(x) * self._shrunk(x.abs(), t), x, t)
@@ -43,7 +43,7 @@ class Elementwise(Penalty):
     def optimality_distance(
         self, x: Tensor, grad: Tensor, strength: Number = 1.0
     ) -> Tensor:
-        """Gives the distance to the one slope, or at zero to what there is."""
+        """Return the distance to the slope, and at zero to the subdifferential."""
         x, grad, strength = operands(x, grad, strength)
         slope = strength * self._slope(x.abs())
         distance = (grad + slope * sign(x)).abs()
@@ -51,5 +51,5 @@ class Elementwise(Penalty):
 
 
 def exceeds_root(a: Tensor, t: Tensor, factor: float) -> Tensor:
-    """Tells where `a > sqrt(factor * t)`, for `a >= 0`, without overflow."""
+    """Mark where `a > sqrt(factor * t)`, for `a >= 0`, without overflow."""
     return (a > 0) & (t / torch.where(a > 0, a, 1) * factor < a)

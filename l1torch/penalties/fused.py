@@ -90,8 +90,7 @@ class _FusedLasso(Penalty):
         return torch.where(balanced.all(), bound, math.inf)
 
     def _residual(self, x: Tensor, v: Tensor, strength: Tensor) -> Tensor:
-        # What is left of v after its projection onto strength * d penalty(x). Between
-        # two jumps of x this is a prox of v, in which the jumps' slopes are known.
+        # Between two jumps of x this is a prox of v, whose slopes at them are known.
         self.require_fit("x", x.shape, strength.shape)
         t_l1 = strength * self.l1_ratio
         t_variation = strength * (1 - self.l1_ratio)
@@ -99,7 +98,7 @@ class _FusedLasso(Penalty):
         cut = (jumps > 0).int() - (jumps < 0).int()
         u = fuse(v - t_l1 * sign(x), t_variation, t_variation, cut)
         u = torch.where(x == 0, soft_threshold_unchecked(u, t_l1), u)
-        # NaN that comparisons have hidden.
+        # Comparisons have hidden NaN.
         return torch.where(torch.isnan(x + strength), x + strength, u)
 
 
@@ -115,7 +114,7 @@ def _require_one_a_row(
 
 
 def total_variation() -> Penalty:
-    """Gives `sum_i |x_(i+1) - x_i|` along the last axis (Rudin, Osher, Fatemi, 1992).
+    """Return `sum_i |x_(i+1) - x_i|` along the last axis (Rudin, Osher, Fatemi, 1992).
 
     Leading axes are a batch of signals; move another axis to the end, or reshape, for
     variation along it. It gives flat pieces, whose elements are equal to the last bit,
@@ -141,11 +140,12 @@ def total_variation() -> Penalty:
 
 
 def fused_lasso(l1_ratio: float) -> Penalty:
-    """Gives `l1_ratio |x|_1 + (1 - l1_ratio) sum_i |x_(i+1) - x_i|` (Tibshirani, 2005).
+    """Return the fused lasso, `l1_ratio |x|_1 + (1 - l1_ratio) sum_i |x_(i+1) - x_i|`.
 
-    Its prox is the soft threshold of total variation's (Friedman et al., 2007), so that
-    whole pieces are zero. Axes, cost and limits are those of `total_variation`;
-    `lambda_max` is finite for `l1_ratio > 0`, and takes a few such rounds.
+    See Tibshirani et al. (2005). Its prox is the soft threshold of the prox of total
+    variation (Friedman et al., 2007), so that whole pieces are zero. Axes, cost and
+    limits are those of `total_variation`; `lambda_max` is finite for `l1_ratio > 0`,
+    and takes a few such rounds.
 
     Args:
       l1_ratio: the share of L1, a Python number in [0, 1]. 1 is the lasso, 0 is total

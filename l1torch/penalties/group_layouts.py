@@ -53,7 +53,7 @@ _RECURRENT = re.compile(r"weight_(ih|hh|hr)")
 
 
 def layouts(params: nn.Module) -> dict[str, str]:
-    """Gives the layouts of a model's weights, for `group_l1("...", layouts=)`.
+    """Return the layouts of a model's weights, for `group_l1("...", layouts=)`.
 
     They are known by the types of the modules: Linear, Conv1d to ConvTranspose3d,
     Embedding and EmbeddingBag, recurrent layers and their cells, MultiheadAttention.
@@ -90,7 +90,7 @@ def layouts(params: nn.Module) -> dict[str, str]:
 
 
 def check_layouts(layouts: Any) -> Layouts | None:
-    """Gives a mapping from paths to layouts as pairs, or raises."""
+    """Return a mapping from paths to layouts as pairs, or raise."""
     if layouts is None:
         return None
     if not isinstance(layouts, Mapping):
@@ -104,15 +104,14 @@ def check_layouts(layouts: Any) -> Layouts | None:
             raise ValueError(
                 "layouts must hold strings of the letters i, o, k, h, g, l, one for "
                 f"each axis, got {layout!r}. Write 'oi' for a matrix of outputs by "
-                "inputs, "
-                "'iho' with an axis of heads before the units divided among them, "
+                "inputs, 'iho' with an axis of heads before the units of each, "
                 "'8oi' for 8 heads in one axis."
             )
     return tuple((str(pattern), layout) for pattern, layout in layouts.items())
 
 
 def layout_of(path: str, shape: tuple[int, ...], given: Layouts | None) -> str:
-    """Gives the layout of an array.
+    """Return the layout of an array.
 
     Raises:
       ValueError: it is not known, or has another number of axes.
@@ -181,7 +180,7 @@ def _of_module(module: nn.Module) -> dict[str, str]:
 def _tokens(
     layout: str, shape: tuple[int, ...], path: str
 ) -> list[tuple[int, int, str]]:
-    """Gives for each axis how many layers and heads are fused in it, and its letter."""
+    """Return for each axis how many layers and heads it holds, and its letter."""
     tokens = [(int(n or 0), int(m or 0), c) for n, m, c in _TOKEN.findall(layout)]
     if len(tokens) != len(shape):
         raise ValueError(

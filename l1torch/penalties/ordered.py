@@ -25,7 +25,7 @@ class _Ordered(Penalty):
 
     @abc.abstractmethod
     def _weights(self, name: str, size: int) -> np.ndarray:
-        """The weights of an array of `size` elements, the largest first."""
+        """Return the weights of an array of `size` elements, the largest first."""
 
     def require_fit(
         self, path: str, shape: tuple[int, ...], strength_shape: tuple[int, ...] = ()
@@ -74,9 +74,8 @@ class _Ordered(Penalty):
         return largest(torch.cumsum(sizes, 0) / torch.cumsum(weights, 0))
 
     def _residual(self, x: Tensor, v: Tensor, strength: Tensor) -> Tensor:
-        # What is left of v after its projection onto strength * d penalty(x). Those x
-        # of one size make a cluster, whose slopes are a permutahedron, of which the
-        # projection leaves the isotonic regression of the sorted v - weights.
+        # Elements of one size are a cluster, whose slopes form a permutahedron. The
+        # projection onto it leaves the isotonic regression of the sorted v - weights.
         _require_one_number("strength", strength.shape, "x")
         shape, x, v = x.shape, x.reshape(-1), v.reshape(-1)
         weights = torch.as_tensor(self._weights("x", x.numel())).to(x)
@@ -91,7 +90,7 @@ class _Ordered(Penalty):
         u = fuse(y, y.new_full((), math.inf), y.new_zeros(()), cut)
         u = torch.where((size == 0) & (u < 0), 0, u)
         u = torch.zeros_like(u).scatter(0, order, u) * direction
-        # NaN that comparisons have hidden.
+        # Comparisons have hidden NaN.
         nan = strength.reshape(()) + x
         return torch.where(torch.isnan(nan), nan, u).reshape(shape)
 
@@ -144,7 +143,7 @@ def _require_one_number(argument: str, shape: tuple[int, ...], path: str) -> Non
 
 
 def owl(weights: Sequence[float]) -> Penalty:
-    """Gives `sum_i weights_i |x|_(i)`, the ordered weighted L1 norm.
+    """Return `sum_i weights_i |x|_(i)`, the ordered weighted L1 norm.
 
     `|x|_(1) >= |x|_(2) >= ...` are the sizes of all elements of the array, sorted
     (Zeng and Figueiredo, 2014; Bogdan et al., 2015). Equal weights are L1; weights
@@ -200,7 +199,7 @@ def owl(weights: Sequence[float]) -> Penalty:
 
 
 def slope(q: float) -> Penalty:
-    """Gives SLOPE: `owl` with the weights of Benjamini and Hochberg (Bogdan, 2015).
+    """Return SLOPE: `owl` with the weights of Benjamini and Hochberg (Bogdan, 2015).
 
     `weights_i = Phi^-1(1 - i q / (2n))` for an array of n elements, with `Phi` the
     standard normal distribution function. For orthogonal designs and unit noise, at a

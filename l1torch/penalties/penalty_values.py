@@ -24,7 +24,7 @@ def penalty_value(
     penalty: Penalty = l1(),
     mask: Mask = weights_only,
 ) -> Tensor:
-    """Sums `strength * penalty` over the penalised leaves: to report, or for a loss.
+    """Sum `strength * penalty` over the penalised leaves: to report, or for a loss.
 
     Differentiated, it gives the penalty's subgradient: 0 at a weight of 0. Added to a
     loss it finds no exact zeros; for these use `proximal_step` or `Proximal`.

@@ -143,7 +143,7 @@ class _NonnegativeL1(Penalty):
 
 
 def l1() -> Penalty:
-    """Gives `|x|_1 = sum |x_i|`, the lasso penalty (Tibshirani, 1996).
+    """Return `|x|_1 = sum |x_i|`, the lasso penalty (Tibshirani, 1996).
 
     Its prox is `soft_threshold`; the subgradient is `sign(x)` with `sign(0) = 0`.
 
@@ -155,7 +155,7 @@ def l1() -> Penalty:
 
 
 def elastic_net(l1_ratio: float) -> Penalty:
-    """Gives `l1_ratio |x|_1 + (1 - l1_ratio)/2 |x|_2^2` (Zou and Hastie, 2005).
+    """Return `l1_ratio |x|_1 + (1 - l1_ratio)/2 |x|_2^2` (Zou and Hastie, 2005).
 
     With `strength` this is scikit-learn's `ElasticNet(alpha=strength, l1_ratio)`.
 
@@ -178,7 +178,7 @@ def elastic_net(l1_ratio: float) -> Penalty:
 
 
 def nonnegative_l1() -> Penalty:
-    """Gives `sum x_i` for `x >= 0` and infinity elsewhere.
+    """Return `sum x_i` for `x >= 0` and infinity elsewhere.
 
     The penalty of scikit-learn's `Lasso(positive=True)`. Its prox is
     `max(x - threshold, 0)`. Below zero there is no subgradient (NaN), so that

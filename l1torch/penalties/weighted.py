@@ -96,14 +96,14 @@ class _WeightedL1(Penalty):
         return largest(torch.where(counts, ratio, 0))
 
     def _times_weights(self, t: Tensor, x: Tensor) -> Tensor:
-        """Gives `t * weights`: 0 for a weight of 0, infinity for an infinite one."""
+        """Return `t * weights`: 0 for a weight of 0, infinity for one of infinity."""
         weights, forced = self._finite_weights(x)
         # No 0 * inf, and NaN stays NaN.
         product = torch.where(weights == 0, t.clamp(max=0), t) * weights
         return product.masked_fill(forced & (t >= 0), math.inf)
 
     def _finite_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Gives the weights of `x`, 1 for infinite ones, and where these are."""
+        """Return the weights of `x`, 1 for infinite ones, and where these are."""
         if isinstance(self.weights, Mapping):
             raise ValueError(
                 f"weights are known by path, for {self._shapes()}. "
@@ -118,7 +118,7 @@ class _WeightedL1(Penalty):
 
 
 def weighted_l1(weights: Any) -> Penalty:
-    """Gives `sum w_i |x_i|` with weights `w_i >= 0`.
+    """Return `sum w_i |x_i|` with weights `w_i >= 0`.
 
     A weight of 0 leaves its element alone. An infinite one holds it at zero: the prox
     is 0 there at every threshold, 0 included, and `add_subgradient` refuses it. The
@@ -146,7 +146,7 @@ def weighted_l1(weights: Any) -> Penalty:
 
 
 def adaptive_l1(pilot: Any, power: float = 1.0) -> Penalty:
-    """Gives the adaptive lasso (Zou, 2006): weights `1 / |pilot|^power`.
+    """Return the adaptive lasso (Zou, 2006): weights `1 / |pilot|^power`.
 
     The pilot is a first estimate of the parameters: least squares, ridge, or a network
     trained without a penalty. What is large in it is hardly shrunk; what is 0 in it
@@ -179,7 +179,7 @@ def adaptive_l1(pilot: Any, power: float = 1.0) -> Penalty:
 def _arrays(
     argument: str, given: Any, wanted: str, weights_of: Callable[[Any], Any]
 ) -> Tensor | dict[str, Tensor]:
-    """Gives the weights as tensors, by name if they are given so."""
+    """Return the weights as tensors, by name if they are given by name."""
     if not isinstance(given, Mapping | torch.nn.Module):
         return _array(argument, given, wanted, weights_of)
     leaves = [(path, leaf) for path, leaf in named_leaves(given) if leaf is not None]

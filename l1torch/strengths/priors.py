@@ -11,7 +11,7 @@ from l1torch.numerics.checks import check_real, described
 
 
 def laplace_scale(strength: Any, n: Any) -> Any:
-    """Gives the scale of the Laplace prior that a strength of L1 amounts to.
+    """Return the scale of the Laplace prior that a strength of L1 amounts to.
 
     With `loss_i = -log p(y_i | w)`, the `w` that minimises `1/n sum_i loss_i + strength
     * |w|_1` is the most probable one given the data (the MAP estimate) for independent
@@ -44,7 +44,7 @@ def laplace_scale(strength: Any, n: Any) -> Any:
 
 
 def laplace_strength(scale: Any, n: Any) -> Any:
-    """Gives the strength of L1 for a Laplace prior of a scale: `1 / (n * scale)`.
+    """Return the strength of L1 for a Laplace prior of a scale: `1 / (n * scale)`.
 
     The inverse of `laplace_scale`, which says what is meant. With the squared loss
     `1/(2n) |X w - y|^2` and noise of variance `v`, the strength is `v *
@@ -54,7 +54,12 @@ def laplace_strength(scale: Any, n: Any) -> Any:
       scale: number or tensor > 0, in units of the weights.
       n: the number of samples that the loss is the mean of.
 
-    Raises: as `laplace_scale`.
+    Returns:
+      `1 / (n * scale)`, in units of the loss: a float, or what the arguments are.
+
+    Raises:
+      TypeError: as `laplace_scale`.
+      ValueError: as `laplace_scale`.
 
     Example:
       >>> laplace_strength(2.0, n=50)
@@ -64,9 +69,9 @@ def laplace_strength(scale: Any, n: Any) -> Any:
 
 
 def _positive(argument: str, value: Any) -> Any:
-    """Gives a number or tensor that is positive and finite, or raises.
+    """Return a number or tensor that is positive and finite, or raise.
 
-    Of a tensor, what is neither becomes NaN, without waiting for the device.
+    In a tensor other elements become NaN, without waiting for the device.
     """
     if not isinstance(value, Tensor | np.ndarray):
         return check_real(argument, value, "(0, inf)", "one such as 1e-3")

@@ -4,7 +4,7 @@
 def ramp(
     step: float, first: float, last: float, start: float, end: float, power: float
 ) -> float:
-    """Goes from `start`, up to the step `first`, to `end`, from the step `last` on.
+    """Return `start` up to the step `first`, `end` from the step `last` on.
 
     Between them it is `end + (start - end) * left^power`, where `left` falls from 1 to
     0. `start` and `end` are met exactly; no value lies outside of them by rounding.

@@ -16,7 +16,7 @@ Scope = Literal["global", "array"]
 
 @dataclasses.dataclass(frozen=True)
 class TargetSparsity:
-    """What `target_sparsity` gives; its fields are the arguments of this function."""
+    """The result of `target_sparsity`; its fields are the arguments of it."""
 
     target: float
     steps: int
@@ -26,7 +26,7 @@ class TargetSparsity:
     snap: float | None
 
     def fraction(self, step: int) -> float:
-        """Gives the fraction of zeros wanted after so many steps: the cubic ramp.
+        """Return the fraction of zeros wanted after `step` steps, on the cubic ramp.
 
         Args:
           step: how many steps have been taken, this one included.
@@ -36,7 +36,7 @@ class TargetSparsity:
         return ramp(step, first, last, 0.0, self.target, 3.0)
 
     def count(self, step: int, size: int) -> int:
-        """Gives the number of zeros wanted among `size` weights."""
+        """Return the number of zeros wanted among `size` weights."""
         most = 2**63 - 1
         size = check_int("size", size, "how many weights there are", least=0, most=most)
         return round(self.fraction(step) * size)
@@ -56,7 +56,7 @@ def target_sparsity(
     scope: Scope = "global",
     snap: float | None = None,
 ) -> TargetSparsity:
-    """Asks for a fraction of zeros in place of a strength.
+    """Return a target fraction of zeros, to be passed in place of a strength.
 
     `Proximal` and `proximal_step` take it wherever they take a strength. Of the
     penalised weights the fraction `s(t)` is zero after step t, counted from 1::

@@ -28,7 +28,7 @@ Strength = Number | Schedule | Mapping[str, Number | Schedule]
 
 
 def check_strength(strength: Strength) -> None:
-    """Raises unless every leaf is a schedule or a finite real number >= 0."""
+    """Raise unless every leaf is a schedule or a finite real number >= 0."""
     leaves = [strength]
     if isinstance(strength, Mapping):
         leaves = list(strength.values())
@@ -46,7 +46,7 @@ def check_strength(strength: Strength) -> None:
 
 
 def check_learning_rate(learning_rate: Number | Schedule) -> None:
-    """Raises unless it is a schedule or a finite real scalar >= 0."""
+    """Raise unless it is a schedule or a finite real scalar >= 0."""
     if is_schedule(learning_rate):
         return
     check_number("learning_rate", learning_rate, or_schedule=True)
@@ -59,12 +59,12 @@ def check_learning_rate(learning_rate: Number | Schedule) -> None:
 
 
 def is_schedule(value: Any) -> bool:
-    """Tells a function of the step count from a number or tensor."""
+    """Return whether a value is a function of the step count, no number or tensor."""
     return callable(value) and not isinstance(value, Tensor)
 
 
 def schedule_value(argument: str, schedule: Schedule, count: int) -> Number:
-    """Calls a schedule; a TypeError says whose it is."""
+    """Call a schedule; name the argument if it raises TypeError."""
     try:
         return schedule(count)
     except TypeError as error:
@@ -75,7 +75,7 @@ def schedule_value(argument: str, schedule: Schedule, count: int) -> Number:
 
 
 def learning_rate_at(learning_rate: Number | Schedule, count: int) -> Number:
-    """Reads the learning rate at step `count`."""
+    """Read the learning rate at step `count`."""
     if not is_schedule(learning_rate):
         return as_float(learning_rate)
     value = schedule_value("learning_rate", learning_rate, count)
@@ -89,7 +89,7 @@ def learning_rate_at(learning_rate: Number | Schedule, count: int) -> Number:
 
 
 def strengths_at(strength: Strength, count: int, params: Any) -> list[Number]:
-    """Reads the strength of each leaf of `named_leaves(params)` at step `count`.
+    """Read the strength of each leaf of `named_leaves(params)` at step `count`.
 
     Raises:
       ValueError: a strength, or what its schedule returns, does not broadcast to its
@@ -114,9 +114,10 @@ def strengths_at(strength: Strength, count: int, params: Any) -> list[Number]:
 def check_schedules(
     strength: Strength, learning_rate: Any, params: Any
 ) -> list[Number]:
-    """Raises at `init` what the schedules would raise at the first step.
+    """Raise at `init` what the schedules would raise at the first step.
 
-    Gives the first strength of each leaf of `named_leaves(params)`.
+    Returns:
+      The first strength of each leaf of `named_leaves(params)`.
     """
     if learning_rate is not None:
         learning_rate_at(learning_rate, 0)

@@ -6,7 +6,8 @@
     variables = to_flax(torch_model, like=variables)
 
 `variables` are those of a linen model; an nnx model serves as well. `compare_training`
-trains both from the same weights on the same batches, and tells where they part.
+trains both from the same weights on the same batches, and reports where they first
+differ.
 """
 
 from parity_tests.bridge.comparison import Comparison, Difference, Parting, Step

@@ -267,7 +267,7 @@ class Comparison:
         ]
 
     def _shown(self) -> list[Step]:
-        """Chooses a screenful: few steps, more of the first, and around the parting."""
+        """Choose a screenful: few steps, more of the first, and around the parting."""
         numbers = {len(self.steps), *_SHOWN}
         if (parting := self.first_parting) is not None:
             numbers |= {parting.step - 1, parting.step, parting.step + 1}

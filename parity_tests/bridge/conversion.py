@@ -15,7 +15,7 @@ from parity_tests.bridge.pairs import Matching, Pairs
 def to_torch(
     variables: Any, torch_model: torch.nn.Module, *, pairs: Pairs | None = None
 ) -> dict[str, torch.Tensor]:
-    """Gives a Flax model's parameters and running statistics as torch's state dict.
+    """Return a Flax model's parameters and running statistics as torch's state dict.
 
     No number is computed: converted back by `to_flax` they are the same bit by bit, and
     so are a state dict's own numbers, unless it has biases of LSTMs or GRUs that Flax
@@ -52,7 +52,7 @@ def to_torch(
 def state_dict_by(
     matching: Matching, variables: Any, torch_model: torch.nn.Module
 ) -> dict[str, torch.Tensor]:
-    """Gives what `to_torch` gives, for layers that are paired already."""
+    """Return the result of `to_torch` for layers that are paired already."""
     arrays = {path: np.asarray(x) for path, x in flax_tree.arrays_of(variables).items()}
     state = {k: x.detach().clone() for k, x in torch_model.state_dict().items()}
     for name, x in matching.to_torch(arrays).items():
@@ -68,7 +68,7 @@ def to_flax(
     pairs: Pairs | None = None,
     state_dict: Mapping[str, torch.Tensor] | None = None,
 ) -> Any:
-    """Gives a torch model's parameters and running statistics as a Flax tree.
+    """Return a torch model's parameters and running statistics as a Flax tree.
 
     Args:
       torch_model: a torch module.
@@ -108,7 +108,7 @@ def to_flax(
 
 
 def numpy_array(tensor: torch.Tensor) -> np.ndarray:
-    """Gives a tensor's values as numpy, bfloat16 too."""
+    """Return a tensor's values as numpy, bfloat16 too."""
     tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(jnp.bfloat16)

@@ -37,7 +37,7 @@ class FlaxLayer:
 
 
 def arrays_of(variables: Any) -> dict[Path, Any]:
-    """Gives the parameters and running statistics of a model by path.
+    """Return the parameters and running statistics of a model by path.
 
     Args:
       variables: linen variables with collections or the parameters alone, an nnx model
@@ -48,7 +48,7 @@ def arrays_of(variables: Any) -> dict[Path, Any]:
 
 
 def replaced(variables: Any, arrays: Mapping[Path, np.ndarray]) -> Any:
-    """Gives the tree with new arrays at `arrays_of`'s paths, the rest as it is.
+    """Return the tree with new arrays at `arrays_of`'s paths, the rest as it is.
 
     They get the dtypes and the devices of the old ones, which may be abstract. Dicts
     keep the order of their keys.
@@ -65,7 +65,7 @@ def replaced(variables: Any, arrays: Mapping[Path, np.ndarray]) -> Any:
 
 
 def layers_of(variables: Any, without: Collection[Path] = ()) -> list[FlaxLayer]:
-    """Lists the layers in order of appearance.
+    """List the layers in order of appearance.
 
     Args:
       variables: see `arrays_of`.
@@ -107,7 +107,7 @@ class Appearance:
                 self.order.setdefault(path, rank)
 
     def knows(self, a: FlaxLayer, b: FlaxLayer) -> bool:
-        """Tells whether it is known which of two layers comes first.
+        """Return whether it is known which of two layers comes first.
 
         The keys of a dict in alphabetical order may have been sorted by `jax.tree`,
         `jit` or nnx, and tell nothing.
@@ -116,7 +116,7 @@ class Appearance:
         return level is not None and self._trusted.get(a.path[:level], False)
 
     def numbers(self, a: FlaxLayer, b: FlaxLayer) -> bool:
-        """Tells whether a number in their names puts two layers in order.
+        """Return whether a number in their names puts two layers in order.
 
         It is the order in which linen made them, which in `Dense(4)(relu(Dense(4)(x)))`
         is not that in which they are called.
@@ -161,14 +161,14 @@ def _placed(path: Path, x: np.ndarray, leaf: Any) -> Any:
 
 
 def _in_order_of(like: Any, tree: Any) -> Any:
-    """Gives the keys of dicts, which jax.tree sorts, the order that `like`'s have."""
+    """Return a tree whose dicts, which jax.tree sorts, have the order of `like`'s."""
     if type(like) is not dict:
         return tree
     return {key: _in_order_of(child, tree[key]) for key, child in like.items()}
 
 
 def normalised(path: Sequence[str]) -> str:
-    """Writes a path as both frameworks could: `blocks_0` and `layers.0` are numbers."""
+    """Write a path as both frameworks could: `blocks_0` and `layers.0` are numbers."""
     dotted = ".".join(re.sub(r"_(?=\d+$)", ".", part) for part in path)
     return re.sub(r"\blayers\.(?=\d)", "", dotted)
 
@@ -204,7 +204,7 @@ def _kind(own: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def _compound(tree: Mapping[str, Any]) -> str | None:
-    """Gives the kind of a layer that is made of dense ones."""
+    """Return the kind of a layer that is made of dense ones."""
     if not all(isinstance(x, Mapping) and "kernel" in x for x in tree.values()):
         return None
     kernels = {name: x["kernel"] for name, x in tree.items()}
@@ -238,7 +238,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def _named(variables: Any) -> tuple[list[Path | None], list[Any], Any]:
-    """Flattens a tree; what is neither parameter nor statistic has no path."""
+    """Flatten a tree; what is neither parameter nor statistic has no path."""
     if isinstance(variables, nnx.Module):
         variables = nnx.state(variables)
     flat, treedef = jax.tree_util.tree_flatten_with_path(variables)
@@ -267,7 +267,7 @@ def _has_collections(variables: Any) -> bool:
 
 
 def _children(node: Any) -> dict[str, Any] | None:
-    """Gives what a node holds, or None for a leaf."""
+    """Return what a node holds, or None for a leaf."""
     if isinstance(node, Mapping):
         return {str(name): child for name, child in node.items()}
     if isinstance(node, list | tuple):

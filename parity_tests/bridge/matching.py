@@ -33,7 +33,7 @@ REMEDY = (
 def match(
     variables: Any, torch_model: torch.nn.Module, pairs: Pairs | None = None
 ) -> Matching:
-    """Pairs the layers of a Flax model with those of a torch model.
+    """Pair the layers of a Flax model with those of a torch model.
 
     What `pairs` does not name pairs kind by kind: by path, if all paths of the kind are
     the same (`block_0/fc`, `block.0.fc` and `layers/0` of a Sequential count as the
@@ -115,7 +115,7 @@ class _Unpaired:
     problems: list[str] = dataclasses.field(default_factory=list)
 
     def pair(self, flax: FlaxLayer, torch: TorchLayer, option: Layer) -> None:
-        """Makes two layers partners, or notes why they cannot be."""
+        """Make two layers partners, or note why they cannot be."""
         made = _fit(flax, torch, option)
         if isinstance(made, str):
             self.problems.append(f"{describe(flax)}  and  {describe(torch)}: {made}")
@@ -124,7 +124,7 @@ class _Unpaired:
         del self.flax[flax.name], self.torch[torch.name]
 
     def message(self) -> str:
-        """Lists what is left, with shapes."""
+        """List what is left, with shapes."""
         lines = ["The layers of the two models do not pair up."]
         lines += [f"- {problem}" for problem in self.problems]
         for framework, layers in (("Flax", self.flax), ("torch", self.torch)):
@@ -211,7 +211,7 @@ def _by_shape(
     options: Mapping[str, Layer],
     order: Appearance,
 ) -> list[tuple[FlaxLayer, TorchLayer]]:
-    """Pairs by shape where one way exists, given the orders that are known."""
+    """Pair by shape where one way exists, given the orders that are known."""
     groups: dict[tuple[int, ...], list[FlaxLayer]] = {}
     by_number: list[str] = []
     for layer in flax:
@@ -247,13 +247,13 @@ def _by_shape(
 
 
 def _words(path: Sequence[str]) -> set[str]:
-    """The parts of a layer's path that are names, and no numbers."""
+    """Return the parts of a layer's path that are not numbers."""
     parts = flax_tree.normalised(path).split(".")
     return {part for part in parts if not part.isdigit()}
 
 
 def _fit(flax: FlaxLayer, torch: TorchLayer, option: Layer) -> Match | str:
-    """Gives the pair, or why the two do not fit: found without their numbers."""
+    """Return the pair, or why the two do not fit: found without their numbers."""
     try:
         rule = option.rule
         if rule is None:

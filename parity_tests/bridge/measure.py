@@ -68,7 +68,7 @@ class Meter:
         self._before = ours, theirs
 
     def measure(self, number: int, ours: Seen, theirs: Seen) -> Step:
-        """Compares what one step has shown."""
+        """Compare what one step has shown."""
         updates = [
             {n: _wide(seen.arrays[n]) - _wide(before[n]) for n in self._parameters}
             for seen, before in zip((ours, theirs), self._before, strict=True)
@@ -100,7 +100,7 @@ class Meter:
     def _differing_zeros(
         self, arrays: tuple[Arrays, Arrays], updates: Sequence[Arrays]
     ) -> dict[str, int]:
-        """Counts the entries that are zero on one side only, by array.
+        """Count the entries that are zero on one side only, by array.
 
         An entry whose updates are rounding beside the largest of the model does not
         count: gradients that vanish, as that of a bias before a normalisation layer,
@@ -133,7 +133,7 @@ class Meter:
     def _located(
         self, sizes: Mapping[str, float], tolerance: float, total: float
     ) -> Difference:
-        """Finds the largest size, and the first that exceeds the tolerance."""
+        """Find the largest size, and the first that exceeds the tolerance."""
         most = max(sizes, key=lambda name: _order(sizes[name]), default="")
         first = next((name for name, x in sizes.items() if not x <= tolerance), "")
         return Difference(total, most, first)

@@ -67,14 +67,14 @@ class Match:
         return f"{describe(self.flax)}  <->  {describe(self.torch)}"
 
     def to_torch(self, flax: Mapping[Path, np.ndarray]) -> dict[str, np.ndarray]:
-        """Gives a Flax layer's arrays by their names in torch's state dict."""
+        """Return a Flax layer's arrays by their names in torch's state dict."""
         own = {name: flax[path] for name, path in self.flax.leaves.items()}
         with _naming(self):
             made = self.rule.to_torch(own, self.torch.shapes)
         return {self.torch.keys[name]: x for name, x in made.items()}
 
     def to_flax(self, torch: Mapping[str, np.ndarray]) -> dict[Path, np.ndarray]:
-        """Gives a torch layer's arrays by their paths in Flax."""
+        """Return a torch layer's arrays by their paths in Flax."""
         own = {name: torch[key] for name, key in self.torch.keys.items()}
         with _naming(self):
             made = self.rule.to_flax(own, self.flax.shapes)
@@ -91,14 +91,14 @@ class Matching:
         return "\n".join(map(str, self.matches))
 
     def to_torch(self, arrays: Mapping[Path, np.ndarray]) -> dict[str, np.ndarray]:
-        """Gives Flax's arrays in torch's layout, by their names in the state dict."""
+        """Return Flax's arrays in torch's layout, by their names in the state dict."""
         made: dict[str, np.ndarray] = {}
         for pair in self.matches:
             made |= pair.to_torch(arrays)
         return made
 
     def to_flax(self, arrays: Mapping[str, np.ndarray]) -> dict[Path, np.ndarray]:
-        """Gives torch's arrays in Flax's layout, by their paths."""
+        """Return torch's arrays in Flax's layout, by their paths."""
         made: dict[Path, np.ndarray] = {}
         for pair in self.matches:
             made |= pair.to_flax(arrays)
@@ -106,12 +106,12 @@ class Matching:
 
 
 def describe(layer: FlaxLayer | TorchLayer) -> str:
-    """Writes a layer's name and its arrays' names and shapes."""
+    """Write a layer's name and its arrays' names and shapes."""
     return f"{layer.name or '(the model itself)'}  {shapes_of(layer.shapes)}"
 
 
 def shapes_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Writes names and shapes."""
+    """Write names and shapes."""
     return ", ".join(f"{name} {shape}".strip() for name, shape in shapes.items())
 
 

@@ -78,7 +78,7 @@ class FlaxSide:
         self._step = jax.jit(step)
 
     def check(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[int, ...]:
-        """Gives the outputs' shape; raises what a step would raise."""
+        """Return the outputs' shape, and raise what a step would raise."""
         batch = self._batch(inputs, targets)
         try:
             return jax.eval_shape(self._step, *self._carry(), *batch)[1].shape
@@ -88,7 +88,7 @@ class FlaxSide:
             ) from error
 
     def step(self, matching: Matching, inputs: np.ndarray, targets: np.ndarray) -> Seen:
-        """Takes one step."""
+        """Take one step."""
         # Accelerators may multiply matrices in less than single precision otherwise.
         with jax.default_matmul_precision("highest"):
             loss, outputs, gradients, carry = self._step(
@@ -105,7 +105,7 @@ class FlaxSide:
         )
 
     def arrays(self, matching: Matching) -> Arrays:
-        """Gives the parameters and running statistics, by torch's names."""
+        """Return the parameters and running statistics, by torch's names."""
         return matching.to_torch(self._arrays(self._params, self._rest))
 
     def _promoted(self, x: Any) -> Any:
@@ -152,7 +152,7 @@ class TorchSide:
     def check(
         self, inputs: np.ndarray, shape: tuple[int, ...]
     ) -> list[torch.nn.Module]:
-        """Gives the modules in the order of the forward pass, which it tries.
+        """Return the modules in the order of the forward pass, which it tries.
 
         Raises:
           ValueError: outputs of another shape than Flax's.
@@ -185,7 +185,7 @@ class TorchSide:
         inputs: np.ndarray,
         targets: np.ndarray,
     ) -> Seen:
-        """Takes one step."""
+        """Take one step."""
         # As in Flax: convolutions on a GPU have less than single precision otherwise.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             outputs = self._forward(inputs)
@@ -200,7 +200,7 @@ class TorchSide:
         return Seen(loss.item(), numpy_array(outputs), gradients, self.arrays())
 
     def arrays(self) -> Arrays:
-        """Gives parameters and buffers."""
+        """Return parameters and buffers."""
         return {k: numpy_array(x).copy() for k, x in self._model.state_dict().items()}
 
     def _forward(self, inputs: np.ndarray) -> torch.Tensor:

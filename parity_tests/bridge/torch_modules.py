@@ -68,7 +68,7 @@ class TorchLayer:
     def rule(
         self, flattened: tuple[int, ...] | None = None, transpose_kernel: bool = False
     ) -> Rule:
-        """Gives the rule of the layer's kind.
+        """Return the rule of the layer's kind.
 
         Raises:
           ValueError: an option that this kind does not have; a kind that is not known.
@@ -98,7 +98,7 @@ class TorchLayer:
 def layers_of(
     model: torch.nn.Module, statistics: bool = True, without: Collection[str] = ()
 ) -> list[TorchLayer]:
-    """Lists the layers in the order in which the modules are declared.
+    """List the layers in the order in which the modules are declared.
 
     A parameter that several modules share is listed with the first. Buffers are no part
     of a layer, but for running means and variances.
@@ -137,7 +137,7 @@ def layers_of(
 
 
 def shared_names(model: torch.nn.Module) -> dict[str, str]:
-    """Maps the further names of shared tensors in the state dict to their first."""
+    """Map the further names of shared tensors in the state dict to their first."""
     first: dict[int, str] = {}
     return {
         name: first[id(x)]
@@ -156,7 +156,7 @@ def _kind(module: torch.nn.Module) -> str:
 def _levels(
     kind: str, own: dict[str, tuple[str, tuple[int, ...]]]
 ) -> Iterator[tuple[str, dict[str, tuple[str, tuple[int, ...]]]]]:
-    """Splits an LSTM's or GRU's arrays by level and direction."""
+    """Split an LSTM's or GRU's arrays by level and direction."""
     levels: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
     for name, x in own.items():
         level = re.fullmatch(r"(\w+?)_(l\d+(_reverse)?)", name)

@@ -1,4 +1,4 @@
-"""Trains a model in both frameworks and compares every step."""
+"""Training a model in both frameworks, and comparing every step."""
 
 import contextlib
 import itertools
@@ -42,12 +42,12 @@ _DROPOUTS = (
 
 
 def channels_first(x: np.ndarray) -> np.ndarray:
-    """Turns Flax's (batch, ..., channels) into torch's (batch, channels, ...)."""
+    """Turn Flax's (batch, ..., channels) into torch's (batch, channels, ...)."""
     return np.moveaxis(x, -1, 1)
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
-    """Turns torch's (batch, channels, ...) into Flax's (batch, ..., channels)."""
+    """Turn torch's (batch, channels, ...) into Flax's (batch, ..., channels)."""
     return x.movedim(1, -1)
 
 
@@ -68,7 +68,7 @@ def compare_training(
     support_tolerance: float | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] = lambda steps: steps,
 ) -> Comparison:
-    """Trains a model in Flax and in torch, side by side, and compares every step.
+    """Train a model in Flax and in torch, side by side, and compare every step.
 
     Both start at the Flax model's weights, which the torch model is given, and see the
     same batches, in training mode. Entries of torch parameters that Flax does not have,
@@ -279,7 +279,7 @@ def _require_no_dropout(model: torch.nn.Module) -> None:
 
 
 def _require_fresh(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
-    """Raises ValueError unless it has the model's parameters and taken no step."""
+    """Raise ValueError unless it has the model's parameters and taken no step."""
     own = {id(p) for group in optimizer.param_groups for p in group["params"]}
     wanted = {n: p for n, p in model.named_parameters() if p.requires_grad}
     missing = [name for name, p in wanted.items() if id(p) not in own]
@@ -299,7 +299,7 @@ def _require_fresh(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> 
 
 @contextlib.contextmanager
 def _held(model: torch.nn.Module, entries: Mapping[str, np.ndarray]) -> Iterator[None]:
-    """Keeps from the gradients what belongs to entries that Flax does not have."""
+    """Set gradients to zero of entries that Flax does not have, while this is open."""
 
     def hold(own: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         return lambda gradient: gradient.where(own, 0.0)
