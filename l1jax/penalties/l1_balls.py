@@ -101,7 +101,7 @@ def implied_radius(params: Any, mask: Mask = weights_only) -> jax.Array:
     every weight that is not zero.
 
     Args:
-      params: tree of arrays, or a flax `nnx.Module`: its `nnx.Param`s.
+      params: tree of arrays, or a flax `nnx.Module`: its `nnx.Param` leaves.
       mask: the leaves to count, see `weights_only`; `None` counts all.
 
     Returns:

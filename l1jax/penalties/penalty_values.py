@@ -25,7 +25,7 @@ def penalty_value(
     `proximal_step`.
 
     Args:
-      params: tree of arrays, or a flax `nnx.Module`: its `nnx.Param`s.
+      params: tree of arrays, or a flax `nnx.Module`: its `nnx.Param` leaves.
       strength: number, array, or tree of these that is a prefix of `params`; in units
         of the loss.
       penalty: the penalty, of unit strength.

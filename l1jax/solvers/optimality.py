@@ -67,7 +67,8 @@ def optimality_residual(
     Args:
       grads: the gradients of the mean loss, without the penalty: a tree as `params`. A
         leaf whose gradient is `None` is passed over.
-      params: tree of arrays, of any shapes, or a flax `nnx.Module`: its `nnx.Param`s.
+      params: tree of arrays, of any shapes, or a flax `nnx.Module`: its `nnx.Param`
+        leaves.
       strength: lambda, per unit of the mean loss: a number >= 0, an array that
         broadcasts to its parameter, or a tree of these that is a prefix of the
         parameters'. A constraint takes any: it has no effect.
