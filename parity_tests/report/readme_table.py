@@ -1,4 +1,4 @@
-"""Prints the README's table of optimizers: which settings make the frameworks equal.
+"""Print the table of optimizers of l1jax/thresholds: which settings make steps equal.
 
     python -m parity_tests.report.readme_table
 
