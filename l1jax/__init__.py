@@ -44,6 +44,7 @@ from l1jax.parameters import (
 from l1jax.paths import PathPoint, RegularisationPath, plot_path, regularisation_path
 from l1jax.penalties import (
     Penalty,
+    PenaltyFormula,
     adaptive_l1,
     capped_l1,
     elastic_net,
@@ -100,6 +101,7 @@ __all__ = [
     "OptimalityResidual",
     "PathPoint",
     "Penalty",
+    "PenaltyFormula",
     "ProximalState",
     "ProximalStepState",
     "RegularisationPath",

@@ -47,6 +47,7 @@ from l1torch.parameters import (
 from l1torch.paths import PathPoint, RegularisationPath, plot_path, regularisation_path
 from l1torch.penalties import (
     Penalty,
+    PenaltyFormula,
     adaptive_l1,
     capped_l1,
     elastic_net,
@@ -105,6 +106,7 @@ __all__ = [
     "OptimalityResidual",
     "PathPoint",
     "Penalty",
+    "PenaltyFormula",
     "Proximal",
     "ProximalStepState",
     "RegularisationPath",

@@ -11,9 +11,6 @@ from l1jax.linear.design import Array
 from l1jax.numerics.checks import as_numbers, check_number, require_broadcast
 from l1jax.numerics.elementwise import as_float
 from l1jax.penalties.base import Penalty, require_penalty
-from l1jax.penalties.group_lasso import _GroupL1
-from l1jax.penalties.separable import _L1, _ElasticNet, _NonnegativeL1
-from l1jax.penalties.weighted import _WeightedL1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,51 +234,84 @@ class PenaltyTerms:
 def penalty_terms(
     penalty: Penalty, strength: ArrayLike, shape: tuple[int, ...]
 ) -> PenaltyTerms:
-    """Checks penalty and strength, and writes them out for each coefficient."""
+    """Check penalty and strength, and write them out for each coefficient."""
     require_penalty(penalty)
     check_number("strength", strength)
     require_broadcast("strength", strength, "coef", shape)
     penalty = penalty.at("coef", shape)
     penalty.require_fit("coef", shape, jnp.shape(strength))
-    flat = (shape[0], shape[1] if len(shape) > 1 else 1)
-    s = np.asarray(as_numbers("strength", as_float(strength)), np.float64)
-    s = np.broadcast_to(s, shape).reshape(flat)
-    check_number("strength", np.array(s))
-    zero = np.zeros(flat)
-    unbounded = np.full(flat, -math.inf)
-    match penalty:
-        case _L1():
-            return PenaltyTerms(s, zero, unbounded)
-        case _ElasticNet(l1_ratio=r):
-            return PenaltyTerms(s * r, s * (1 - r), unbounded)
-        case _NonnegativeL1():
-            if not (s > 0).all():
-                raise ValueError(
-                    "strength must be > 0 under nonnegative_l1(), whose dual point "
-                    f"cannot be scaled otherwise, got {strength!r}. Pass a small one."
-                )
-            return PenaltyTerms(s, zero, zero)
-        case _WeightedL1():
-            weights = np.asarray(penalty.weights, np.float64)
-            weights = np.broadcast_to(weights, shape).reshape(flat)
-            held = np.isinf(weights)  # at every strength, 0 included
-            slopes = np.where(held, math.inf, s * np.where(held, 1, weights))
-            return PenaltyTerms(slopes, zero, unbounded)
-        case _GroupL1(l1_ratio=r) if np.ndim(strength) == 0 and (s > 0).all():
-            if r == 1:
-                return PenaltyTerms(s, zero, unbounded)
-            owners = penalty.owners(shape).reshape(flat)
-            sizes = np.bincount(owners.reshape(-1))
-            weights = np.sqrt(sizes) if penalty.scale_by_size else np.ones(len(sizes))
-            groups = Groups(owners, float(s[0, 0]) * (1 - r) * weights)
-            return PenaltyTerms(s * r, zero, unbounded, groups)
-    if isinstance(penalty, _GroupL1):
+    strength = np.asarray(as_numbers("strength", as_float(strength)), np.float64)
+    check_number("strength", strength)
+    unit = _at_unit_strength(penalty, shape)
+    s = _spread(strength, shape)
+    if ((unit.floor == 0) & (s == 0)).any():
         raise ValueError(
-            f"strength must be one number > 0 for groups, got {strength!r}. Put the "
-            "groups' weights into the penalty."
+            "strength must be > 0 where coefficients must not be negative, as under "
+            "nonnegative_l1(): the dual point cannot be scaled otherwise, got "
+            f"{strength!r}. Pass a small one."
         )
-    why = "its dual is not known" if penalty.convex else "it is not convex"
-    raise ValueError(
-        f"penalty {penalty!r} has no duality gap: {why}. Use optimality_residual as "
-        "the certificate, and solve as the solver."
+    groups = unit.groups
+    if groups is not None:
+        if not (strength.ndim == 0 and strength > 0):
+            raise ValueError(
+                f"strength must be one number > 0 for groups, got {strength!r}. Put "
+                "the groups' weights into the penalty."
+            )
+        # Slopes of 0 stand for no groups.
+        slopes = strength * groups.slopes
+        groups = Groups(groups.owners, slopes) if slopes.any() else None
+    held = np.isinf(unit.slopes)  # at every strength, 0 included
+    return PenaltyTerms(
+        slopes=np.where(held, math.inf, s * np.where(held, 1, unit.slopes)),
+        ridge=s * unit.ridge,
+        floor=unit.floor,
+        groups=groups,
     )
+
+
+def _at_unit_strength(penalty: Penalty, shape: tuple[int, ...]) -> PenaltyTerms:
+    """Read the formula of a penalty, and check that it keeps what is asked of it."""
+    formula = penalty.formula(shape)
+    if formula is None:
+        why = "its dual is not known" if penalty.convex else "it is not convex"
+        raise ValueError(
+            f"penalty {penalty!r} has no duality gap: {why}. Use optimality_residual "
+            "as the certificate, and solve as the solver."
+        )
+    for field in ("slopes", "ridge", "nonnegative"):
+        require_broadcast(field, getattr(formula, field), "coef", shape)
+    slopes, ridge = _spread(formula.slopes, shape), _spread(formula.ridge, shape)
+    bounded = _spread(formula.nonnegative, shape) > 0
+    wrong = []
+    if not ((slopes >= 0).all() and (ridge >= 0).all() and np.isfinite(ridge).all()):
+        wrong.append("slopes and ridge must be >= 0, and ridge finite")
+    if (bounded & (slopes == 0)).any():
+        wrong.append("slopes must be > 0 where elements are nonnegative")
+    if formula.owners is not None:
+        owners = np.asarray(formula.owners)
+        factors = np.asarray(formula.group_slopes, np.float64)
+        positive = (factors > 0).all() and np.isfinite(factors).all()
+        if tuple(owners.shape) != tuple(shape):
+            wrong.append("owners must have the shape of the coefficients")
+        elif not ((owners >= 0) & (owners < len(factors))).all():
+            wrong.append("owners must be numbers of groups that have group_slopes")
+        if not (positive or (factors == 0).all()):
+            wrong.append("group_slopes must be finite, and all > 0 or all 0")
+        if bounded.any() or ridge.any() or np.isinf(slopes).any():
+            wrong.append("groups cannot go with ridge, nonnegative or infinite slopes")
+    if wrong:
+        raise ValueError(
+            f"penalty {penalty!r} has a formula that linear models cannot use: "
+            f"{'; '.join(wrong)}; got {formula!r}. See PenaltyFormula."
+        )
+    floor = np.where(bounded, 0.0, -math.inf)
+    if formula.owners is None:
+        return PenaltyTerms(slopes, ridge, floor)
+    groups = Groups(owners.reshape(slopes.shape), factors)
+    return PenaltyTerms(slopes, ridge, floor, groups)
+
+
+def _spread(values: ArrayLike, shape: tuple[int, ...]) -> Array:
+    """Return numbers for each coefficient, of shape (p, k), in double precision."""
+    values = np.broadcast_to(np.asarray(values, np.float64), shape)
+    return values.reshape(shape[0], shape[1] if len(shape) > 1 else 1)

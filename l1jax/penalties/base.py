@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 
 from l1jax.numerics.checks import check_number, real_array, require_broadcast
 from l1jax.numerics.elementwise import compute_dtype, nonnegative, widest_dtype
+from l1jax.penalties.penalty_formula import PenaltyFormula
 
 
 class Penalty(abc.ABC):
@@ -133,6 +134,23 @@ class Penalty(abc.ABC):
                 else "its class does not define one. Define it, or search."
             )
         )
+
+    def formula(self, shape: tuple[int, ...]) -> PenaltyFormula | None:
+        """Return the penalty of an array as a sum of known terms; None if it is none.
+
+        A penalty of your own that returns one has a duality gap, and can be used with
+        `solve_linear` and all that builds on it. It must be convex, and equal `value`:
+        `sum_j (slopes_j |x_j| + ridge_j / 2 x_j^2)`, perhaps with norms of groups, see
+        `PenaltyFormula`. An elastic net writes::
+
+          def formula(self, shape):
+              return PenaltyFormula(slopes=self.l1_ratio, ridge=1 - self.l1_ratio)
+
+        Args:
+          shape: the shape of the coefficients, (features,) or (features, classes).
+        """
+        del shape
+        return None
 
     def tree_value(
         self, rows: Sequence[tuple[str, ArrayLike, ArrayLike]]

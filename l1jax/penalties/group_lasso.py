@@ -36,6 +36,7 @@ from l1jax.penalties.groups import (
     in_blocks,
     named,
 )
+from l1jax.penalties.penalty_formula import PenaltyFormula
 
 
 def _needs_whole(penalty: Any, x: jax.Array) -> bool:
@@ -172,9 +173,15 @@ class _GroupL1(Penalty):
         _, high = jax.lax.fori_loop(0, steps, halved, (jnp.zeros_like(high), high))
         return largest(high)
 
-    def owners(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return the number of each element's group, from 0, in an array of a shape."""
-        return self._grouping(shape).owners
+    def formula(self, shape: tuple[int, ...]) -> PenaltyFormula:
+        owners = self._grouping(tuple(shape)).owners
+        sizes = np.bincount(owners.reshape(-1))
+        weights = np.sqrt(sizes) if self.scale_by_size else np.ones(len(sizes))
+        return PenaltyFormula(
+            slopes=self.l1_ratio,
+            owners=owners,
+            group_slopes=(1 - self.l1_ratio) * weights,
+        )
 
     def _grouping(self, shape: tuple[int, ...], path: str = "x") -> Grouping:
         if isinstance(self.groups, str) and self.path is None:

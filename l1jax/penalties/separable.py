@@ -14,6 +14,7 @@ from l1jax.penalties.base import (
     gradient_operand,
     operands,
 )
+from l1jax.penalties.penalty_formula import PenaltyFormula
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,9 @@ class _L1(Penalty):
 
     def lambda_max(self, grad: ArrayLike) -> jax.Array:
         return largest(jnp.abs(gradient_operand(grad)))
+
+    def formula(self, shape: tuple[int, ...]) -> PenaltyFormula:
+        return PenaltyFormula(slopes=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +96,9 @@ class _ElasticNet(Penalty):
     def _slope(self, x: jax.Array) -> jax.Array:
         return self.l1_ratio + jnp.abs((1 - self.l1_ratio) * x)
 
+    def formula(self, shape: tuple[int, ...]) -> PenaltyFormula:
+        return PenaltyFormula(slopes=self.l1_ratio, ridge=1 - self.l1_ratio)
+
 
 @dataclasses.dataclass(frozen=True)
 class _NonnegativeL1(Penalty):
@@ -124,6 +131,9 @@ class _NonnegativeL1(Penalty):
 
     def lambda_max(self, grad: ArrayLike) -> jax.Array:
         return largest(-gradient_operand(grad))
+
+    def formula(self, shape: tuple[int, ...]) -> PenaltyFormula:
+        return PenaltyFormula(slopes=1.0, nonnegative=True)
 
 
 def l1() -> Penalty:

@@ -15,6 +15,7 @@ from l1jax.numerics.elementwise import absolute, compute_dtype, largest, sign
 from l1jax.numerics.prox import apply_prox_formula, soft_threshold_unchecked
 from l1jax.parameters.trees import describe, named_leaves, parameters_of
 from l1jax.penalties.base import Penalty, gradient_operand, operands
+from l1jax.penalties.penalty_formula import PenaltyFormula
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -105,15 +106,23 @@ class _WeightedL1(Penalty):
 
     def _finite_weights(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the weights of `x`, 1 for infinite ones, and where these are."""
+        own = self._own_weights()
+        self.require_fit("x", x.shape)
+        weights = jnp.asarray(own, x.dtype)
+        forced = weights == jnp.inf
+        return jnp.where(forced, 1, weights), forced
+
+    def _own_weights(self) -> np.ndarray:
+        """Return the weights of one array; raise where they are known by path."""
         if isinstance(self.weights, Mapping):
             raise ValueError(
                 f"weights are known by path, for {self._shapes()}. "
                 "Call at(path, shape) for the penalty of one array."
             )
-        self.require_fit("x", x.shape)
-        weights = jnp.asarray(self.weights, x.dtype)
-        forced = weights == jnp.inf
-        return jnp.where(forced, 1, weights), forced
+        return self.weights
+
+    def formula(self, shape: tuple[int, ...]) -> PenaltyFormula:
+        return PenaltyFormula(slopes=self._own_weights())
 
 
 def weighted_l1(weights: Any) -> Penalty:

@@ -78,8 +78,8 @@ def duality_gap(
       loss: "squared", `1/2 (s - y)^2`; "logistic", `log(1 + exp(s)) - y s`;
         "multinomial", `log sum_c exp(s_c) - s_y`.
       penalty: `l1()`, `elastic_net(l1_ratio)`, `weighted_l1(weights)`,
-        `adaptive_l1(pilot)`, `nonnegative_l1()`, `group_l1(...)` or
-        `sparse_group_l1(...)`.
+        `adaptive_l1(pilot)`, `nonnegative_l1()`, `group_l1(...)`,
+        `sparse_group_l1(...)`, or one of your own that defines `Penalty.formula`.
 
     Returns:
       A `DualityGap`.
@@ -143,18 +143,21 @@ def dual_value(
     if terms.groups is not None:
         return loss.dual(residual / max(1.0, terms.largest(grad)), targets)
     steepest = terms.steepest(grad)
-    penalised = (terms.slopes > 0) | (terms.ridge > 0)
     ridged = terms.ridge > 0
 
-    def scale(size: Tensor) -> float:
-        rows = penalised & (size > terms.slopes)
+    def scale(size: Tensor, rows: Tensor) -> float:
+        """The largest multiple of the residual whose size exceeds no slope in rows."""
+        rows = rows & (size > terms.slopes)
         ratios = terms.slopes[rows] / size[rows]
         return float(ratios.min()) if len(ratios) else 1.0
 
-    scales = [scale(steepest)]
+    # Coefficients without a ridge allow no more than this.
+    most = scale(steepest, (terms.slopes > 0) & ~ridged)
+    scales = [most]
     if ridged.any():
         # The ridge as further samples, which share the scaling: scikit-learn's choice.
-        scales += [1.0, scale((grad + terms.ridge * w).abs())]
+        as_samples = scale((grad + terms.ridge * w).abs(), ridged)
+        scales += [min(most, scale(steepest, ridged)), min(most, as_samples)]
     best = -math.inf
     for s in scales:
         excess = (s * steepest - terms.slopes).clamp(min=0)[ridged]

@@ -9,9 +9,6 @@ from torch import Tensor
 from l1torch.numerics.checks import check_number, require_broadcast
 from l1torch.numerics.elementwise import Number
 from l1torch.penalties.base import Penalty, require_penalty
-from l1torch.penalties.group_lasso import _GroupL1
-from l1torch.penalties.separable import _L1, _ElasticNet, _NonnegativeL1
-from l1torch.penalties.weighted import _WeightedL1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +235,7 @@ class PenaltyTerms:
 def penalty_terms(
     penalty: Penalty, strength: Number, shape: tuple[int, ...]
 ) -> PenaltyTerms:
-    """Checks penalty and strength, and writes them out for each coefficient."""
+    """Check penalty and strength, and write them out for each coefficient."""
     require_penalty(penalty)
     check_number("strength", strength)
     shape = torch.Size(shape)
@@ -246,45 +243,78 @@ def penalty_terms(
     strength = torch.as_tensor(strength, dtype=torch.float64).detach().cpu()
     penalty = penalty.at("coef", shape)
     penalty.require_fit("coef", shape, strength.shape)
-    flat = (shape[0], shape[1] if len(shape) > 1 else 1)
     for s in strength.flatten().tolist():
         check_number("strength", s)
-    s = strength.expand(shape).reshape(flat)
-    zero = torch.zeros(flat, dtype=torch.float64)
-    unbounded = zero - math.inf
-    match penalty:
-        case _L1():
-            return PenaltyTerms(s, zero, unbounded)
-        case _ElasticNet(l1_ratio=r):
-            return PenaltyTerms(s * r, s * (1 - r), unbounded)
-        case _NonnegativeL1():
-            if not (s > 0).all():
-                raise ValueError(
-                    "strength must be > 0 under nonnegative_l1(), whose dual point "
-                    f"cannot be scaled otherwise, got {strength!r}. Pass a small one."
-                )
-            return PenaltyTerms(s, zero, zero)
-        case _WeightedL1():
-            weights = penalty.weights.detach().cpu().double()
-            weights = weights.expand(shape).reshape(flat)
-            held = weights.isinf()  # at every strength, 0 included
-            slopes = torch.where(held, math.inf, s * torch.where(held, 1, weights))
-            return PenaltyTerms(slopes, zero, unbounded)
-        case _GroupL1(l1_ratio=r) if strength.dim() == 0 and (s > 0).all():
-            if r == 1:
-                return PenaltyTerms(s, zero, unbounded)
-            owners = torch.tensor(penalty.owners(shape)).reshape(flat)
-            sizes = owners.flatten().bincount().double()
-            weights = sizes.sqrt() if penalty.scale_by_size else torch.ones_like(sizes)
-            groups = Groups(owners, strength * (1 - r) * weights)
-            return PenaltyTerms(s * r, zero, unbounded, groups)
-    if isinstance(penalty, _GroupL1):
+    unit = _at_unit_strength(penalty, shape)
+    s = _spread(strength, shape)
+    if ((unit.floor == 0) & (s == 0)).any():
         raise ValueError(
-            f"strength must be one number > 0 for groups, got {strength!r}. Put the "
-            "groups' weights into the penalty."
+            "strength must be > 0 where coefficients must not be negative, as under "
+            "nonnegative_l1(): the dual point cannot be scaled otherwise, got "
+            f"{strength!r}. Pass a small one."
         )
-    why = "its dual is not known" if penalty.convex else "it is not convex"
-    raise ValueError(
-        f"penalty {penalty!r} has no duality gap: {why}. Use optimality_residual as "
-        "the certificate, and solve as the solver."
+    groups = unit.groups
+    if groups is not None:
+        if not (strength.ndim == 0 and strength > 0):
+            raise ValueError(
+                f"strength must be one number > 0 for groups, got {strength!r}. Put "
+                "the groups' weights into the penalty."
+            )
+        # Slopes of 0 stand for no groups.
+        slopes = strength * groups.slopes
+        groups = Groups(groups.owners, slopes) if slopes.any() else None
+    held = unit.slopes.isinf()  # at every strength, 0 included
+    return PenaltyTerms(
+        slopes=torch.where(held, math.inf, s * torch.where(held, 1, unit.slopes)),
+        ridge=s * unit.ridge,
+        floor=unit.floor,
+        groups=groups,
     )
+
+
+def _at_unit_strength(penalty: Penalty, shape: tuple[int, ...]) -> PenaltyTerms:
+    """Read the formula of a penalty, and check that it keeps what is asked of it."""
+    formula = penalty.formula(shape)
+    if formula is None:
+        why = "its dual is not known" if penalty.convex else "it is not convex"
+        raise ValueError(
+            f"penalty {penalty!r} has no duality gap: {why}. Use optimality_residual "
+            "as the certificate, and solve as the solver."
+        )
+    for field in ("slopes", "ridge", "nonnegative"):
+        require_broadcast(field, getattr(formula, field), "coef", shape)
+    slopes, ridge = _spread(formula.slopes, shape), _spread(formula.ridge, shape)
+    bounded = _spread(formula.nonnegative, shape) > 0
+    wrong = []
+    if not ((slopes >= 0).all() and (ridge >= 0).all() and ridge.isfinite().all()):
+        wrong.append("slopes and ridge must be >= 0, and ridge finite")
+    if (bounded & (slopes == 0)).any():
+        wrong.append("slopes must be > 0 where elements are nonnegative")
+    if formula.owners is not None:
+        owners = torch.as_tensor(formula.owners, dtype=torch.long).cpu()
+        factors = torch.as_tensor(formula.group_slopes, dtype=torch.float64).cpu()
+        positive = (factors > 0).all() and factors.isfinite().all()
+        if tuple(owners.shape) != tuple(shape):
+            wrong.append("owners must have the shape of the coefficients")
+        elif not ((owners >= 0) & (owners < len(factors))).all():
+            wrong.append("owners must be numbers of groups that have group_slopes")
+        if not (positive or (factors == 0).all()):
+            wrong.append("group_slopes must be finite, and all > 0 or all 0")
+        if bounded.any() or ridge.any() or slopes.isinf().any():
+            wrong.append("groups cannot go with ridge, nonnegative or infinite slopes")
+    if wrong:
+        raise ValueError(
+            f"penalty {penalty!r} has a formula that linear models cannot use: "
+            f"{'; '.join(wrong)}; got {formula!r}. See PenaltyFormula."
+        )
+    floor = torch.zeros_like(slopes).masked_fill(~bounded, -math.inf)
+    if formula.owners is None:
+        return PenaltyTerms(slopes, ridge, floor)
+    groups = Groups(owners.reshape(slopes.shape), factors)
+    return PenaltyTerms(slopes, ridge, floor, groups)
+
+
+def _spread(values: Number, shape: tuple[int, ...]) -> Tensor:
+    """Return numbers for each coefficient, of shape (p, k), in double precision."""
+    values = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+    return values.expand(shape).reshape(shape[0], shape[1] if len(shape) > 1 else 1)

@@ -13,12 +13,14 @@ from l1torch.penalties.l0_surrogates import l0, log_sum, lp
 from l1torch.penalties.l1_balls import implied_radius, l1_ball
 from l1torch.penalties.low_rank import nuclear
 from l1torch.penalties.ordered import owl, slope
+from l1torch.penalties.penalty_formula import PenaltyFormula
 from l1torch.penalties.penalty_values import penalty_value
 from l1torch.penalties.separable import elastic_net, l1, nonnegative_l1
 from l1torch.penalties.weighted import adaptive_l1, weighted_l1
 
 __all__ = [
     "Penalty",
+    "PenaltyFormula",
     "adaptive_l1",
     "capped_l1",
     "elastic_net",

@@ -15,6 +15,7 @@ from torch import Tensor
 from l1torch.numerics.blocks import blocks_with, is_small
 from l1torch.numerics.checks import check_number, require_broadcast, require_real_tensor
 from l1torch.numerics.elementwise import Number, compute_dtype, nonnegative, shape_of
+from l1torch.penalties.penalty_formula import PenaltyFormula
 
 
 class Penalty(abc.ABC):
@@ -146,6 +147,23 @@ class Penalty(abc.ABC):
                 else "its class does not define one. Define it, or search."
             )
         )
+
+    def formula(self, shape: tuple[int, ...]) -> PenaltyFormula | None:
+        """Return the penalty of a tensor as a sum of known terms; None if it is none.
+
+        A penalty of your own that returns one has a duality gap, and can be used with
+        `solve_linear` and all that builds on it. It must be convex, and equal `value`:
+        `sum_j (slopes_j |x_j| + ridge_j / 2 x_j^2)`, perhaps with norms of groups, see
+        `PenaltyFormula`. An elastic net writes::
+
+          def formula(self, shape):
+              return PenaltyFormula(slopes=self.l1_ratio, ridge=1 - self.l1_ratio)
+
+        Args:
+          shape: the shape of the coefficients, (features,) or (features, classes).
+        """
+        del shape
+        return None
 
     def tree_value(self, rows: Sequence[tuple[str, Tensor, Number]]) -> Tensor | float:
         """Sum the value over rows of path, array and strength."""

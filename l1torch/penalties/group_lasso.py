@@ -41,6 +41,7 @@ from l1torch.penalties.groups import (
     in_blocks,
     named,
 )
+from l1torch.penalties.penalty_formula import PenaltyFormula
 
 
 def _needs_whole(penalty: Any, x: Tensor) -> bool:
@@ -194,9 +195,15 @@ class _GroupL1(Penalty):
             low, high = halved(low, high)
         return largest(high)
 
-    def owners(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return the number of each element's group, from 0, in an array of a shape."""
-        return self._grouping(tuple(shape)).owners
+    def formula(self, shape: tuple[int, ...]) -> PenaltyFormula:
+        owners = torch.tensor(self._grouping(tuple(shape)).owners)
+        sizes = owners.flatten().bincount().double()
+        weights = sizes.sqrt() if self.scale_by_size else torch.ones_like(sizes)
+        return PenaltyFormula(
+            slopes=self.l1_ratio,
+            owners=owners,
+            group_slopes=(1 - self.l1_ratio) * weights,
+        )
 
     def _grouping(self, shape: tuple[int, ...], path: str = "x") -> Grouping:
         if isinstance(self.groups, str) and self.path is None:

@@ -16,6 +16,7 @@ from l1torch.penalties.base import (
     gradient_operand,
     operands,
 )
+from l1torch.penalties.penalty_formula import PenaltyFormula
 
 _LARGEST = {dtype: torch.finfo(dtype).max for dtype in (torch.float32, torch.float64)}
 
@@ -60,6 +61,9 @@ class _L1(Penalty):
 
     def lambda_max(self, grad: Tensor) -> Tensor:
         return largest(gradient_operand(grad).abs())
+
+    def formula(self, shape: tuple[int, ...]) -> PenaltyFormula:
+        return PenaltyFormula(slopes=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +112,9 @@ class _ElasticNet(Penalty):
     def _slope(self, x: Tensor) -> Tensor:
         return self.l1_ratio + ((1 - self.l1_ratio) * x).abs()
 
+    def formula(self, shape: tuple[int, ...]) -> PenaltyFormula:
+        return PenaltyFormula(slopes=self.l1_ratio, ridge=1 - self.l1_ratio)
+
 
 @dataclasses.dataclass(frozen=True)
 class _NonnegativeL1(Penalty):
@@ -140,6 +147,9 @@ class _NonnegativeL1(Penalty):
 
     def lambda_max(self, grad: Tensor) -> Tensor:
         return largest(-gradient_operand(grad))
+
+    def formula(self, shape: tuple[int, ...]) -> PenaltyFormula:
+        return PenaltyFormula(slopes=1.0, nonnegative=True)
 
 
 def l1() -> Penalty:

@@ -14,6 +14,7 @@ from l1torch.numerics.prox import apply_prox_formula, soft_threshold_unchecked
 from l1torch.numerics.sharding import sharded_like
 from l1torch.parameters.trees import describe, named_leaves
 from l1torch.penalties.base import Penalty, gradient_operand, operands
+from l1torch.penalties.penalty_formula import PenaltyFormula
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -104,17 +105,25 @@ class _WeightedL1(Penalty):
 
     def _finite_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights of `x`, 1 for infinite ones, and where these are."""
+        own = self._own_weights()
+        self.require_fit("x", tuple(x.shape))
+        weights = own.to(device=x.device, dtype=x.dtype)
+        if hasattr(x, "to_local"):
+            weights = sharded_like(weights.expand(x.shape), x)
+        forced = weights == math.inf
+        return weights.masked_fill(forced, 1), forced
+
+    def _own_weights(self) -> Tensor:
+        """Return the weights of one array; raise where they are known by path."""
         if isinstance(self.weights, Mapping):
             raise ValueError(
                 f"weights are known by path, for {self._shapes()}. "
                 "Call at(path, shape) for the penalty of one array."
             )
-        self.require_fit("x", tuple(x.shape))
-        weights = self.weights.to(device=x.device, dtype=x.dtype)
-        if hasattr(x, "to_local"):
-            weights = sharded_like(weights.expand(x.shape), x)
-        forced = weights == math.inf
-        return weights.masked_fill(forced, 1), forced
+        return self.weights
+
+    def formula(self, shape: tuple[int, ...]) -> PenaltyFormula:
+        return PenaltyFormula(slopes=self._own_weights())
 
 
 def weighted_l1(weights: Any) -> Penalty:
