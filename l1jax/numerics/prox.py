@@ -23,7 +23,9 @@ from l1jax.numerics.elementwise import compute_dtype, nonnegative
 
 
 def soft_threshold(x: ArrayLike, threshold: ArrayLike) -> jax.Array:
-    """Solve `argmin_u 1/2 |u - x|^2 + threshold * |u|_1`.
+    r"""Solve `argmin_u 1/2 |u - x|^2 + threshold * |u|_1`.
+
+    .. math:: \mathrm{prox}_t(x) = \mathrm{sign}(x) \max(|x| - t, 0)
 
     The closed form is `x - clip(x, -threshold, threshold)` (Donoho, 1995).
 

@@ -102,7 +102,12 @@ class _CappedL1(_Folded):
 
 
 def mcp(scale: float, gamma: float = 3.0) -> Penalty:
-    """Return the minimax concave penalty (Zhang, 2010): `|x| - x^2/(2 K)` up to `K`.
+    r"""Return the minimax concave penalty (Zhang, 2010): `|x| - x^2/(2 K)` up to `K`.
+
+    .. math::
+
+       \mathrm{prox}_t(x) = \mathrm{sign}(x) \max(|x| - t, 0) / (1 - t / K),
+       \quad |x| \leq K, \quad t < K
 
     `K = gamma * scale`; beyond it the penalty is constant, `K/2`, so that large weights
     are not shrunk at all. The textbook's `MCP(lambda, gamma)` is `strength = lambda`
@@ -130,7 +135,12 @@ def mcp(scale: float, gamma: float = 3.0) -> Penalty:
 
 
 def scad(scale: float, a: float = 3.7) -> Penalty:
-    """Return the smoothly clipped absolute deviation (Fan and Li, 2001).
+    r"""Return the smoothly clipped absolute deviation (Fan and Li, 2001).
+
+    .. math::
+
+       \mathrm{prox}_t(x) = ((a - 1) x - \mathrm{sign}(x) a t) / (a - 1 - t / s),
+       \quad s + t < |x| \leq K, \quad s = \mathrm{scale}
 
     Its slope is 1 up to `scale`, falls linearly to 0 at `K = a * scale`, and stays
     there: `|x|`, then `(2 K |x| - x^2 - scale^2) / (2 (a - 1) scale)`, then
@@ -161,7 +171,9 @@ def scad(scale: float, a: float = 3.7) -> Penalty:
 
 
 def capped_l1(cap: float) -> Penalty:
-    """Return `sum min(|x_i|, cap)`, the capped L1 penalty (Zhang, 2010).
+    r"""Return `sum min(|x_i|, cap)`, the capped L1 penalty (Zhang, 2010).
+
+    .. math:: \sum_i \min(|x_i|, \mathrm{cap})
 
     The prox is the soft threshold up to a jump to `x`: at `cap + t/2` for a threshold
     `t < 2 cap`, else at `sqrt(2 t cap)`; at the jump the smaller solution is taken. A

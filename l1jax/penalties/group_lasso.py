@@ -210,7 +210,12 @@ def group_l1(
     layouts: Mapping[str, str] | None = None,
     scale_by_size: bool = True,
 ) -> Penalty:
-    """Return `sum_g sqrt(size_g) |x_g|_2`, the group lasso (Yuan and Lin, 2006).
+    r"""Return `sum_g sqrt(size_g) |x_g|_2`, the group lasso (Yuan and Lin, 2006).
+
+    .. math::
+
+       \mathrm{prox}_t(x)_g = x_g \max(1 - t w_g / |x_g|_2, 0),
+       \quad w_g = \sqrt{\mathrm{size}_g}
 
     Whole groups become zero. The groups do not overlap and cover the array:
 
@@ -268,7 +273,9 @@ def sparse_group_l1(
     layouts: Mapping[str, str] | None = None,
     scale_by_size: bool = True,
 ) -> Penalty:
-    """Return `l1_ratio |x|_1 + (1 - l1_ratio) group_l1` (Simon et al., 2013).
+    r"""Return `l1_ratio |x|_1 + (1 - l1_ratio) group_l1` (Simon et al., 2013).
+
+    .. math:: r \sum_i |x_i| + (1 - r) \sum_g w_g |x_g|_2, \quad r = \mathrm{l1\_ratio}
 
     Whole groups become zero, and single elements of those that are left. Its prox is
     the soft threshold followed by the group's; `lambda_max` takes a bisection.

@@ -106,7 +106,9 @@ class _L0(_Steep):
 
 
 def log_sum(epsilon: float) -> Penalty:
-    """Return `sum log(1 + |x_i| / epsilon)` (Candes, Wakin and Boyd, 2008).
+    r"""Return `sum log(1 + |x_i| / epsilon)` (Candes, Wakin and Boyd, 2008).
+
+    .. math:: \mathrm{prox}_t(x) = \mathrm{sign}(x) u, \quad (|x| - u)(u + \epsilon) = t
 
     The penalty that iterated reweighting of L1 minimises. Its slope at zero is `1 /
     epsilon`: `lambda_max` is `epsilon max |grad|`.
@@ -134,7 +136,9 @@ def log_sum(epsilon: float) -> Penalty:
 
 
 def lp(p: float) -> Penalty:
-    """Return `sum |x_i|^p` for `0 < p < 1`: the bridge (Frank and Friedman, 1993).
+    r"""Return `sum |x_i|^p` for `0 < p < 1`: the bridge (Frank and Friedman, 1993).
+
+    .. math:: \mathrm{prox}_t(x) = \mathrm{sign}(x) u, \quad u + t p u^{p - 1} = |x|
 
     1/2 is the half thresholding of Xu et al. (2012), 2/3 that of Cao et al. (2013); all
     are computed by one Newton iteration, monotone from the right, in a fixed number of
@@ -165,7 +169,12 @@ def lp(p: float) -> Penalty:
 
 
 def l0() -> Penalty:
-    """Return the number of elements that are not zero.
+    r"""Return the number of elements that are not zero.
+
+    .. math::
+
+       \mathrm{prox}_t(x) = x \quad \mathrm{if} \quad |x| > \sqrt{2 t},
+       \quad \mathrm{else} \quad 0
 
     Its prox is the hard threshold: `x` if `|x| > sqrt(2 t)`, else 0; at `sqrt(2 t)`
     both are solutions, and 0 is taken. It has no slope to follow: `subgradient` is 0

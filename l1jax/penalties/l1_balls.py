@@ -55,7 +55,12 @@ class _L1Ball(Constraint):
 
 
 def l1_ball(radius: float, *, scope: str = "array") -> Penalty:
-    """Return the constraint `|x|_1 <= radius`, the lasso as Tibshirani (1996) wrote it.
+    r"""Return the constraint `|x|_1 <= radius`, the lasso as Tibshirani (1996) put it.
+
+    .. math::
+
+       \mathrm{prox}_t(x)_i = \mathrm{sign}(x_i) \max(|x_i| - \tau, 0),
+       \quad \sum_i \max(|x_i| - \tau, 0) = \mathrm{radius}
 
     Its prox is the projection `argmin_u |u - x|` over the ball: `soft_threshold(x,
     tau)` with the one tau that takes the sum to the radius, and `x` itself inside. An

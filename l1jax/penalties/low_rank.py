@@ -147,7 +147,12 @@ def _require_one_a_matrix(
 
 
 def nuclear() -> Penalty:
-    """Return the nuclear norm, the sum of the singular values.
+    r"""Return the nuclear norm, the sum of the singular values.
+
+    .. math::
+
+       \mathrm{prox}_t(x) = U \, \mathrm{diag}(\max(\sigma - t, 0)) \, V^T,
+       \quad x = U \, \mathrm{diag}(\sigma) \, V^T
 
     Of the matrices of the last two axes; leading axes are a batch. Reshape other
     parameters first: the kernel of a convolution means something else in each layout.

@@ -144,7 +144,9 @@ def _require_one_number(argument: str, shape: tuple[int, ...], path: str) -> Non
 
 
 def owl(weights: Sequence[float]) -> Penalty:
-    """Return `sum_i weights_i |x|_(i)`, the ordered weighted L1 norm.
+    r"""Return `sum_i weights_i |x|_(i)`, the ordered weighted L1 norm.
+
+    .. math:: \sum_i w_i |x|_{(i)}, \quad |x|_{(1)} \geq |x|_{(2)} \geq \ldots
 
     `|x|_(1) >= |x|_(2) >= ...` are the sizes of all elements of the array, sorted
     (Zeng and Figueiredo, 2014; Bogdan et al., 2015). Equal weights are L1; weights
@@ -198,7 +200,9 @@ def owl(weights: Sequence[float]) -> Penalty:
 
 
 def slope(q: float) -> Penalty:
-    """Return SLOPE: `owl` with the weights of Benjamini and Hochberg (Bogdan, 2015).
+    r"""Return SLOPE: `owl` with the weights of Benjamini and Hochberg (Bogdan, 2015).
+
+    .. math:: w_i = \Phi^{-1}(1 - i q / (2 n))
 
     `weights_i = Phi^-1(1 - i q / (2n))` for an array of n elements, with `Phi` the
     standard normal distribution function. For orthogonal designs and unit noise, at a

@@ -137,7 +137,9 @@ class _NonnegativeL1(Penalty):
 
 
 def l1() -> Penalty:
-    """Return `|x|_1 = sum |x_i|`, the lasso penalty (Tibshirani, 1996).
+    r"""Return `|x|_1 = sum |x_i|`, the lasso penalty (Tibshirani, 1996).
+
+    .. math:: \mathrm{prox}_t(x) = \mathrm{sign}(x) \max(|x| - t, 0)
 
     Its prox is `soft_threshold`; the subgradient is `sign(x)` with `sign(0) = 0`.
 
@@ -149,7 +151,12 @@ def l1() -> Penalty:
 
 
 def elastic_net(l1_ratio: float) -> Penalty:
-    """Return `l1_ratio |x|_1 + (1 - l1_ratio)/2 |x|_2^2` (Zou and Hastie, 2005).
+    r"""Return `l1_ratio |x|_1 + (1 - l1_ratio)/2 |x|_2^2` (Zou and Hastie, 2005).
+
+    .. math::
+
+       \mathrm{prox}_t(x) = \mathrm{sign}(x) \max(|x| - t r, 0) / (1 + t (1 - r)),
+       \quad r = \mathrm{l1\_ratio}
 
     With `strength` this is scikit-learn's `ElasticNet(alpha=strength, l1_ratio)`.
 
@@ -172,7 +179,9 @@ def elastic_net(l1_ratio: float) -> Penalty:
 
 
 def nonnegative_l1() -> Penalty:
-    """Return `sum x_i` for `x >= 0` and infinity elsewhere.
+    r"""Return `sum x_i` for `x >= 0` and infinity elsewhere.
+
+    .. math:: \mathrm{prox}_t(x) = \max(x - t, 0)
 
     The penalty of scikit-learn's `Lasso(positive=True)`. Its prox is
     `max(x - threshold, 0)`. Below zero there is no subgradient (NaN), so that

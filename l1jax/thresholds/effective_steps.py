@@ -22,7 +22,14 @@ Factory = Callable[..., optax.GradientTransformation]
 
 
 class EffectiveStep(NamedTuple):
-    """The effective step `scale / denominator` of an optimizer in its present state."""
+    r"""The effective step `scale / denominator` of an optimizer in its present state.
+
+    .. math::
+
+       \mathrm{threshold} = \mathrm{scale} \cdot \min(\mathrm{strength} / D, m),
+       \quad m = \mathrm{max\_ratio} \cdot \mathrm{reach},
+       \quad D = \mathrm{denominator}
+    """
 
     scale: Any
     """Scalar: the learning rate times the gain of the momentum."""

@@ -22,7 +22,9 @@ from l1torch.numerics.elementwise import Number, compute_dtype, nonnegative
 
 
 def soft_threshold(x: Tensor, threshold: Number) -> Tensor:
-    """Solve `argmin_u 1/2 |u - x|^2 + threshold * |u|_1`.
+    r"""Solve `argmin_u 1/2 |u - x|^2 + threshold * |u|_1`.
+
+    .. math:: \mathrm{prox}_t(x) = \mathrm{sign}(x) \max(|x| - t, 0)
 
     The closed form is `x - clip(x, -threshold, threshold)` (Donoho, 1995).
 

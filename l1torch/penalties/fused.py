@@ -114,7 +114,9 @@ def _require_one_a_row(
 
 
 def total_variation() -> Penalty:
-    """Return `sum_i |x_(i+1) - x_i|` along the last axis (Rudin, Osher, Fatemi, 1992).
+    r"""Return `sum_i |x_(i+1) - x_i|` along the last axis (Rudin, Osher, Fatemi, 1992).
+
+    .. math:: \sum_i |x_{i+1} - x_i|
 
     Leading axes are a batch of signals; move another axis to the end, or reshape, for
     variation along it. It gives flat pieces, whose elements are equal to the last bit,
@@ -140,7 +142,11 @@ def total_variation() -> Penalty:
 
 
 def fused_lasso(l1_ratio: float) -> Penalty:
-    """Return the fused lasso, `l1_ratio |x|_1 + (1 - l1_ratio) sum_i |x_(i+1) - x_i|`.
+    r"""Return the fused lasso, `l1_ratio |x|_1 + (1 - l1_ratio) sum_i |x_(i+1) - x_i|`.
+
+    .. math::
+
+       r \sum_i |x_i| + (1 - r) \sum_i |x_{i+1} - x_i|, \quad r = \mathrm{l1\_ratio}
 
     See Tibshirani et al. (2005). Its prox is the soft threshold of the prox of total
     variation (Friedman et al., 2007), so that whole pieces are zero. Axes, cost and

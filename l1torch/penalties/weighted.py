@@ -127,7 +127,9 @@ class _WeightedL1(Penalty):
 
 
 def weighted_l1(weights: Any) -> Penalty:
-    """Return `sum w_i |x_i|` with weights `w_i >= 0`.
+    r"""Return `sum w_i |x_i|` with weights `w_i >= 0`.
+
+    .. math:: \mathrm{prox}_t(x)_i = \mathrm{sign}(x_i) \max(|x_i| - t w_i, 0)
 
     A weight of 0 leaves its element alone. An infinite one holds it at zero: the prox
     is 0 there at every threshold, 0 included, and `add_subgradient` refuses it. The
@@ -155,7 +157,9 @@ def weighted_l1(weights: Any) -> Penalty:
 
 
 def adaptive_l1(pilot: Any, power: float = 1.0) -> Penalty:
-    """Return the adaptive lasso (Zou, 2006): weights `1 / |pilot|^power`.
+    r"""Return the adaptive lasso (Zou, 2006): weights `1 / |pilot|^power`.
+
+    .. math:: \sum_i |x_i| / |\mathrm{pilot}_i|^{\mathrm{power}}
 
     The pilot is a first estimate of the parameters: least squares, ridge, or a network
     trained without a penalty. What is large in it is hardly shrunk; what is 0 in it

@@ -77,7 +77,28 @@ def keep_colons(
         lines[:0] = ["..", ""]
 
 
+def name_array_like(
+    app: "Sphinx",
+    what: str,
+    name: str,
+    obj: object,
+    options: object,
+    signature: str | None,
+    returns: str | None,
+) -> tuple[str | None, str | None]:
+    """Write `ArrayLike` in signatures, in the place of the seven types that it is."""
+    from jax.typing import ArrayLike
+    from sphinx.util.typing import stringify_annotation
+
+    union = stringify_annotation(ArrayLike, "smart")
+    return (
+        signature and signature.replace(union, "ArrayLike"),
+        returns and returns.replace(union, "ArrayLike"),
+    )
+
+
 def setup(app: "Sphinx") -> None:
     """What Sphinx calls."""
     app.connect("source-read", write_page)
     app.connect("autodoc-process-docstring", keep_colons, priority=100)
+    app.connect("autodoc-process-signature", name_array_like)
