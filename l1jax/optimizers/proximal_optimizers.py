@@ -2,32 +2,31 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from l1jax.numerics.checks import described
 from l1jax.numerics.elementwise import as_float, compute_dtype, dtype_of
 from l1jax.optimizers.penalised_leaves import (
     check_params,
+    check_updates,
     penalised_leaves,
+    replaced,
     split_target,
 )
-from l1jax.optimizers.proximal_steps import (
-    Move,
-    Rule,
-    proximal_updates,
-)
+from l1jax.optimizers.proximal_steps import Kept, Rule, chosen_step
 from l1jax.parameters.masks import Mask, weights_only
 from l1jax.parameters.sparsity import Control
-from l1jax.parameters.trees import is_none, spread
 from l1jax.penalties.base import Penalty, require_penalty
 from l1jax.penalties.separable import l1
 from l1jax.strengths.targets import TargetSparsity
 from l1jax.strengths.values import Strength, check_learning_rate, learning_rate_at
 from l1jax.thresholds.cumulative import check_window
-from l1jax.thresholds.effective_steps import EffectiveStep, Factory, lookup
+from l1jax.thresholds.effective_steps import Factory, lookup
 from l1jax.thresholds.metrics import Metric, check_max_ratio, check_metric
 from l1jax.thresholds.target_control import initial_control
 
@@ -42,8 +41,8 @@ class ProximalState(NamedTuple):
     """The state of the optimizer inside."""
 
     rate: jax.Array | None
-    """For `optax.rmsprop` with momentum, the learning rates summed under it, of shape
-    (); else None."""
+    """What the optimizer's registered step keeps of its own: for `optax.rmsprop` with
+    momentum, the learning rates summed under it, of shape (); for others None."""
 
     plus: Any
     """What positive weights still owe, like the parameters; None for `window=1`."""
@@ -126,122 +125,117 @@ def proximal(
     max_ratio = check_max_ratio(max_ratio)
     window = check_window(window, penalty)
     strength, target = split_target(strength, penalty, window)
-    cap, traced_ratio = max_ratio, None
-    if target:
-        cap = math.inf
-    elif isinstance(max_ratio, jax.Array):
-        cap, traced_ratio = math.inf, max_ratio
-    rule = Rule(penalty, target, metric, cap, window)
+    cap = math.inf if target else max_ratio
+    traced = isinstance(cap, jax.Array)
+    rule = Rule(
+        penalty=penalty,
+        target=target,
+        metric=metric,
+        max_ratio=math.inf if traced else cap,
+        window=window,
+    )
+    take_step = chosen_step(rule, max_ratio=cap if traced else None)
     known = lookup(factory, factory_kwargs)
     optimizer = optax.with_extra_args_support(
         factory(learning_rate=learning_rate, **factory_kwargs)
     )
 
-    @functools.cache
-    def parts_of(treedef: Any, kinds: tuple[Any, ...]) -> str:
-        leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in kinds]
-        return _parts(jax.eval_shape(make_state, jax.tree.unflatten(treedef, leaves)))
-
-    def make_state(params: Any) -> ProximalState:
-        def budget() -> Any:
-            def zeros(x: Any) -> jax.Array:
-                return jnp.zeros_like(x, dtype=compute_dtype(dtype_of(x)))
-
-            return None if window == 1 else jax.tree.map(zeros, params)
-
+    def make_state(params: optax.Params) -> ProximalState:
         return ProximalState(
             count=jnp.zeros([], jnp.int32),
             optimizer_state=optimizer.init(params),
-            rate=None if known.rate_momentum is None else jnp.zeros([]),
-            plus=budget(),
-            minus=budget(),
+            rate=known.init(),
+            plus=None if window == 1 else _budgets(params),
+            minus=None if window == 1 else _budgets(params),
             control=target and initial_control(target, params, mask),
         )
 
-    def init_fn(params: Any) -> ProximalState:
+    check_state = _state_check(make_state)
+
+    def init_fn(params: optax.Params) -> ProximalState:
         check_params(params, mask, strength, learning_rate, penalty)
         return make_state(params)
 
     def update_fn(
-        updates: Any, state: ProximalState, params: Any = None, **extra_args: Any
-    ) -> tuple[Any, ProximalState]:
-        count = state.count if isinstance(state, ProximalState) else 0
-        rows = penalised_leaves(updates, params, strength, mask, count, penalty.joint)
-        leaves, treedef = jax.tree.flatten(params)
-        expected = parts_of(treedef, tuple((jnp.shape(x), dtype_of(x)) for x in leaves))
-        if _parts(state) != expected:
-            raise ValueError(
-                f"state must be that of this optimizer, got {_parts(state)} where "
-                f"{expected} is wanted. Make it by init(params), or restore the "
-                "checkpoint of the same optimizer with the same window."
-            )
-        rate, summed = learning_rate_at(learning_rate, state.count), None
-        if known.rate_momentum is not None:
-            summed = _summed(rate, known.rate_momentum, state)
-            rate = rate + known.rate_momentum * summed if known.nesterov else summed
+        updates: optax.Updates,
+        state: ProximalState,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, ProximalState]:
+        check_updates(updates, params)
+        check_state(state, params)
         updates, optimizer_state = optimizer.update(
             updates, state.optimizer_state, params, **extra_args
         )
-        step = known.step_size(optimizer_state, rate, **known.hyperparameters)
-        if not isinstance(step, EffectiveStep):
-            raise TypeError(
-                f"step_size must return an EffectiveStep, got {step!r}. Return "
-                "EffectiveStep(scale=...) from the function given to "
-                "register_step_size."
-            )
-        leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
-        columns = [spread(x, params, "EffectiveStep") for x in step]
-        owed = [_leaves(state.plus, len(leaves)), _leaves(state.minus, len(leaves))]
-        moves = {
-            i: Move(
-                param=row.param,
-                update=leaves[i],
-                strength=row.strength,
-                step=EffectiveStep(*(column[i] for column in columns)),
-                max_ratio=traced_ratio,
-                owed=None if window == 1 else (owed[0][i], owed[1][i]),
-            )
-            for i, row in rows.items()
-        }
-        new_count = optax.safe_increment(state.count)
-        leaves, control, budgets = proximal_updates(
-            rule, leaves, rows, moves, new_count, state.control
+        rate = learning_rate_at(learning_rate, state.count)
+        step, own = known.step_size(state.rate, state.count, optimizer_state, rate)
+        leaves = penalised_leaves(
+            updates,
+            params,
+            strength=strength,
+            mask=mask,
+            count=state.count,
+            penalty=penalty,
+            step=step,
         )
-        for i, kept in zip(rows, budgets, strict=False):
-            owed[0][i], owed[1][i] = kept
-        plus, minus = (
-            None if window == 1 else jax.tree.unflatten(treedef, values)
-            for values in owed
-        )
-        return jax.tree.unflatten(treedef, leaves), ProximalState(
-            count=new_count,
+        count = optax.safe_increment(state.count)
+        kept = Kept(state.plus, state.minus, state.control)
+        new, kept = take_step(leaves, count, kept)
+        return replaced(updates, leaves, new), ProximalState(
+            count=count,
             optimizer_state=optimizer_state,
-            rate=summed,
-            plus=plus,
-            minus=minus,
-            control=control,
+            rate=own,
+            plus=kept.plus,
+            minus=kept.minus,
+            control=kept.control,
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _summed(rate: Any, momentum: Any, state: ProximalState) -> jax.Array:
-    # As if the first learning rate had always been there: the steady step.
-    first = rate / (1 - momentum)
-    summed = jnp.where(state.count == 0, first, momentum * state.rate + rate)
-    return summed.astype(state.rate.dtype)
+def _budgets(params: optax.Params) -> optax.Params:
+    def zeros(x: jax.Array) -> jax.Array:
+        return jnp.zeros_like(x, dtype=compute_dtype(dtype_of(x)))
+
+    return jax.tree.map(zeros, params)
 
 
-def _parts(state: Any) -> str:
-    """Names the kinds of state that a state consists of."""
-    if isinstance(state, ProximalState):
-        window = "" if state.plus is None else ", window"
-        target = "" if state.control is None else ", target"
-        return f"proximal({_parts(state.optimizer_state)}{window}{target})"
-    if type(state) is tuple:
-        return f"({', '.join(map(_parts, state))})"
-    return type(state).__name__
+def _state_check(
+    make_state: Callable[[optax.Params], ProximalState],
+) -> Callable[[Any, optax.Params], None]:
+    """Return a check that a state has the structure of those that are made."""
+
+    @functools.cache
+    def expected(treedef: Any, kinds: tuple[tuple[Any, ...], ...]) -> ProximalState:
+        leaves = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in kinds]
+        return jax.eval_shape(make_state, jax.tree.unflatten(treedef, leaves))
+
+    def check(state: Any, params: optax.Params) -> None:
+        leaves, treedef = jax.tree.flatten(params)
+        kinds = tuple((jnp.shape(x), dtype_of(x)) for x in leaves)
+        wanted = expected(treedef, kinds)
+        if _structure(state) != _structure(wanted):
+            raise ValueError(
+                f"state must be that of this optimizer, got {_outline(state)} where "
+                f"{_outline(wanted)} is wanted. Make it by init(params), or restore "
+                "the checkpoint of the same optimizer with the same window."
+            )
+
+    return check
 
 
-def _leaves(tree: Any, count: int) -> list[Any]:
-    return [None] * count if tree is None else jax.tree.leaves(tree, is_leaf=is_none)
+def _is_content(part: Any) -> bool:
+    """Tell what states hold, arrays and trees of them, from the states themselves."""
+    return part is not None and not isinstance(part, tuple)
+
+
+def _structure(state: Any) -> Any:
+    return jax.tree.structure(state, is_leaf=_is_content)
+
+
+def _outline(state: Any) -> str:
+    """Write the structure of a state, with `*` for what it holds."""
+    if not isinstance(state, tuple):
+        return described(state)
+    outline = jax.tree.map(lambda _: "*", state, is_leaf=_is_content)
+    return repr(outline).replace("'*'", "*")

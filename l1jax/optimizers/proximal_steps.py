@@ -1,24 +1,28 @@
-"""Gradient transformations for optax chains: subgradients and proximal steps."""
+"""Proximal steps: from an update and a strength to exact zeros."""
 
 import functools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from l1jax.numerics.checks import described
 from l1jax.numerics.elementwise import compute_dtype, dtype_of
 from l1jax.optimizers.penalised_leaves import (
-    Penalised,
+    PenalisedLeaf,
     check_params,
+    check_updates,
     penalised_leaves,
+    replaced,
     split_target,
+    values_at,
 )
 from l1jax.parameters.masks import Mask, weights_only
 from l1jax.parameters.sparsity import Control
-from l1jax.parameters.trees import is_none
 from l1jax.penalties.base import Penalty, require_penalty
 from l1jax.penalties.separable import l1
 from l1jax.strengths.targets import TargetSparsity
@@ -30,7 +34,16 @@ from l1jax.strengths.values import (
 from l1jax.thresholds.cumulative import cumulative_prox
 from l1jax.thresholds.effective_steps import EffectiveStep
 from l1jax.thresholds.metrics import Metric, threshold_of
-from l1jax.thresholds.target_control import Row, follow, initial_control
+from l1jax.thresholds.target_control import (
+    Row,
+    at_step,
+    initial_control,
+    largest_kept,
+    next_control,
+    without_strength,
+)
+
+T = TypeVar("T")
 
 
 class ProximalStepState(NamedTuple):
@@ -41,19 +54,6 @@ class ProximalStepState(NamedTuple):
 
     control: Control | None = None
     """Under a target sparsity, its strength and how far the ramp is; else None."""
-
-
-class Move(NamedTuple):
-    """What moves a penalised leaf."""
-
-    param: jax.Array
-    update: jax.Array
-    strength: Any
-    step: EffectiveStep = EffectiveStep(0.0)
-    max_ratio: jax.Array | None = None
-    """The cap, if it is an array."""
-    owed: tuple[jax.Array, jax.Array] | None = None
-    """Under a window, what positive weights owe, and negative ones."""
 
 
 class Rule(NamedTuple):
@@ -73,7 +73,7 @@ def proximal_step(
     penalty: Penalty = l1(),
     mask: Mask = weights_only,
 ) -> optax.GradientTransformationExtraArgs:
-    """Turns a step `u` into `prox(w + u, learning_rate * strength) - w`: exact zeros.
+    """Turn a step `u` into `prox(w + u, learning_rate * strength) - w`: exact zeros.
 
     Forward-backward splitting (Duchi and Singer, 2009): after `optax.sgd` without
     momentum it minimises `loss + strength * penalty`. The threshold must be the step
@@ -117,40 +117,42 @@ def proximal_step(
     require_penalty(penalty)
     strength, target = split_target(strength, penalty)
     check_learning_rate(learning_rate)
-    rule = Rule(penalty, target)
+    take_step = chosen_step(Rule(penalty, target))
 
-    def init_fn(params: Any) -> ProximalStepState:
+    def init_fn(params: optax.Params) -> ProximalStepState:
         check_params(params, mask, strength, learning_rate, penalty)
         control = target and initial_control(target, params, mask)
         return ProximalStepState(jnp.zeros([], jnp.int32), control)
 
     def update_fn(
-        updates: Any, state: ProximalStepState, params: Any = None, **extra_args: Any
-    ) -> tuple[Any, ProximalStepState]:
+        updates: optax.Updates,
+        state: ProximalStepState,
+        params: optax.Params | None = None,
+        **extra_args: object,
+    ) -> tuple[optax.Updates, ProximalStepState]:
         del extra_args
         require_state(state, ProximalStepState)
         _require_control(state, target)
         step_size = learning_rate_at(learning_rate, state.count)
-        leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
-        rows = penalised_leaves(
-            updates, params, strength, mask, state.count, penalty.joint
+        check_updates(updates, params)
+        leaves = penalised_leaves(
+            updates,
+            params,
+            strength=strength,
+            mask=mask,
+            count=state.count,
+            penalty=penalty,
+            step=EffectiveStep(step_size),
         )
-        moves = {
-            i: Move(row.param, leaves[i], row.strength, EffectiveStep(step_size))
-            for i, row in rows.items()
-        }
-        step = optax.safe_increment(state.count)
-        leaves, control, _ = proximal_updates(
-            rule, leaves, rows, moves, step, state.control
-        )
-        updates = jax.tree.unflatten(treedef, leaves)
-        return updates, ProximalStepState(step, control)
+        count = optax.safe_increment(state.count)
+        new, kept = take_step(leaves, count, Kept(control=state.control))
+        return replaced(updates, leaves, new), ProximalStepState(count, kept.control)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def require_state(state: Any, kind: type) -> None:
-    """Raises TypeError for a state of another transformation."""
+def require_state(state: object, kind: type) -> None:
+    """Raise TypeError for a state of another transformation."""
     if not isinstance(state, kind):
         raise TypeError(
             f"state must be the {kind.__name__} that init(params) gives, got "
@@ -166,91 +168,167 @@ def _require_control(state: ProximalStepState, target: TargetSparsity | None) ->
         )
 
 
-def proximal_updates(
-    rule: Rule,
-    updates: list[Any],
-    rows: dict[int, Penalised],
-    moves: dict[int, Move],
-    step: jax.Array,
-    control: Control | None,
-) -> tuple[list[Any], Control | None, list[Any]]:
-    """Gives `prox(param + update, threshold) - param` for the rows, the rest as it is.
+class Kept(NamedTuple):
+    """What a proximal step keeps for the next one; nothing at a given strength."""
 
-    As a difference to the parameter, a zero of the prox is a zero of the sum: `w + (0 -
-    w)` is exactly 0. Formed from the clipped part it is not.
+    plus: Any = None
+    """Under a window, what positive weights still owe, like the parameters."""
+    minus: Any = None
+    """The same for negative weights."""
+    control: Control | None = None
+    """Under a target sparsity, its strength and how far the ramp is."""
+
+
+TakeStep = Callable[
+    [Sequence[PenalisedLeaf], jax.Array, Kept], tuple[list[jax.Array], Kept]
+]
+"""`take_step(leaves, step, kept)` returns `prox(param + update, threshold) - param` for
+each leaf, and what to keep. `step` is the number of this step, from 1."""
+
+
+def chosen_step(rule: Rule, max_ratio: jax.Array | None = None) -> TakeStep:
+    """Choose the kind of step, when a transformation is built.
 
     Args:
       rule: what is done.
-      updates: those of all leaves.
-      rows: the penalised leaves, by their position.
-      moves: what moves them.
-      step: the number of this step, from 1.
-      control: under a target, what was kept from the step before; else None.
-
-    Returns:
-      The updates, what a target keeps, and what a window keeps of each row.
+      max_ratio: the cap, if it is an array; else it is `rule.max_ratio`.
     """
-    places = tuple(zip(rows, leaf_paths(rows), strict=True))
-    take = once_compiled(_taken, rule.penalty)
-    new, control, owed = take(rule, places, list(moves.values()), step, control)
-    updates = list(updates)
-    for i, update in zip(rows, new, strict=True):
-        updates[i] = update
-    return updates, control, owed
-
-
-def once_compiled(function: Any, penalty: Penalty) -> Any:
-    """Gives a compiled function, or what it is made of for a penalty without a hash."""
-    try:
-        hash(penalty)
-    except TypeError:
-        return function.__wrapped__
-    return function
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
-def _taken(
-    rule: Rule,
-    places: tuple[tuple[int, str], ...],
-    moves: list[Move],
-    step: jax.Array,
-    control: Control | None,
-) -> tuple[list[jax.Array], Control | None, list[Any]]:
-    penalty, rows, owed = rule.penalty, {}, []
-    for (i, path), move in zip(places, moves, strict=True):
-        dtype = compute_dtype(dtype_of(move.param))
-        threshold = functools.partial(
-            threshold_of,
-            move.step,
-            metric=rule.metric,
-            max_ratio=rule.max_ratio if move.max_ratio is None else move.max_ratio,
-            least_slope=penalty.least_slope,
-            dtype=dtype,
-        )
-        x = jnp.asarray(move.param, dtype) + jnp.asarray(move.update, dtype)
-        rows[i] = Row(path, jnp.asarray(move.param), x, threshold)
-    if rule.target:
-        new, control = follow(rule.target, penalty, rows, step, control)
+    if rule.target is not None:
+        kind = _step_to_a_target
+    elif rule.window != 1:
+        kind = _step_with_a_window
     else:
-        strengths = [1.0 if penalty.constraint else move.strength for move in moves]
-        shrunk = [
-            (row.path, row.x, row.threshold(strength))
-            for row, strength in zip(rows.values(), strengths, strict=True)
-        ]
-        if rule.window == 1:
-            new = penalty.tree_prox(shrunk)
-        else:
-            kept = [
-                cumulative_prox(x, threshold, *move.owed, rule.window)
-                for (_, x, threshold), move in zip(shrunk, moves, strict=True)
-            ]
-            new, owed = [x for x, *_ in kept], [budgets for _, *budgets in kept]
-    differences = [
-        x - jnp.asarray(move.param, x.dtype) for x, move in zip(new, moves, strict=True)
+        kind = _step_at_a_strength
+    return functools.partial(kind, rule, max_ratio)
+
+
+def once_compiled(function: Callable[..., T]) -> Callable[..., T]:
+    """Compile a function of a static first argument, once for all uncompiled steps.
+
+    By themselves these would compile the loops in it anew, each time. In compiled ones
+    it leaves no trace. A penalty without a hash cannot be told from another: with it
+    the function runs as it is written.
+    """
+    compiled = jax.jit(function, static_argnums=0, inline=True)
+
+    @functools.wraps(function)
+    def call(static: object, *arguments: object) -> T:
+        try:
+            hash(static)
+        except TypeError:
+            return function(static, *arguments)
+        return compiled(static, *arguments)
+
+    return call
+
+
+@once_compiled
+def _step_at_a_strength(
+    rule: Rule,
+    max_ratio: jax.Array | None,
+    leaves: Sequence[PenalisedLeaf],
+    step: jax.Array,
+    kept: Kept,
+) -> tuple[list[jax.Array], Kept]:
+    del step
+    rows = [
+        (leaf.path, leaf.moved, _threshold(rule, max_ratio, leaf, leaf.strength))
+        for leaf in leaves
     ]
-    return differences, control, owed
+    return _differences(rule.penalty.tree_prox(rows), leaves), kept
 
 
-def leaf_paths(rows: dict[int, Penalised]) -> tuple[str, ...]:
-    """The dotted paths of penalised leaves."""
-    return tuple(row.path for row in rows.values())
+@once_compiled
+def _step_with_a_window(
+    rule: Rule,
+    max_ratio: jax.Array | None,
+    leaves: Sequence[PenalisedLeaf],
+    step: jax.Array,
+    kept: Kept,
+) -> tuple[list[jax.Array], Kept]:
+    del step
+    plus, minus = values_at(kept.plus, leaves), values_at(kept.minus, leaves)
+    new = [
+        cumulative_prox(
+            leaf.moved,
+            _threshold(rule, max_ratio, leaf, leaf.strength),
+            plus=plus[i],
+            minus=minus[i],
+            window=rule.window,
+        )
+        for i, leaf in enumerate(leaves)
+    ]
+    kept = kept._replace(
+        plus=replaced(kept.plus, leaves, [each.plus for each in new]),
+        minus=replaced(kept.minus, leaves, [each.minus for each in new]),
+    )
+    return _differences([each.x for each in new], leaves), kept
+
+
+@once_compiled
+def _step_to_a_target(
+    rule: Rule,
+    max_ratio: None,
+    leaves: Sequence[PenalisedLeaf],
+    step: jax.Array,
+    kept: Kept,
+) -> tuple[list[jax.Array], Kept]:
+    target, penalty = rule.target, rule.penalty
+    control = at_step(target, step, kept.control)
+    rows = [
+        Row(
+            path=leaf.path,
+            index=leaf.index,
+            x=leaf.moved,
+            threshold=functools.partial(_threshold, rule, max_ratio, leaf),
+        )
+        for leaf in leaves
+    ]
+
+    def shrink() -> tuple[list[jax.Array], Control]:
+        at_strength, found = next_control(target, penalty, rows, step, control)
+        return penalty.tree_prox(at_strength), found
+
+    def prune() -> tuple[list[jax.Array], Control]:
+        marks = largest_kept(target, [row.x for row in rows])
+        new = [jnp.where(m, row.x, 0) for m, row in zip(marks, rows, strict=True)]
+        return new, without_strength(target, rows, control)
+
+    def freeze() -> tuple[list[jax.Array], Control]:
+        zeros = [jnp.asarray(leaf.param) == 0 for leaf in leaves]
+        new = [jnp.where(z, 0, row.x) for z, row in zip(zeros, rows, strict=True)]
+        return new, without_strength(target, rows, control)
+
+    if not leaves:
+        new = []
+    elif target.snap_step is None:
+        new, control = shrink()
+    else:
+        due, over = step >= target.snap_step, step > target.snap_step
+        phase = due.astype(jnp.int32) + over.astype(jnp.int32)
+        new, control = jax.lax.switch(phase, (shrink, prune, freeze))
+    return _differences(new, leaves), kept._replace(control=control)
+
+
+def _threshold(
+    rule: Rule, max_ratio: jax.Array | None, leaf: PenalisedLeaf, strength: ArrayLike
+) -> jax.Array:
+    return threshold_of(
+        leaf.step,
+        strength,
+        metric=rule.metric,
+        max_ratio=rule.max_ratio if max_ratio is None else max_ratio,
+        least_slope=rule.penalty.least_slope,
+        dtype=compute_dtype(dtype_of(leaf.param)),
+    )
+
+
+def _differences(
+    new: Sequence[jax.Array], leaves: Sequence[PenalisedLeaf]
+) -> list[jax.Array]:
+    # As a difference to the parameter, a zero of the prox is a zero of the sum: `w + (0
+    # - w)` is exactly 0. Formed from the clipped part it is not.
+    return [
+        x - jnp.asarray(leaf.param, x.dtype)
+        for x, leaf in zip(new, leaves, strict=True)
+    ]

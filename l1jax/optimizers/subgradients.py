@@ -1,7 +1,7 @@
 """Steps along the subgradient of a penalty: the textbook way, which makes no zeros."""
 
-import functools
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,23 +9,21 @@ import optax
 
 from l1jax.numerics.elementwise import compute_dtype, dtype_of, nonnegative
 from l1jax.optimizers.penalised_leaves import (
+    PenalisedLeaf,
     check_params,
+    check_updates,
     penalised_leaves,
+    replaced,
 )
-from l1jax.optimizers.proximal_steps import (
-    Move,
-    leaf_paths,
-    once_compiled,
-    require_state,
-)
+from l1jax.optimizers.proximal_steps import once_compiled, require_state
 from l1jax.parameters.masks import Mask, weights_only
-from l1jax.parameters.trees import is_none
 from l1jax.penalties.base import Penalty, require_subgradient
 from l1jax.penalties.separable import l1
 from l1jax.strengths.values import (
     Strength,
     check_strength,
 )
+from l1jax.thresholds.effective_steps import EffectiveStep
 
 
 class AddSubgradientState(NamedTuple):
@@ -38,7 +36,7 @@ class AddSubgradientState(NamedTuple):
 def add_subgradient(
     strength: Strength, *, penalty: Penalty = l1(), mask: Mask = weights_only
 ) -> optax.GradientTransformationExtraArgs:
-    """Adds the penalty's subgradient to the gradients: `g + strength * sign(w)`.
+    """Add the penalty's subgradient to the gradients: `g + strength * sign(w)`.
 
     The gradient of `loss + strength * penalty`, with 0 at a weight of 0, where JAX's
     own derivative of `abs` is 1. Place it before the optimizer. Like any subgradient
@@ -69,39 +67,44 @@ def add_subgradient(
     check_strength(strength)
     require_subgradient(penalty)
 
-    def init_fn(params: Any) -> AddSubgradientState:
+    def init_fn(params: optax.Params) -> AddSubgradientState:
         check_params(params, mask, strength, None, penalty)
         return AddSubgradientState(count=jnp.zeros([], jnp.int32))
 
     def update_fn(
-        updates: Any, state: AddSubgradientState, params: Any = None, **extra_args: Any
-    ) -> tuple[Any, AddSubgradientState]:
+        updates: optax.Updates,
+        state: AddSubgradientState,
+        params: optax.Params | None = None,
+        **extra_args: object,
+    ) -> tuple[optax.Updates, AddSubgradientState]:
         del extra_args
         require_state(state, AddSubgradientState)
-        leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
-        rows = penalised_leaves(updates, params, strength, mask, state.count)
-        moves = [Move(row.param, leaves[i], row.strength) for i, row in rows.items()]
-        add = once_compiled(_with_slopes, penalty)
-        for i, sum_ in zip(rows, add(penalty, leaf_paths(rows), moves), strict=True):
-            leaves[i] = sum_
-        updates = jax.tree.unflatten(treedef, leaves)
+        check_updates(updates, params)
+        leaves = penalised_leaves(
+            updates,
+            params,
+            strength=strength,
+            mask=mask,
+            count=state.count,
+            penalty=penalty,
+            step=EffectiveStep(1.0),
+        )
+        updates = replaced(updates, leaves, _with_slopes(penalty, leaves))
         return updates, AddSubgradientState(optax.safe_increment(state.count))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-# These are compiled once for all steps that are not compiled themselves: by themselves,
-# the loops in them would be compiled anew at each step. In others they leave no trace.
-@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
-def _with_slopes(
-    penalty: Penalty, paths: tuple[str, ...], moves: list[Move]
-) -> list[jax.Array]:
+@once_compiled
+def _with_slopes(penalty: Penalty, leaves: Sequence[PenalisedLeaf]) -> list[jax.Array]:
     sums = []
-    for path, (param, update, strength, *_) in zip(paths, moves, strict=True):
-        dtypes = compute_dtype(dtype_of(param)), compute_dtype(dtype_of(update))
-        dtype = jnp.promote_types(*dtypes)
-        slope = penalty.at(path, jnp.shape(param)).subgradient(
-            jnp.asarray(param, dtype), nonnegative(strength, dtype)
+    for leaf in leaves:
+        kind = dtype_of(leaf.update)
+        dtype = jnp.promote_types(
+            compute_dtype(dtype_of(leaf.param)), compute_dtype(kind)
         )
-        sums.append((jnp.asarray(update, dtype) + slope).astype(dtype_of(update)))
+        slope = penalty.at(leaf.path, jnp.shape(leaf.param)).subgradient(
+            jnp.asarray(leaf.param, dtype), nonnegative(leaf.strength, dtype)
+        )
+        sums.append((jnp.asarray(leaf.update, dtype) + slope).astype(kind))
     return sums

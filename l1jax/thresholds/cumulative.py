@@ -7,6 +7,7 @@ one step's noise. Here it accumulates over `window` steps, in the optimizer's me
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,21 +30,30 @@ def check_window(window: float, penalty: Penalty) -> float:
     return window
 
 
+class Shrunk(NamedTuple):
+    """An array after a cumulative prox, and its budgets."""
+
+    x: jax.Array
+    plus: jax.Array
+    """What a positive weight still owes, >= 0."""
+    minus: jax.Array
+    """What a negative weight still owes, >= 0."""
+
+
 def cumulative_prox(
     x: jax.Array,
     threshold: jax.Array,
     plus: jax.Array,
     minus: jax.Array,
     window: float,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Soft-thresholds by what has accumulated: returns `x` and the two budgets anew.
+) -> Shrunk:
+    """Soft-threshold by what has accumulated, and return the budgets anew.
 
-    `plus` is what a positive weight still owes, `minus` a negative one, both >= 0.
-    Each grows by the threshold, to at most `window` times it, and falls by what is
-    used; using one raises the other. With `window` 1 this is the soft threshold.
+    Each budget grows by the threshold, to at most `window` times it, and falls by what
+    is used; using one raises the other. With `window` 1 this is the soft threshold.
     """
     plus, minus = plus + threshold, minus + threshold
     if window != math.inf:
         plus, minus = (jnp.minimum(b, window * threshold) for b in (plus, minus))
     used = jnp.clip(x, -minus, plus)
-    return x - used, plus - used, minus + used
+    return Shrunk(x - used, plus - used, minus + used)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from l1jax.numerics.checks import check_real, check_scalar, described
 
@@ -31,7 +32,7 @@ class EffectiveStep(NamedTuple):
        \quad D = \mathrm{denominator}
     """
 
-    scale: Any
+    scale: ArrayLike
     """Scalar: the learning rate times the gain of the momentum."""
 
     denominator: Any = 1.0
@@ -46,11 +47,28 @@ class EffectiveStep(NamedTuple):
 StepSize = Callable[..., EffectiveStep]
 """`step_size(state, learning_rate, **hyperparameters)`, see `register_step_size`."""
 
-_REGISTRY: dict[Factory, StepSize] = {}
+
+class KnownStep(NamedTuple):
+    """What is known of an optimizer's step, which may keep an array of its own.
+
+    In the registry both functions take the factory's hyperparameters, too; `lookup`
+    returns them bound.
+    """
+
+    init: Callable[..., jax.Array | None]
+    """`init()`: what is kept before the first step, None for nothing."""
+
+    step_size: Callable[..., tuple[EffectiveStep, jax.Array | None]]
+    """`step_size(kept, count, state, learning_rate)`: the effective step, and what is
+    kept after it. `count` is the number of steps before this one."""
+
+
+REGISTRY: dict[Factory, KnownStep] = {}
+"""What is known, by factory. Functions without a memory go by `register_step_size`."""
 
 
 def register_step_size(optimizer: Factory, step_size: StepSize) -> None:
-    """Makes an optimizer known to `proximal`.
+    """Make an optimizer known to `proximal`.
 
     Args:
       optimizer: a factory such as `optax.adam`, a function with an argument
@@ -99,33 +117,38 @@ def register_step_size(optimizer: Factory, step_size: StepSize) -> None:
             f"{names} here, got {described(step_size)}: {error}. Pass a function of "
             "these."
         ) from error
-    _REGISTRY[optimizer] = step_size
+    REGISTRY[optimizer] = _keeping_nothing(step_size)
 
 
-class KnownOptimizer(NamedTuple):
-    """A factory with its arguments, and what is known of its step."""
+def _keeping_nothing(step_size: StepSize) -> KnownStep:
+    def checked(
+        kept: None, count: ArrayLike, /, *arguments: Any, **hyperparameters: Any
+    ) -> tuple[EffectiveStep, None]:
+        del kept, count
+        step = step_size(*arguments, **hyperparameters)
+        if not isinstance(step, EffectiveStep):
+            raise TypeError(
+                f"step_size must return an EffectiveStep, got {step!r}. Return "
+                "EffectiveStep(scale=...) from the function given to "
+                "register_step_size."
+            )
+        return step, None
 
-    step_size: StepSize
-    hyperparameters: dict[str, Any]
-    """All arguments of the factory but the learning rate, defaults included."""
-    rate_momentum: Any
-    """The momentum that the factory applies after the learning rate, or None."""
-    nesterov: bool
-    """Whether that is Nesterov's."""
+    return KnownStep(init=lambda **_: None, step_size=checked)
 
 
-def lookup(factory: Factory, arguments: dict[str, Any]) -> KnownOptimizer:
-    """Finds the step of `factory(learning_rate, **arguments)`.
+def lookup(factory: Factory, arguments: dict[str, Any]) -> KnownStep:
+    """Return what is known of the step of `factory(learning_rate, **arguments)`.
 
     Raises:
       TypeError: the factory is not known, or does not take the arguments.
       ValueError: a momentum outside [0, 1).
     """
     known = factory
-    while isinstance(known, functools.partial) and known not in _REGISTRY:
+    while isinstance(known, functools.partial) and known not in REGISTRY:
         known = known.func
     try:
-        step_size = _REGISTRY[known]
+        registered = REGISTRY[known]
     except (KeyError, TypeError, ValueError):  # the last two: not hashable
         raise TypeError(_unknown(factory)) from None
     if isinstance(factory, functools.partial) and "learning_rate" in factory.keywords:
@@ -155,16 +178,11 @@ def lookup(factory: Factory, arguments: dict[str, Any]) -> KnownOptimizer:
         # At 1 or above a constant gradient moves the weights without end.
         if not isinstance(momentum, jax.Array):
             check_real("momentum", momentum, "[0, 1)", "one such as 0.9")
-    after_rate = known is optax.rmsprop and momentum is not None
-    return KnownOptimizer(
-        step_size=step_size,
-        hyperparameters=hyperparameters,
-        rate_momentum=momentum if after_rate else None,
-        nesterov=after_rate and hyperparameters["nesterov"],
-    )
+    bound = (functools.partial(part, **hyperparameters) for part in registered)
+    return KnownStep(*bound)
 
 
-def _unknown(factory: Any) -> str:
+def _unknown(factory: object) -> str:
     if isinstance(factory, optax.GradientTransformation):
         problem = (
             "a transformation that is built already. Pass the factory itself, as in "
@@ -173,7 +191,7 @@ def _unknown(factory: Any) -> str:
         )
     elif not callable(factory):
         problem = f"{factory!r}. Pass a factory such as optax.adam"
-    elif getattr(factory, "__wrapped__", None) in _REGISTRY:
+    elif getattr(factory, "__wrapped__", None) in REGISTRY:
         problem = (
             f"one wrapped around {_name(factory)}. Pass this, and wrap proximal, as in "
             "optax.inject_hyperparams(proximal, static_args=('factory', 'mask', "
@@ -184,7 +202,7 @@ def _unknown(factory: Any) -> str:
             f"{_name(factory)}, whose effective step is not known. Tell it to "
             "register_step_size"
         )
-    known = ", ".join(sorted({_name(known) for known in _REGISTRY}))
+    known = ", ".join(sorted({_name(known) for known in REGISTRY}))
     return (
         f"factory must be an optimizer whose step is known ({known}), got {problem}. "
         "For the decoupled form, which thresholds by learning_rate * strength and "

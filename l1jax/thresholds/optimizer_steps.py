@@ -13,10 +13,17 @@ import optax
 from jax.typing import ArrayLike
 
 from l1jax.numerics.elementwise import compute_dtype
-from l1jax.thresholds.effective_steps import EffectiveStep, register_step_size
+from l1jax.thresholds.effective_steps import (
+    REGISTRY,
+    EffectiveStep,
+    KnownStep,
+    register_step_size,
+)
+
+Scalar = jax.Array | float
 
 
-def _part(state: Any, field: str) -> Any:
+def _part(state: optax.OptState, field: str) -> Any:
     """Finds the part of a chain's state that has a field."""
     if hasattr(state, field):
         return state
@@ -44,13 +51,25 @@ def _bias(decay: ArrayLike, count: ArrayLike) -> jax.Array:
     return decay**count
 
 
-def _sgd(state: Any, learning_rate: Any, *, momentum: Any, **_: Any) -> EffectiveStep:
+def _sgd(
+    state: optax.OptState,
+    learning_rate: Scalar,
+    *,
+    momentum: Scalar | None,
+    **_: object,
+) -> EffectiveStep:
     del state
     return EffectiveStep(learning_rate / (1 - (0.0 if momentum is None else momentum)))
 
 
 def _adam(
-    state: Any, learning_rate: Any, *, b2: Any, eps: Any, eps_root: Any, **_: Any
+    state: optax.OptState,
+    learning_rate: Scalar,
+    *,
+    b2: Scalar,
+    eps: Scalar,
+    eps_root: Scalar = 0.0,
+    **_: object,
 ) -> EffectiveStep:
     moments = _part(state, "nu")
     correction = 1 - _bias(b2, moments.count)
@@ -61,7 +80,12 @@ def _adam(
 
 
 def _amsgrad(
-    state: Any, learning_rate: Any, *, eps: Any, eps_root: Any, **_: Any
+    state: optax.OptState,
+    learning_rate: Scalar,
+    *,
+    eps: Scalar,
+    eps_root: Scalar,
+    **_: object,
 ) -> EffectiveStep:
     denominator = _map(
         lambda nu: jnp.sqrt(nu + eps_root) + eps, _part(state, "nu_max").nu_max
@@ -70,15 +94,15 @@ def _amsgrad(
 
 
 def _rmsprop(
-    state: Any,
-    learning_rate: Any,
+    state: optax.OptState,
+    learning_rate: Scalar,
     *,
-    decay: Any,
-    eps: Any,
+    decay: Scalar,
+    eps: Scalar,
     eps_in_sqrt: bool,
     centered: bool,
     bias_correction: bool = False,
-    **_: Any,
+    **_: object,
 ) -> EffectiveStep:
     moments = _part(state, "nu")
     correction = 1 - _bias(decay, moments.count) if bias_correction else 1.0
@@ -98,13 +122,45 @@ def _rmsprop(
     return EffectiveStep(learning_rate, deviation, reach)
 
 
-def _adagrad(state: Any, learning_rate: Any, *, eps: Any, **_: Any) -> EffectiveStep:
+def _no_rates_yet(*, momentum: Scalar | None, **_: object) -> jax.Array | None:
+    return None if momentum is None else jnp.zeros([])
+
+
+def _rmsprop_with_momentum(
+    summed: jax.Array | None,
+    count: ArrayLike,
+    state: optax.OptState,
+    learning_rate: Scalar,
+    *,
+    momentum: Scalar | None,
+    nesterov: bool,
+    **others: Any,
+) -> tuple[EffectiveStep, jax.Array | None]:
+    """Sum the learning rates as `optax.rmsprop` sums the steps that hold them."""
+    if summed is None:
+        return _rmsprop(state, learning_rate, **others), None
+    # As if the first learning rate had always been there: the steady step.
+    first = learning_rate / (1 - momentum)
+    later = momentum * summed + learning_rate
+    summed = jnp.where(count == 0, first, later).astype(summed.dtype)
+    rate = learning_rate + momentum * summed if nesterov else summed
+    return _rmsprop(state, rate, **others), summed
+
+
+def _adagrad(
+    state: optax.OptState, learning_rate: Scalar, *, eps: Scalar, **_: object
+) -> EffectiveStep:
     sums = _part(state, "sum_of_squares").sum_of_squares
     return EffectiveStep(learning_rate, _map(lambda s: jnp.sqrt(s + eps), sums), 1.0)
 
 
 def _adadelta(
-    state: Any, learning_rate: Any, *, rho: Any, eps: Any, **_: Any
+    state: optax.OptState,
+    learning_rate: Scalar,
+    *,
+    rho: Scalar,
+    eps: Scalar,
+    **_: object,
 ) -> EffectiveStep:
     averages = _part(state, "e_x")
 
@@ -119,12 +175,18 @@ def _adadelta(
     return EffectiveStep(learning_rate, denominator, reach)
 
 
-def _adamax(state: Any, learning_rate: Any, **_: Any) -> EffectiveStep:
+def _adamax(state: optax.OptState, learning_rate: Scalar, **_: object) -> EffectiveStep:
     return EffectiveStep(learning_rate, _map(jnp.asarray, _part(state, "nu").nu), 1.0)
 
 
 def _adabelief(
-    state: Any, learning_rate: Any, *, b1: Any, b2: Any, eps: Any, **_: Any
+    state: optax.OptState,
+    learning_rate: Scalar,
+    *,
+    b1: Scalar,
+    b2: Scalar,
+    eps: Scalar,
+    **_: object,
 ) -> EffectiveStep:
     moments = _part(state, "nu")
     corrections = [1 - _bias(b, moments.count) for b in (b1, b2)]
@@ -141,21 +203,15 @@ def _adabelief(
     return EffectiveStep(learning_rate, denominator, reach)
 
 
-def _yogi(
-    state: Any, learning_rate: Any, *, b2: Any, eps: Any, **_: Any
-) -> EffectiveStep:
-    return _adam(state, learning_rate, b2=b2, eps=eps, eps_root=0.0)
-
-
 def _radam(
-    state: Any,
-    learning_rate: Any,
+    state: optax.OptState,
+    learning_rate: Scalar,
     *,
-    b2: Any,
-    eps: Any,
-    eps_root: Any,
-    threshold: Any,
-    **_: Any,
+    b2: Scalar,
+    eps: Scalar,
+    eps_root: Scalar,
+    threshold: Scalar,
+    **_: object,
 ) -> EffectiveStep:
     count = _part(state, "nu").count
     adam = _adam(state, learning_rate, b2=b2, eps=eps, eps_root=eps_root)
@@ -176,15 +232,15 @@ def _radam(
 
 for _factories, _step_size in (
     ((optax.sgd,), _sgd),
-    ((optax.adam, optax.adamw), _adam),  # optax.nadam and nadamw are partials of these
+    # optax.nadam and nadamw are partials of adam and adamw.
+    ((optax.adam, optax.adamw, optax.yogi), _adam),
     ((optax.amsgrad,), _amsgrad),
-    ((optax.rmsprop,), _rmsprop),
     ((optax.adagrad,), _adagrad),
     ((optax.adadelta,), _adadelta),
     ((optax.adamax, optax.adamaxw), _adamax),
     ((optax.adabelief,), _adabelief),
-    ((optax.yogi,), _yogi),
     ((optax.radam,), _radam),
 ):
     for _factory in _factories:
         register_step_size(_factory, _step_size)
+REGISTRY[optax.rmsprop] = KnownStep(_no_rates_yet, _rmsprop_with_momentum)

@@ -1,4 +1,4 @@
-"""From a target sparsity to the strength of each step, and the step itself."""
+"""From a target sparsity to the strength of each step, which others apply."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from l1jax.numerics.blocks import kept
 from l1jax.numerics.elementwise import dtype_of, widest_dtype
@@ -18,29 +19,44 @@ from l1jax.numerics.order_statistics import (
     order_keys,
     total,
 )
-from l1jax.numerics.quantiles import key_of, kth_smallest, least_strength
+from l1jax.numerics.quantiles import kth_smallest, least_strength
 from l1jax.parameters.masks import Mask, selected
 from l1jax.parameters.sparsity import Control
 from l1jax.parameters.trees import is_none, named_leaves
 from l1jax.penalties.base import Penalty
 from l1jax.strengths.targets import TargetSparsity
 
-Threshold = Callable[[Any], jax.Array]
-"""Gives an array's threshold at a strength."""
-
 
 class Row(NamedTuple):
     """A penalised array that takes a step."""
 
     path: str
-    param: jax.Array
+    index: int
+    """Its position among the parameters."""
     x: jax.Array
     """The parameter after the optimizer's own step."""
-    threshold: Threshold
+    threshold: Callable[[ArrayLike], jax.Array]
+    """Return the threshold of each weight at a strength."""
+
+
+class ProxRow(NamedTuple):
+    """A row of `Penalty.tree_prox`."""
+
+    path: str
+    x: jax.Array
+    threshold: jax.Array
+
+
+class Found(NamedTuple):
+    """What a search returns for a set of rows that have one strength."""
+
+    strength: jax.Array
+    rows: list[ProxRow]
+    """The rows at this strength: what was counted, to the last bit."""
 
 
 def check_target(target: TargetSparsity, penalty: Penalty, window: float = 1) -> None:
-    """Raises ValueError for a penalty or window that a target cannot go with."""
+    """Raise ValueError for a penalty or window that a target cannot go with."""
     makes_zeros = penalty.makes_zeros and not penalty.constraint
     if not makes_zeros or not penalty.takes_metric:
         raise ValueError(
@@ -61,7 +77,7 @@ def check_target(target: TargetSparsity, penalty: Penalty, window: float = 1) ->
 
 
 def initial_control(target: TargetSparsity, params: Any, mask: Mask) -> Control:
-    """Makes the control before the first step."""
+    """Return the control before the first step."""
     rows = list(zip(named_leaves(params), selected(mask, params), strict=True))
     kinds = [dtype_of(leaf) for (_, leaf), chosen in rows if chosen]
     dtype = widest_dtype(*kinds) if kinds else jnp.result_type(float)
@@ -74,114 +90,130 @@ def initial_control(target: TargetSparsity, params: Any, mask: Mask) -> Control:
     return Control(zeros, target.fraction(0), jnp.array(target.target, float))
 
 
-def follow(
+def at_step(target: TargetSparsity, step: jax.Array, control: Control) -> Control:
+    """Return the control with the fraction of zeros that step `step`, from 1, wants."""
+    wanted = target.fraction(step)
+    return control._replace(wanted=wanted.astype(control.wanted.dtype))
+
+
+def next_control(
     target: TargetSparsity,
     penalty: Penalty,
-    rows: dict[int, Row],
+    rows: Sequence[Row],
     step: jax.Array,
     control: Control,
-) -> tuple[list[jax.Array], Control]:
-    """Takes the proximal step that the target asks for.
+) -> tuple[list[ProxRow], Control]:
+    """Find the strength of this step, the least whose prox makes the zeros wanted.
 
     Args:
       target: the target.
       penalty: the penalty.
-      rows: the arrays that take the step, by their position among the parameters.
+      rows: the arrays that take the step, one or more.
       step: the number of this step, from 1.
-      control: what was kept from the step before.
+      control: that of the step before, whose strength is the guess to start from.
 
     Returns:
-      The new arrays, in the rows' order, and what to keep.
+      The rows for the penalty's prox at this strength, in order, and the control.
     """
-    wanted = target.fraction(step).astype(control.wanted.dtype)
-    control = control._replace(wanted=wanted)
-    if not rows:
-        return [], control
-    chosen = list(rows.values())
+    together = target.scope == "global"
+    sets = [rows] if together else [[row] for row in rows]
+    sizes = [sum(row.x.size for row in each) for each in sets]
+    counts = {size: target.count(step, size) for size in {*sizes}}
+    search = _by_quantiles if penalty.prox_is_soft_threshold else _by_bisection
+    found = search(
+        penalty,
+        sets,
+        wanted=[counts[size] for size in sizes],
+        guesses=_strengths(target, rows, control),
+    )
+    strengths = [each.strength for each in found]
+    return (
+        [row for each in found for row in each.rows],
+        _with_strengths(target, rows, control, strengths),
+    )
+
+
+def without_strength(
+    target: TargetSparsity, rows: Sequence[Row], control: Control
+) -> Control:
+    """Return the control of a step that prunes, or leaves what is zero where it is."""
+    zeros = [jnp.zeros_like(s) for s in _strengths(target, rows, control)]
+    return _with_strengths(target, rows, control, zeros)
+
+
+def largest_kept(
+    target: TargetSparsity, arrays: Sequence[jax.Array]
+) -> list[jax.Array]:
+    """Mark what the pruning step keeps: the largest."""
+    dtype = widest_dtype(*(x.dtype for x in arrays))
+    sizes = [jnp.abs(x).astype(dtype) for x in arrays]
+
+    def kept_of(size: int) -> int:
+        return size - round(target.target * size)
+
     if target.scope == "global":
-        found = _follow(target, penalty, [chosen], step, [control.strength])
-        return found.new, control._replace(strength=found.strengths[0])
-    strengths, treedef = jax.tree.flatten(control.strength, is_leaf=is_none)
-    guesses = [strengths[i] for i in rows]
-    found = _follow(target, penalty, [[row] for row in chosen], step, guesses)
-    for i, strength in zip(rows, found.strengths, strict=True):
-        strengths[i] = strength
-    strength = jax.tree.unflatten(treedef, strengths)
-    return found.new, control._replace(strength=strength)
+        return k_largest(sizes, kept_of(sum(x.size for x in arrays)))
+    return k_largest_of_each(sizes, [kept_of(x.size) for x in arrays])
 
 
-class _Found(NamedTuple):
-    strengths: list[jax.Array]
-    """One of each set."""
-    new: list[jax.Array]
-    """The arrays of all sets, shrunk at these strengths."""
+def _strengths(
+    target: TargetSparsity, rows: Sequence[Row], control: Control
+) -> list[jax.Array]:
+    """Return the strengths of the step before: one, or that of each row."""
+    if target.scope == "global":
+        return [control.strength]
+    strengths = jax.tree.leaves(control.strength, is_leaf=is_none)
+    return [strengths[row.index] for row in rows]
 
 
-def _follow(
+def _with_strengths(
     target: TargetSparsity,
-    penalty: Penalty,
-    sets: Sequence[Sequence[Row]],
-    step: jax.Array,
-    guesses: Sequence[jax.Array],
-) -> _Found:
-    """Takes the step of sets of arrays, each with a strength of its own."""
-    sizes = [sum(row.x.size for row in rows) for rows in sets]
-    rows = [row for rows in sets for row in rows]
-
-    def shrink() -> _Found:
-        counts = {size: target.count(step, size) for size in {*sizes}}
-        wanted = [counts[size] for size in sizes]
-        search = _quantiles if penalty.prox_is_soft_threshold else _by_search
-        return search(penalty, sets, wanted, guesses)
-
-    def prune() -> _Found:
-        arrays = [jnp.abs(row.x).astype(guesses[0].dtype) for row in rows]
-        ks = [size - round(target.target * size) for size in sizes]
-        together = len(sets) == 1
-        marks = k_largest(arrays, *ks) if together else k_largest_of_each(arrays, ks)
-        new = [jnp.where(mark, row.x, 0) for mark, row in zip(marks, rows, strict=True)]
-        return _Found([jnp.zeros_like(guess) for guess in guesses], new)
-
-    def freeze() -> _Found:
-        new = [jnp.where(row.param == 0, 0, row.x) for row in rows]
-        return _Found([jnp.zeros_like(guess) for guess in guesses], new)
-
-    if target.snap_step is None:
-        return shrink()
-    due, over = step >= target.snap_step, step > target.snap_step
-    phase = due.astype(jnp.int32) + over.astype(jnp.int32)
-    return jax.lax.switch(phase, (shrink, prune, freeze))
+    rows: Sequence[Row],
+    control: Control,
+    strengths: Sequence[jax.Array],
+) -> Control:
+    if target.scope == "global":
+        return control._replace(strength=strengths[0])
+    flat, treedef = jax.tree.flatten(control.strength, is_leaf=is_none)
+    for row, strength in zip(rows, strengths, strict=True):
+        flat[row.index] = strength
+    return control._replace(strength=jax.tree.unflatten(treedef, flat))
 
 
-def _by_search(
+def _by_bisection(
     penalty: Penalty,
     sets: Sequence[Sequence[Row]],
     wanted: Sequence[jax.Array],
     guesses: Sequence[jax.Array],
-) -> _Found:
-    """Gives the least strengths at which the prox makes so many zeros."""
-    strengths, new = [], []
-    for rows, k, guess in zip(sets, wanted, guesses, strict=True):
+) -> list[Found]:
+    """Find the strength of each set by counting the zeros of the prox."""
+
+    def search(rows: Sequence[Row], k: jax.Array, guess: jax.Array) -> Found:
         # What is counted must be what is shrunk, to the last bit: computed once.
         fixed = kept([row.x for row in rows])
-        rows = [row._replace(x=x) for row, x in zip(rows, fixed, strict=True)]
 
-        def zeros(strength: jax.Array, rows: Sequence[Row] = rows) -> jax.Array:
-            return total([count(x == 0) for x in _prox(penalty, rows, strength)])
+        def rows_at(strength: jax.Array) -> list[ProxRow]:
+            return [
+                ProxRow(row.path, x, row.threshold(strength))
+                for row, x in zip(rows, fixed, strict=True)
+            ]
+
+        def zeros(strength: jax.Array) -> jax.Array:
+            return total([count(x == 0) for x in penalty.tree_prox(rows_at(strength))])
 
         strength = _settled(least_strength(zeros, k, guess), k, guess)
-        strengths.append(strength)
-        new += _prox(penalty, rows, strength)
-    return _Found(strengths, new)
+        return Found(strength, rows_at(strength))
+
+    return list(map(search, sets, wanted, guesses))
 
 
-def _quantiles(
+def _by_quantiles(
     penalty: Penalty,
     sets: Sequence[Sequence[Row]],
     wanted: Sequence[jax.Array],
     guesses: Sequence[jax.Array],
-) -> _Found:
-    """Gives what `_by_search` does for `l1()`, by quantiles of the ratios."""
+) -> list[Found]:
+    """Find what `_by_bisection` does for `l1()`, by quantiles of `|x| / E`."""
     del penalty
     dtype = guesses[0].dtype
     rows = [row for rows in sets for row in rows]
@@ -190,34 +222,36 @@ def _quantiles(
     keys = kept([order_keys(x) for x in ratios])
     ks = [jnp.maximum(k, 1) for k in wanted]
     if len(sets) == 1:
-        found = [kth_smallest(keys, *ks, *guesses)]
+        quantiles = [kth_smallest(keys, *ks, *guesses)]
     else:
-        found = of_each(lambda key, *of: kth_smallest([key], *of), keys, ks, guesses)
-    strengths, new, rest = [], [], iter(keys)
-    for rows, quantile, k, guess in zip(sets, found, wanted, guesses, strict=True):
+        quantiles = of_each(
+            lambda key, *of: kth_smallest([key], *of), keys, ks, guesses
+        )
+    found, rest = [], iter(keys)
+    for rows, quantile, k, guess in zip(sets, quantiles, wanted, guesses, strict=True):
         # The threshold is a product and a quotient that were rounded: by this much.
         eps = max(float(jnp.finfo(row.x.dtype).eps) for row in rows)
         strength = _settled(quantile * (1 + 4 * eps), k, guess)
-        strengths.append(strength)
-        reached = (k > 0) & (quantile < np.array(math.inf, dtype))
-        bound = jnp.where(reached, key_of(quantile), -1)
-        for row in rows:
-            key = next(rest)
-            # x - sign(x) * E * strength, without computing E again, or keeping it.
-            ratio = jax.lax.bitcast_convert_type(key, dtype).astype(row.x.dtype)
-            shrunk = row.x - row.x * (strength.astype(row.x.dtype) / ratio)
-            gone = (key <= bound) | (row.x == 0)
-            new.append(jnp.where(gone, 0, shrunk))
-    return _Found(strengths, new)
+        at_strength = [_at_ratio(row, next(rest), strength) for row in rows]
+        found.append(Found(strength, at_strength))
+    return found
+
+
+def _at_ratio(row: Row, key: jax.Array, strength: jax.Array) -> ProxRow:
+    """Return a row with its threshold `E * strength`, from the kept ratio `|x| / E`.
+
+    So `E` is not computed again, and what was counted as zero is so.
+    """
+    ratio = jax.lax.bitcast_convert_type(key, strength.dtype).astype(row.x.dtype)
+    threshold = jnp.abs(row.x) * (strength.astype(row.x.dtype) / ratio)
+    return ProxRow(row.path, row.x, jnp.where(row.x == 0, 0, threshold))
 
 
 def _settled(found: jax.Array, wanted: jax.Array, guess: jax.Array) -> jax.Array:
-    # Not to be reached with a learning rate of 0, or so much NaN: as it was.
+    """Return the strength found, 0 if no zeros are wanted.
+
+    Where no finite strength makes so many zeros, as at a learning rate of 0 or among
+    NaN, it stays as it was.
+    """
     found = jnp.where(found < np.array(math.inf, found.dtype), found, guess)
     return jnp.where(wanted > 0, found, 0).astype(guess.dtype)
-
-
-def _prox(penalty: Penalty, rows: Sequence[Row], strength: Any) -> list[jax.Array]:
-    return penalty.tree_prox(
-        [(row.path, row.x, row.threshold(strength)) for row in rows]
-    )

@@ -226,7 +226,7 @@ def test_states_of_other_optimizers():
                     tx.update(grads, source.init(params), params)
     with pytest.raises(ValueError, match="state must be that of this optimizer, got"):
         txs["adam"].update(grads, optax.adam(LR).init(params), params)
-    with pytest.raises(ValueError, match="state must be that of this .* got NoneType"):
+    with pytest.raises(ValueError, match="state must be that of this .* got None of"):
         adam().update(grads, None, params)
     with pytest.raises(ValueError, match="state must be that of this optimizer, got"):
         adam(window=3).update(grads, adam().init(params), params)

@@ -67,11 +67,9 @@ def measured_in_jax(make, settings, steps):
         updates, state = optimizer.update(grad, state, jnp.zeros(5))
         return state, updates
 
-    # Under momentum after the rate, the library hands the summed rate to the rule.
     known = l1jax.thresholds.effective_steps.lookup(make, settings)
-    rate = LR / (1 - known.rate_momentum) if known.rate_momentum else LR
     state, updates = jax.lax.scan(body, optimizer.init(jnp.zeros(5)), length=steps)
-    step = known.step_size(state, rate, **known.hyperparameters)
+    step, _ = known.step_size(known.init(), 0, state, LR)
     return -updates[-1] / grad, step.scale / step.denominator, step
 
 
@@ -127,7 +125,7 @@ def test_amsgrad_remembers_larger_gradients():
         theirs.step()
         updates, state = optimizer.update(jnp.asarray(GRADIENT) * size, state)
     known = l1jax.thresholds.effective_steps.lookup(make, settings)
-    step = known.step_size(state, LR, **known.hyperparameters)
+    step, _ = known.step_size(known.init(), 0, state, LR)
     np.testing.assert_allclose(-updates / GRADIENT, LR / step.denominator, rtol=1e-8)
     assert (step.denominator > 5 * np.abs(GRADIENT)).all()
     step = l1torch.thresholds.effective_steps.step_size_of(torch.optim.Adam)(
@@ -247,11 +245,11 @@ def test_arguments_that_the_factory_does_not_take():
 def test_partial_factories_keep_their_arguments():
     inside = functools.partial(optax.adamw, b2=0.9, mask={"w": False})
     known = l1jax.thresholds.effective_steps.lookup(inside, {"eps": 0.5})
-    assert known.hyperparameters["b2"] == 0.9
-    assert known.hyperparameters["eps"] == 0.5
-    assert known.hyperparameters["mask"] == {"w": False}
+    assert known.step_size.keywords["b2"] == 0.9
+    assert known.step_size.keywords["eps"] == 0.5
+    assert known.step_size.keywords["mask"] == {"w": False}
     known = l1jax.thresholds.effective_steps.lookup(optax.nadam, {})
-    assert known.hyperparameters["nesterov"] is True
+    assert known.step_size.keywords["nesterov"] is True
 
 
 def half_as_fast(learning_rate, gain=1.0):
