@@ -34,7 +34,7 @@ import l1jax
 import l1torch
 from common import FRAMEWORKS, chosen, command_line, save
 from data import Split, digits, minibatches
-from l1jax.numerics.order_statistics import kth_largest
+from l1jax.numerics.order_statistics import k_largest
 from l1jax.strengths.targets import target_sparsity as jax_target
 from l1torch.strengths.targets import target_sparsity as torch_target
 from networks import BATCH, UNITS, forward, initial, kernels, measure, pruning_ramp
@@ -85,9 +85,9 @@ def train_jax(
             if k.startswith("kernel")
         }
         arrays = [abs(v) for v in pruned.values()]
-        cut = kth_largest(arrays, sum(v.size for v in arrays) - zeros + 1)
-        cut = jnp.where(zeros > 0, cut, -1)
-        return new | {k: jnp.where(abs(v) > cut, v, 0) for k, v in pruned.items()}
+        marks = k_largest(arrays, sum(v.size for v in arrays) - zeros)
+        kept = zip(pruned.items(), marks, strict=True)
+        return new | {k: jnp.where(mark, v, 0) for (k, v), mark in kept}
 
     @jax.jit
     def run(params: Any, batches: jax.Array, sizes: jax.Array) -> Any:

@@ -1,4 +1,4 @@
-"""Thresholds without sorting: the k-th largest number, the L1 ball, of many arrays.
+"""Thresholds without sorting: the largest numbers of many arrays.
 
 Everything is a few passes of sums, counts and maxima over the elements. Nothing is
 sorted or gathered, so that the arrays of a tree stay where they are, and so do the
@@ -18,25 +18,6 @@ import numpy as np
 
 from l1jax.numerics.blocks import MANY, alike, kept, stacked
 from l1jax.numerics.elementwise import compute_dtype
-
-
-def kth_largest(arrays: Sequence[jax.Array], k: int | jax.Array) -> jax.Array:
-    """Return the k-th largest of all elements, exactly, by counting.
-
-    The bits of non-negative floating point numbers, read as integers, have the order of
-    the numbers. So one pass that counts finds each bit: 31 passes in single precision,
-    63 in double. NaN is the largest number.
-
-    Args:
-      arrays: real floating, non-negative, of one dtype.
-      k: from 1 to the number of elements; for a larger one the result is 0.
-
-    Returns:
-      Scalar, in float32 for arrays of half precision.
-    """
-    found = _kth_key([order_keys(x) for x in arrays], k)
-    dtype = compute_dtype(arrays[0].dtype)
-    return jax.lax.bitcast_convert_type(found, dtype)
 
 
 def k_largest(arrays: Sequence[jax.Array], k: int | jax.Array) -> list[jax.Array]:
@@ -148,6 +129,12 @@ def any_of(marks: Sequence[jax.Array]) -> jax.Array:
 
 
 def _kth_key(keys: Sequence[jax.Array], k: int | jax.Array) -> jax.Array:
+    """Return the k-th largest key, exactly, by counting.
+
+    The bits of non-negative floating point numbers, read as integers, have the order of
+    the numbers. So one pass that counts finds each bit: 31 passes in single precision,
+    63 in double. NaN is the largest number; beyond the last element it is 0.
+    """
     integer = keys[0].dtype
     bits = jnp.iinfo(integer).bits - 1
 

@@ -1,4 +1,4 @@
-"""Clipping of gradients by their L1 norm; no regularisation, for all its name."""
+"""Clipping of gradients by their L1 norm, which does not regularise."""
 
 import functools
 from typing import Any
@@ -16,7 +16,7 @@ from l1jax.parameters.trees import require_updates
 
 
 def clip_by_global_l1_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
-    """Scales gradients down to an L1 norm: `g * min(1, max_norm / sum |g|)`.
+    """Scale gradients down to an L1 norm: `g * min(1, max_norm / sum |g|)`.
 
     The sum runs over all leaves, as in `optax.clip_by_global_norm`, which takes the L2
     norm; the direction stays. For n gradients of one size the L1 norm is `sqrt(n)`

@@ -1,4 +1,4 @@
-"""The support: holding zeros where they are, and fitting again what is not zero."""
+"""Hold zeros where they are while the other weights are fitted."""
 
 import itertools
 from typing import Any
@@ -14,10 +14,10 @@ from l1jax.parameters.trees import is_none, require_same_tree
 def freeze_zeros(
     optimizer: optax.GradientTransformation, *, mask: Mask = weights_only
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes an optimizer leave weights of exactly 0 where they are, from now on.
+    """Make an optimizer leave weights of exactly 0 where they are, from now on.
 
-    It takes their gradients for 0, and their updates: neither momentum nor Adam's
-    moments from before, nor weight decay move them. The others are trained as if the
+    Their gradients and updates become 0: neither momentum nor Adam's moments from
+    before, nor weight decay move them. The others are trained as if the
     zeros had been cut out of the model. Which weights are zero is read off the
     parameters at every step, so that one that becomes zero later stays so too, and a
     checkpoint needs nothing beside them. Under a `target_sparsity`, whose count knows
@@ -78,7 +78,7 @@ def freeze_zeros(
 
 
 def _without_zeros(updates: Any, params: Any, mask: Mask) -> Any:
-    """Takes updates for 0 where the parameter is."""
+    """Set updates to 0 where the parameter is 0."""
     leaves, treedef = jax.tree.flatten(updates, is_leaf=is_none)
     weights = jax.tree.leaves(params, is_leaf=is_none)
     for i in itertools.compress(range(len(leaves)), selected(mask, params)):

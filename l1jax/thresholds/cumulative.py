@@ -1,4 +1,4 @@
-"""The windowed cumulative penalty: shrinkage that was not used up is kept for later.
+"""The windowed cumulative penalty: shrinkage that was not used is kept for later.
 
 A weight that belongs at zero is pushed off by the noise of a minibatch's gradient
 whenever this exceeds the strength. Tsuruoka, Tsujii and Ananiadou (2009) let the
@@ -19,7 +19,7 @@ _EXAMPLE = "10, or math.inf; name it in static_args under inject_hyperparams"
 
 
 def check_window(window: float, penalty: Penalty) -> float:
-    """Gives a whole number >= 1, or infinity; other than 1, the penalty must be L1."""
+    """Return a whole number >= 1, or infinity; above 1 the penalty must be L1."""
     if not (isinstance(window, float) and window == math.inf):
         window = check_int("window", window, _EXAMPLE, most=LARGEST)
     if window > 1 and not penalty.prox_is_soft_threshold:

@@ -24,7 +24,7 @@ Scalar = jax.Array | float
 
 
 def _part(state: optax.OptState, field: str) -> Any:
-    """Finds the part of a chain's state that has a field."""
+    """Return the part of a chain's state that has a field, or None."""
     if hasattr(state, field):
         return state
     for part in state if isinstance(state, tuple) else ():
@@ -35,7 +35,7 @@ def _part(state: optax.OptState, field: str) -> Any:
 
 
 def _map(function: Callable[..., jax.Array], *trees: Any) -> Any:
-    """Maps over leaves in at least single precision; `None` stays `None`."""
+    """Map over leaves in at least single precision; `None` stays `None`."""
 
     def wide(*leaves: jax.Array) -> jax.Array:
         return function(*(jnp.asarray(x, compute_dtype(x.dtype)) for x in leaves))
@@ -43,11 +43,11 @@ def _map(function: Callable[..., jax.Array], *trees: Any) -> Any:
     return jax.tree.map(wide, *trees)
 
 
-# Compiled once: an integer that is known, as in a step that is not compiled, would
-# otherwise be compiled in as an exponent, anew at each step.
+# Compiled once. In a step that is not compiled the count is a known integer, which XLA
+# would take as an exponent and compile the power anew at each step.
 @functools.partial(jax.jit, inline=True)
 def _bias(decay: ArrayLike, count: ArrayLike) -> jax.Array:
-    """Gives the share of its start in a moving average, which it fades from."""
+    """Return the share that its start still has in a moving average."""
     return decay**count
 
 
@@ -165,8 +165,8 @@ def _adadelta(
     averages = _part(state, "e_x")
 
     def root(e_g: jax.Array, e_x: jax.Array) -> jax.Array:
-        # The step was made with e_x as it was before it: this one, where the square of
-        # the gradient has settled to e_g.
+        # The step was made with the e_x before it. Where the square of the gradient has
+        # settled to e_g, that was the one computed here.
         share = e_g / (e_g + eps)
         return jnp.sqrt((e_x + rho * eps) / (rho + (1 - rho) * share))
 
