@@ -11,7 +11,7 @@ import optax
 from l1jax.parameters.masks import Mask
 from l1jax.penalties.base import Penalty
 from l1jax.penalties.penalty_values import penalty_value
-from l1jax.solvers.full_batch import solve
+from l1jax.solvers.full_batch import find_solution
 from l1jax.solvers.optimality import OptimalityResidual, optimality_residual
 
 
@@ -73,8 +73,15 @@ def _fit(
     loss: Callable[[Any], jax.Array], start: Any, strength: Any, settings: Settings
 ) -> Fits:
     if settings.optimizer is None:
-        limits = {"tol": settings.tol, "max_iterations": settings.max_iterations}
-        found = solve(loss, start, strength, **settings.problem, **limits)
+        found = find_solution(
+            loss,
+            start,
+            strength,
+            penalty=settings.penalty,
+            mask=settings.mask,
+            tol=settings.tol,
+            max_iterations=settings.max_iterations,
+        )
         return Fits(found.params, found.objective, found.loss, found.residual)
     params = _trained(loss, start, settings.optimizer(strength), settings.steps)
     return _measured(loss, params, strength, settings.problem)

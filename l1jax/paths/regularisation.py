@@ -206,7 +206,14 @@ def regularisation_path(
       [0.5   0.125] [1 2]
     """
     settings = Settings(
-        *(penalty, mask, tol, max_iterations, optimizer, steps, warm_start, vectorised)
+        penalty=penalty,
+        mask=mask,
+        tol=tol,
+        max_iterations=max_iterations,
+        optimizer=optimizer,
+        steps=steps,
+        warm_start=warm_start,
+        vectorised=vectorised,
     )
     check_settings(optimizer, steps, max_iterations, tol)
     check_flag("warm_start", warm_start)
@@ -222,21 +229,22 @@ def regularisation_path(
     params = jax.tree.map(jnp.asarray, params)
     start, warm = params, warm_start and not vectorised
     if warm or strengths is None:
-        with warnings.catch_warnings():
-            # The path warns once, of all strengths.
-            warnings.filterwarnings("ignore", "solve has not converged", UserWarning)
-            at_zero = zero_solution(loss, params, penalty, mask, tol, max_iterations)
-        start = at_zero if warm else params
+        zero = zero_solution(loss, params, penalty, mask, tol, max_iterations).params
+        start = zero if warm else params
     if strengths is None:
-        top = lambda_at_zero(loss, at_zero, penalty, mask, tol)
+        top = lambda_at_zero(loss, zero, penalty, mask, tol)
         strengths = spaced_strengths(float(top), count, ratio)
     require_finite_loss(loss(start))
     fits = fit_all(loss, start, strengths, settings)
     nnz, size = count_nonzero(fits.params, params, mask)
     path = RegularisationPath(
         strengths=strengths,
-        **fits._asdict(),
-        **{"nnz": nnz, "size": size},
+        params=fits.params,
+        objective=fits.objective,
+        loss=fits.loss,
+        nnz=nnz,
+        size=size,
+        residual=fits.residual,
         converged=fits.residual.largest <= tol,
     )
     warn_unless_converged(

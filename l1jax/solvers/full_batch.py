@@ -113,6 +113,30 @@ def solve(
         `max_iterations` out of range; a loss, gradient or strength that is not finite
         at the start.
     """
+    solution = find_solution(
+        loss,
+        params,
+        strength,
+        penalty=penalty,
+        mask=mask,
+        tol=tol,
+        max_iterations=max_iterations,
+    )
+    warn_unless_converged(solution, tol, max_iterations)
+    return solution
+
+
+def find_solution(
+    loss: Callable[[Any], ArrayLike],
+    params: Any,
+    strength: Strength,
+    *,
+    penalty: Penalty,
+    mask: Mask,
+    tol: float,
+    max_iterations: int,
+) -> Solution:
+    """Solve as `solve` does, and leave it to the caller to warn."""
     tol, max_iterations = check_limits(tol, max_iterations)
     require_arrays(params)
     rows = penalised_rows(params, strength, penalty, mask)
@@ -150,8 +174,6 @@ def solve(
             f"got a loss of {solution.loss} and a residual of "
             f"{solution.residual.norm}. Look for NaN in the data, or start elsewhere."
         )
-    if known(solution.converged) is False:
-        _warn(solution, tol, max_iterations)
     return solution
 
 
@@ -203,7 +225,10 @@ def known(flag: jax.Array) -> bool | None:
         return None
 
 
-def _warn(solution: Solution, tol: float, max_iterations: int) -> None:
+def warn_unless_converged(solution: Solution, tol: float, max_iterations: int) -> None:
+    """Warn, at the line that called the caller, of a solution that falls short."""
+    if known(solution.converged) is not False:
+        return
     iterations, reached = int(solution.iterations), float(solution.residual.largest)
     if math.isnan(reached) or not math.isfinite(solution.loss):
         remedy = "Loss or gradient became NaN: look at the loss, or start elsewhere"

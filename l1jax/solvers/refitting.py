@@ -8,7 +8,13 @@ import jax.numpy as jnp
 
 from l1jax.parameters.masks import Mask, selected, weights_only
 from l1jax.parameters.trees import is_none
-from l1jax.solvers.full_batch import Solution, require_arrays, solve
+from l1jax.penalties.separable import l1
+from l1jax.solvers.full_batch import (
+    Solution,
+    find_solution,
+    require_arrays,
+    warn_unless_converged,
+)
 
 
 def refit(
@@ -62,6 +68,14 @@ def refit(
         ]
         return loss(jax.tree.unflatten(treedef, kept))
 
-    return solve(
-        on_support, params, 0.0, mask=mask, tol=tol, max_iterations=max_iterations
+    solution = find_solution(
+        on_support,
+        params,
+        0.0,
+        penalty=l1(),
+        mask=mask,
+        tol=tol,
+        max_iterations=max_iterations,
     )
+    warn_unless_converged(solution, tol, max_iterations)
+    return solution

@@ -3,7 +3,7 @@
 import functools
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,13 @@ from l1jax.parameters.masks import Mask, weights_only
 from l1jax.penalties.base import Penalty
 from l1jax.penalties.separable import l1
 from l1jax.solvers.full_batch import (
+    Solution,
     check_limits,
+    find_solution,
     known,
     require_arrays,
     require_scalar,
-    solve,
+    warn_unless_converged,
 )
 from l1jax.solvers.optimality import penalised_rows
 
@@ -76,7 +78,18 @@ def lambda_max(
         if x is not None and s is not None:  # what has none raises before any work
             jax.eval_shape(penalty.at(path, jnp.shape(x)).lambda_max, jnp.asarray(x))
     at_zero = zero_solution(loss, params, penalty, mask, tol, max_iterations)
-    return lambda_at_zero(loss, at_zero, penalty, mask, tol)
+    if at_zero.fitted is not None:
+        warn_unless_converged(at_zero.fitted, tol, max_iterations)
+    return lambda_at_zero(loss, at_zero.params, penalty, mask, tol)
+
+
+class ZeroSolution(NamedTuple):
+    """Parameters whose penalised weights are zero."""
+
+    params: Any
+    """All parameters; what is not penalised has been fitted."""
+    fitted: Solution | None
+    """How it was fitted; None where there was nothing to fit."""
 
 
 def zero_solution(
@@ -86,8 +99,8 @@ def zero_solution(
     mask: Mask,
     tol: float,
     max_iterations: int,
-) -> Any:
-    """Sets the penalised leaves to zero, and fits the others."""
+) -> ZeroSolution:
+    """Set the penalised leaves to zero, and fit the others, without a warning."""
     rows = penalised_rows(params, 0.0, penalty, mask)
     rows = [row for row in rows if row[1] is not None]
     leaves, treedef = jax.tree.flatten(params)
@@ -100,17 +113,19 @@ def zero_solution(
         )
 
     free = [x for x, (_, _, s) in zip(leaves, rows, strict=True) if s is None]
+    fitted = None
     if free:
-        fitted = solve(
+        fitted = find_solution(
             lambda free: loss(filled(free)),
             free,
             0.0,
+            penalty=l1(),
             mask=None,
             tol=tol,
             max_iterations=max_iterations,
         )
         free = fitted.params
-    return filled(free)
+    return ZeroSolution(filled(free), fitted)
 
 
 def lambda_at_zero(

@@ -1,6 +1,5 @@
 """Solutions for many strengths: one after the other, or all at once."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from l1torch.parameters.masks import Mask, selected
 from l1torch.parameters.trees import named_leaves
 from l1torch.penalties.base import Penalty
 from l1torch.penalties.penalty_values import penalty_value
-from l1torch.solvers.full_batch import solve
+from l1torch.solvers.full_batch import find_solution
 from l1torch.solvers.optimality import (
     OptimalityResidual,
     optimality_residual,
@@ -110,11 +109,15 @@ def _fit(
     if settings.optimizer is not None:
         make, steps = settings.optimizer, settings.steps
         return _trained(loss, start, lambda named: make(named, strength), steps)
-    limits = {"tol": settings.tol, "max_iterations": settings.max_iterations}
-    with warnings.catch_warnings():
-        # The path warns once, of all strengths.
-        warnings.filterwarnings("ignore", category=UserWarning, module=__name__)
-        return solve(loss, start, strength, **settings.problem, **limits).params
+    return find_solution(
+        loss,
+        start,
+        strength,
+        penalty=settings.penalty,
+        mask=settings.mask,
+        tol=settings.tol,
+        max_iterations=settings.max_iterations,
+    ).params
 
 
 def _trained(

@@ -104,6 +104,30 @@ def solve(
         `max_iterations` out of range; a loss, gradient or strength that is not finite
         at the start.
     """
+    solution = find_solution(
+        loss,
+        params,
+        strength,
+        penalty=penalty,
+        mask=mask,
+        tol=tol,
+        max_iterations=max_iterations,
+    )
+    warn_unless_converged(solution, tol, max_iterations)
+    return solution
+
+
+def find_solution(
+    loss: Callable[[Any], Tensor],
+    params: Mapping[str, Tensor],
+    strength: Strength,
+    *,
+    penalty: Penalty,
+    mask: Mask,
+    tol: float,
+    max_iterations: int,
+) -> Solution:
+    """Solve as `solve` does, and leave it to the caller to warn."""
     tol, max_iterations = check_limits(tol, max_iterations)
     require_tensors(params)
     rows = penalised_rows(params, strength, penalty, mask)
@@ -125,7 +149,7 @@ def solve(
                 f"{start.residual.norm}. Look for NaN in the data, or start elsewhere."
             )
         end = problem.run(start, tol, max_iterations)
-        solution = Solution(
+        return Solution(
             params=problem.rebuilt(end.point.leaves),
             objective=problem.objective(end.point),
             loss=end.point.loss,
@@ -133,9 +157,6 @@ def solve(
             iterations=end.iterations,
             converged=bool((end.residual.largest <= tol) & end.point.loss.isfinite()),
         )
-    if not solution.converged:
-        _warn(solution, tol, max_iterations)
-    return solution
 
 
 def check_limits(tol: float, max_iterations: int) -> tuple[float, int]:
@@ -162,7 +183,10 @@ def require_tensors(params: Any) -> None:
             )
 
 
-def _warn(solution: Solution, tol: float, max_iterations: int) -> None:
+def warn_unless_converged(solution: Solution, tol: float, max_iterations: int) -> None:
+    """Warn, at the line that called the caller, of a solution that falls short."""
+    if solution.converged:
+        return
     iterations, reached = solution.iterations, float(solution.residual.largest)
     if math.isnan(reached) or not math.isfinite(solution.loss):
         remedy = "Loss or gradient became NaN: look at the loss, or start elsewhere"

@@ -7,7 +7,12 @@ from torch import Tensor
 
 from l1torch.parameters.masks import Mask, selected, weights_only
 from l1torch.parameters.trees import named_leaves
-from l1torch.solvers.full_batch import Solution, solve
+from l1torch.penalties.separable import l1
+from l1torch.solvers.full_batch import (
+    Solution,
+    find_solution,
+    warn_unless_converged,
+)
 
 
 def refit(
@@ -64,6 +69,14 @@ def refit(
             }
         )
 
-    return solve(
-        on_support, params, 0.0, mask=mask, tol=tol, max_iterations=max_iterations
+    solution = find_solution(
+        on_support,
+        params,
+        0.0,
+        penalty=l1(),
+        mask=mask,
+        tol=tol,
+        max_iterations=max_iterations,
     )
+    warn_unless_converged(solution, tol, max_iterations)
+    return solution

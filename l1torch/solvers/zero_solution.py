@@ -3,7 +3,7 @@
 import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +12,13 @@ from l1torch.parameters.masks import Mask, weights_only
 from l1torch.penalties.base import Penalty
 from l1torch.penalties.separable import l1
 from l1torch.solvers.fista import Problem, value_of
-from l1torch.solvers.full_batch import check_limits, require_tensors, solve
+from l1torch.solvers.full_batch import (
+    Solution,
+    check_limits,
+    find_solution,
+    require_tensors,
+    warn_unless_converged,
+)
 from l1torch.solvers.optimality import penalised_rows
 
 
@@ -71,7 +77,18 @@ def lambda_max(
         if x is not None and s is not None:  # what has none raises before any work
             penalty.at(name, tuple(x.shape)).lambda_max(torch.zeros_like(x))
     at_zero = zero_solution(loss, params, penalty, mask, tol, max_iterations)
-    return lambda_at_zero(loss, at_zero, penalty, mask, tol)
+    if at_zero.fitted is not None:
+        warn_unless_converged(at_zero.fitted, tol, max_iterations)
+    return lambda_at_zero(loss, at_zero.params, penalty, mask, tol)
+
+
+class ZeroSolution(NamedTuple):
+    """Parameters whose penalised weights are zero."""
+
+    params: Any
+    """All parameters; what is not penalised has been fitted."""
+    fitted: Solution | None
+    """How it was fitted; None where there was nothing to fit."""
 
 
 def zero_solution(
@@ -81,8 +98,8 @@ def zero_solution(
     mask: Mask,
     tol: float,
     max_iterations: int,
-) -> Any:
-    """Sets the penalised tensors to zero, and fits the others."""
+) -> ZeroSolution:
+    """Set the penalised tensors to zero, and fit the others, without a warning."""
     rows = penalised_rows(params, 0.0, penalty, mask)
     rows = [row for row in rows if row[1] is not None]
     zeros = {name: torch.zeros_like(x) for name, x, s in rows if s is not None}
@@ -93,17 +110,19 @@ def zero_solution(
         return {**params, **zeros, **free}
 
     free = {name: x.detach() for name, x, s in rows if s is None}
+    fitted = None
     if _is_used(free, lambda free: loss(filled(free))):
-        fitted = solve(
+        fitted = find_solution(
             lambda free: loss(filled(free)),
             free,
             0.0,
+            penalty=l1(),
             mask=None,
             tol=tol,
             max_iterations=max_iterations,
         )
         free = fitted.params
-    return filled(free)
+    return ZeroSolution(filled(free), fitted)
 
 
 def _is_used(
