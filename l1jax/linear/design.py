@@ -88,7 +88,7 @@ def _product(rows: jax.Array, X: jax.Array) -> jax.Array:
 
 
 def as_data(X: Any, y: Any) -> tuple[ArrayLike, ArrayLike]:
-    """Gives features and targets as arrays; bool targets as 0 and 1."""
+    """Gives features and labels as arrays; bool labels as 0 and 1."""
     return as_numbers("X", X), as_numbers("y", y, labels=True)
 
 

@@ -1,48 +1,55 @@
 """Columns that no penalty touches: they are solved for exactly, not searched for."""
 
 import math
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from l1jax.linear.design import Array, Design
 from l1jax.linear.losses import LinearLoss
-from l1jax.linear.penalty_terms import PenaltyTerms
+
+
+class FreeFit(NamedTuple):
+    """What `FreeColumns.fit` ends at."""
+
+    scores: Array
+    """The scores at the minimum, of shape (n, k)."""
+    moves: Array
+    """By how much the free coefficients have moved, then the intercept."""
+    exact: bool
+    """Whether the gradient has become 0."""
 
 
 class FreeColumns:
-    """What is fitted without a penalty: the intercept, and free coefficients."""
+    """What is fitted without a penalty: the intercept, and free coefficients.
 
-    def __init__(self, design: Design, terms: PenaltyTerms, intercept: bool) -> None:
-        k = terms.slopes.shape[1]
-        features, classes = np.divmod(terms.free, k)
-        columns = design.columns(features)
+    Attributes:
+      free: the flat indices of the free coefficients, of shape (p, k) in all.
+    """
+
+    def __init__(self, design: Design, free: Array, k: int, intercept: bool) -> None:
+        classes = free % k
+        columns = design.columns(free // k)
         if intercept:
             # Apart from its mean a column is far from parallel to the intercept's.
             self._means = columns.mean(0)
-            ones = np.ones((design.n, k))
-            columns = np.concatenate([columns - self._means, ones], 1)
+            columns = np.concatenate(
+                [columns - self._means, np.ones((design.n, k))], axis=1
+            )
             classes = np.concatenate([classes, np.arange(k)])
-        self._intercept, self._k, self._flat = intercept, k, terms.free
+        self.free = free
+        self._intercept, self._k = intercept, k
         self._columns, self._classes = columns, classes
 
-    def fit(
-        self, loss: LinearLoss, targets: Array, scores: Array
-    ) -> tuple[Array, Callable[[Array, Array], None], bool]:
-        """Minimises the loss over them, from given scores, by Newton's method.
-
-        Returns:
-          The new scores; a function that adds to coefficients of shape (p, k) and an
-          intercept of shape (k,), in place, what the scores have moved by; and
-          whether the gradient has become 0.
-        """
+    def fit(self, loss: LinearLoss, labels: Array, scores: Array) -> FreeFit:
+        """Minimise the loss over them, from given scores, by Newton's method."""
         columns, classes = self._columns, self._classes
         moved = np.zeros(len(classes))
         exact, smallest = not len(classes), math.inf
         sizes = np.sqrt(np.mean(columns**2, 0))
         sizes[sizes == 0] = 1
         for _ in range(100 if len(classes) else 0):
-            residual = loss.residual(scores, targets)
+            residual = loss.residual(scores, labels)
             grad = np.mean(columns * residual[:, classes], 0)
             scale = sizes * np.sqrt(np.mean(residual**2)) + np.finfo(float).tiny
             largest = float(np.max(np.abs(grad) / scale))
@@ -54,20 +61,23 @@ class FreeColumns:
             step = -np.linalg.lstsq(hessian, grad / sizes)[0] / sizes
             size = 1.0
             shift = self._scores(step)
-            while not (exact or loss.change(scores, size * shift, targets) <= 0):
+            while not (exact or loss.change(scores, size * shift, labels) <= 0):
                 size /= 2
             moved, scores = moved + size * step, scores + size * shift
             if size < 1e-8:
                 break
 
-        def add(coef: Array, intercept: Array) -> None:
-            count = len(self._flat)
-            coef.reshape(-1)[self._flat] += moved[:count]
-            if self._intercept:
-                intercept += moved[count:]
-                np.subtract.at(intercept, classes[:count], self._means * moved[:count])
+        return FreeFit(scores, moved, exact)
 
-        return scores, add, exact
+    def add(self, moves: Array, coef: Array, intercept: Array) -> None:
+        """Add moves to coefficients of shape (p, k) and an intercept (k,), in place."""
+        count = len(self.free)
+        coef.reshape(-1)[self.free] += moves[:count]
+        if self._intercept:
+            intercept += moves[count:]
+            np.subtract.at(
+                intercept, self._classes[:count], self._means * moves[:count]
+            )
 
     def _scores(self, step: Array) -> Array:
         by_class = np.zeros((len(step), self._k))

@@ -23,15 +23,15 @@ class LinearLoss(abc.ABC):
     """Whether its second derivative is constant."""
 
     @abc.abstractmethod
-    def targets(self, y: Array) -> Array:
-        """Checks y of shape (n,) and gives the targets, of the shape of the scores."""
+    def labels(self, y: Array) -> Array:
+        """Checks y of shape (n,) and gives the labels, of the shape of the scores."""
 
     @abc.abstractmethod
-    def value(self, scores: Array, targets: Array) -> float:
+    def value(self, scores: Array, labels: Array) -> float:
         """Gives the mean loss."""
 
     @abc.abstractmethod
-    def residual(self, scores: Array, targets: Array) -> Array:
+    def residual(self, scores: Array, labels: Array) -> Array:
         """Gives the derivative of each sample's loss by its scores."""
 
     @abc.abstractmethod
@@ -45,19 +45,19 @@ class LinearLoss(abc.ABC):
         """
 
     @abc.abstractmethod
-    def dual(self, residual: Array, targets: Array) -> float:
+    def dual(self, residual: Array, labels: Array) -> float:
         """Gives minus the mean of the conjugate of each sample's loss at `residual`."""
 
-    def change(self, scores: Array, moved: Array, targets: Array) -> float:
+    def change(self, scores: Array, moved: Array, labels: Array) -> float:
         """Gives `value(scores + moved) - value(scores)`.
 
         Of small moves the two values would differ by less than their rounding: there,
         and where it is exact, the change is the move times the mean of the slopes.
         """
         if not self.quadratic and np.abs(moved).max() > 0.1:
-            return self.value(scores + moved, targets) - self.value(scores, targets)
-        before = self.residual(scores, targets)
-        after = self.residual(scores + moved, targets)
+            return self.value(scores + moved, labels) - self.value(scores, labels)
+        before = self.residual(scores, labels)
+        after = self.residual(scores + moved, labels)
         return float(np.sum((before + after) / 2 * moved)) / len(moved)
 
 
@@ -67,7 +67,7 @@ class _Squared(LinearLoss):
     name = "squared"
     quadratic = True
 
-    def targets(self, y: Array) -> Array:
+    def labels(self, y: Array) -> Array:
         if not np.isfinite(y).all():
             raise ValueError(
                 f"y must be finite, got {_first(y, ~np.isfinite(y))}. Drop the samples "
@@ -75,17 +75,17 @@ class _Squared(LinearLoss):
             )
         return y[:, None]
 
-    def value(self, scores: Array, targets: Array) -> float:
-        return float(np.mean((scores - targets) ** 2)) / 2
+    def value(self, scores: Array, labels: Array) -> float:
+        return float(np.mean((scores - labels) ** 2)) / 2
 
-    def residual(self, scores: Array, targets: Array) -> Array:
-        return scores - targets
+    def residual(self, scores: Array, labels: Array) -> Array:
+        return scores - labels
 
     def hessian(self, columns: Array, classes: Array, scores: Array) -> Array:
         return columns.T @ columns / len(columns)
 
-    def dual(self, residual: Array, targets: Array) -> float:
-        return -float(np.mean(residual * (residual / 2 + targets)))
+    def dual(self, residual: Array, labels: Array) -> float:
+        return -float(np.mean(residual * (residual / 2 + labels)))
 
 
 class _Logistic(LinearLoss):
@@ -93,24 +93,24 @@ class _Logistic(LinearLoss):
 
     name = "logistic"
 
-    def targets(self, y: Array) -> Array:
+    def labels(self, y: Array) -> Array:
         _require(y, (y == 0) | (y == 1), "hold the labels 0 and 1", "(y > 0) * 1")
         return y[:, None]
 
-    def value(self, scores: Array, targets: Array) -> float:
+    def value(self, scores: Array, labels: Array) -> float:
         # Not as a difference of scores, which would leave their rounding.
-        return float(np.mean(np.logaddexp(0, (1 - 2 * targets) * scores)))
+        return float(np.mean(np.logaddexp(0, (1 - 2 * labels) * scores)))
 
-    def residual(self, scores: Array, targets: Array) -> Array:
-        sign = 1 - 2 * targets
+    def residual(self, scores: Array, labels: Array) -> Array:
+        sign = 1 - 2 * labels
         return sign * _sigmoid(sign * scores)
 
     def hessian(self, columns: Array, classes: Array, scores: Array) -> Array:
         weights = _sigmoid(scores) * _sigmoid(-scores)
         return (columns * weights).T @ columns / len(columns)
 
-    def dual(self, residual: Array, targets: Array) -> float:
-        chance = residual + targets
+    def dual(self, residual: Array, labels: Array) -> float:
+        chance = residual + labels
         return -float(np.mean(_x_log_x(chance) + _x_log_x(1 - chance)))
 
 
@@ -119,7 +119,7 @@ class _Multinomial(LinearLoss):
 
     name = "multinomial"
 
-    def targets(self, y: Array) -> Array:
+    def labels(self, y: Array) -> Array:
         whole = (y >= 0) & (y == np.floor(y)) & (y < math.inf)
         _require(y, whole, "hold integer classes from 0", "the index of each class")
         classes = y.astype(np.int64)
@@ -131,15 +131,15 @@ class _Multinomial(LinearLoss):
             )
         return np.eye(len(count))[classes]
 
-    def value(self, scores: Array, targets: Array) -> float:
-        wrong = scores - (scores * targets).sum(1, keepdims=True)
+    def value(self, scores: Array, labels: Array) -> float:
+        wrong = scores - (scores * labels).sum(1, keepdims=True)
         largest = wrong.max(1, keepdims=True)
         sums = np.exp(wrong - largest).sum(1, keepdims=True)
         return float(np.mean(largest + np.log(sums)))
 
-    def residual(self, scores: Array, targets: Array) -> Array:
-        others = _softmax(scores) * (1 - targets)
-        return others - targets * others.sum(1, keepdims=True)
+    def residual(self, scores: Array, labels: Array) -> Array:
+        others = _softmax(scores) * (1 - labels)
+        return others - labels * others.sum(1, keepdims=True)
 
     def hessian(self, columns: Array, classes: Array, scores: Array) -> Array:
         chances = _softmax(scores)[:, classes]
@@ -148,8 +148,8 @@ class _Multinomial(LinearLoss):
         products = np.where(same, weighted.T @ columns, 0) - weighted.T @ weighted
         return products / len(columns)
 
-    def dual(self, residual: Array, targets: Array) -> float:
-        return -float(np.mean(_x_log_x(residual + targets).sum(1)))
+    def dual(self, residual: Array, labels: Array) -> float:
+        return -float(np.mean(_x_log_x(residual + labels).sum(1)))
 
 
 _LOSSES = {loss.name: loss for loss in (_Squared(), _Logistic(), _Multinomial())}

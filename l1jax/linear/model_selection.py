@@ -11,11 +11,10 @@ from typing import Literal
 import numpy as np
 from jax.typing import ArrayLike
 
-from l1jax.linear.design import Design, as_data
-from l1jax.linear.duality import checked_targets
-from l1jax.linear.fitting import LinearSolution, check_fit, solve_linear
-from l1jax.linear.losses import loss_named
-from l1jax.linear.paths import linear_strengths, mean_losses, solve_all
+from l1jax.linear.design import Design
+from l1jax.linear.fitting import warn_unless_solved
+from l1jax.linear.paths import linear_strengths, solve_all
+from l1jax.linear.problem import LinearProblem, LinearSolution, scores_of
 from l1jax.numerics.checks import (
     LARGEST,
     check_choice,
@@ -130,24 +129,26 @@ def cross_validate(
       0.01
     """
     check_choice("rule", rule, ("min", "one_se"))
-    check_fit(loss, penalty, fit_intercept, method, tol, max_iterations)
-    X, y = as_data(X, y)
-    design, model = Design(X), loss_named(loss)
-    parts = fold_indices(folds, design.n, shuffle)
-    targets = checked_targets(y, design.n, model, fit_intercept)
-    if loss == "multinomial" or (loss == "logistic" and fit_intercept):
-        _require_classes(np.asarray(targets), parts)
-    settings = {"loss": loss, "penalty": penalty, "fit_intercept": fit_intercept}
-    strengths = linear_strengths(
-        *(X, y, strengths), **settings, **{"count": count, "ratio": ratio}
+    problem = LinearProblem(
+        X,
+        y,
+        loss=loss,
+        penalty=penalty,
+        fit_intercept=fit_intercept,
+        method=method,
+        tol=tol,
+        max_iterations=max_iterations,
     )
-    limits = {"method": method, "tol": tol, "max_iterations": max_iterations}
+    parts = fold_indices(folds, problem.design.n, shuffle)
+    if loss == "multinomial" or (loss == "logistic" and fit_intercept):
+        _require_classes(np.asarray(problem.labels), parts)
+    strengths = linear_strengths(problem, strengths, count, ratio)
     losses, converged = [], []
     for fold in parts:
-        rest = np.setdiff1d(np.arange(len(X)), fold)
-        _, found = solve_all(X[rest], y[rest], strengths, **settings, **limits)
-        losses.append(mean_losses(X[fold], targets[fold], found, model))
-        converged.append([bool(one.converged) for one in found])
+        rest = np.setdiff1d(np.arange(problem.design.n), fold)
+        found = solve_all(problem.on_rows(rest), strengths)
+        losses.append(_mean_losses(problem, fold, found))
+        converged.append([one.converged for one in found])
     losses = np.stack(losses)
     mean = losses.mean(0)
     if np.isnan(mean).any():
@@ -170,6 +171,8 @@ def cross_validate(
     smallest = int(mean.argmin())
     within = int((mean <= mean[smallest] + error[smallest]).argmax())
     chosen = float(strengths[smallest if rule == "min" else within])
+    solution = problem.solve(chosen)
+    warn_unless_solved(solution, tol)
     return CrossValidation(
         strengths=strengths,
         losses=losses,
@@ -178,7 +181,7 @@ def cross_validate(
         strength_min=float(strengths[smallest]),
         strength_one_se=float(strengths[within]),
         strength=chosen,
-        solution=solve_linear(X, y, chosen, **settings, **limits),
+        solution=solution,
     )
 
 
@@ -229,10 +232,20 @@ def fold_indices(
     return parts
 
 
-def _require_classes(targets: np.ndarray, parts: Sequence[np.ndarray]) -> None:
+def _mean_losses(
+    problem: LinearProblem, fold: np.ndarray, found: Sequence[LinearSolution]
+) -> np.ndarray:
+    """Return the mean loss of each solution on the samples of a fold."""
+    design, labels = Design(problem.X[fold]), problem.labels[fold]
+    return np.array(
+        [problem.loss.value(scores_of(one, design), labels) for one in found]
+    )
+
+
+def _require_classes(labels: np.ndarray, parts: Sequence[np.ndarray]) -> None:
     """Raises unless every class is in the rows that each fold leaves for training."""
     for i, fold in enumerate(parts):
-        rest = np.delete(targets, fold, axis=0)
+        rest = np.delete(labels, fold, axis=0)
         # A column that does not vary: a class that is nowhere, or everywhere.
         if (rest.min(0) == rest.max(0)).any():
             raise ValueError(

@@ -1,6 +1,7 @@
 """Newton's method for linear models with a penalty, on a working set."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,6 +14,15 @@ from l1jax.linear.penalty_terms import PenaltyTerms
 
 _FIRST_SET = 128
 """How many coefficients to begin with."""
+
+
+class NewtonRun(NamedTuple):
+    """What a run of `NewtonSolver` has found out."""
+
+    bound: float
+    """The best lower bound of the objective."""
+    iterations: int
+    """The rounds taken."""
 
 
 class NewtonSolver:
@@ -34,43 +44,52 @@ class NewtonSolver:
         self,
         design: Design,
         loss: LinearLoss,
-        targets: Array,
-        terms: PenaltyTerms,
+        labels: Array,
         intercept: bool,
         everything: bool,
     ) -> None:
-        self._design, self._loss, self._targets = design, loss, targets
-        self._terms, self._intercept = terms, intercept
-        self._everything = everything
+        self._design, self._loss, self._labels = design, loss, labels
+        self._intercept, self._everything = intercept, everything
         # How much better than now the model is solved: where it is exact, roughly, as
         # the set is going to grow; else so that convergence is fast.
         self._precision = 4 if loss.quadratic else 100
-        self._free = FreeColumns(design, terms, intercept)
+        self._free: FreeColumns | None = None
         self._chosen = np.zeros(0, np.int64)
         self._columns = np.zeros((design.n, 0))
         self._means = np.zeros(0)
         self._gram = np.zeros((0, 0))
-        self.null = null_objective(loss, targets, intercept)
+        self.null = null_objective(design, loss, labels, intercept)
 
     def run(
-        self, coef: Array, intercept: Array, tol: float, max_iterations: int
-    ) -> tuple[float, int]:
-        """Moves coefficients of shape (p, k) and an intercept (k,) in place.
+        self,
+        terms: PenaltyTerms,
+        coef: Array,
+        intercept: Array,
+        tol: float,
+        max_iterations: int,
+    ) -> NewtonRun:
+        """Move coefficients of shape (p, k) and an intercept (k,) in place.
 
-        Returns:
-          The best lower bound found of the objective, and the rounds taken.
+        Args:
+          terms: the penalty at the strength to solve for.
+          coef: where to start, and then the solution.
+          intercept: where to start, and then the solution.
+          tol: the relative duality gap to reach.
+          max_iterations: the most rounds. With 0 only what is not penalised is fitted.
         """
-        loss, targets, terms = self._loss, self._targets, self._terms
+        loss, labels = self._loss, self._labels
+        free = self._free_columns(terms)
         scores = self._design.scores(coef) + intercept
         # No loss or penalty is below 0.
         bound, least, stalled, precise = 0.0, math.inf, 0, False
         for iteration in range(max_iterations + 1):
             if loss.name == "multinomial":
                 coef[:] = terms.shifted(coef)
-            scores, add, exact = self._free.fit(loss, targets, scores)
-            add(coef, intercept)
-            residual = loss.residual(scores, targets)
-            objective = loss.value(scores, targets) + terms.value(coef)
+            fitted = free.fit(loss, labels, scores)
+            scores = fitted.scores
+            free.add(fitted.moves, coef, intercept)
+            residual = loss.residual(scores, labels)
+            objective = loss.value(scores, labels) + terms.value(coef)
             # At zero, rounding must not put anything into the model; after two rounds
             # without progress, rounding may be all that is left.
             precise = precise or stalled > 1
@@ -78,8 +97,8 @@ class NewtonSolver:
             while True:
                 grad = self._design.gradient(residual, certain)
                 dual = bound
-                if exact:
-                    found = dual_value(loss, targets, residual, grad, coef, terms)
+                if fitted.exact:
+                    found = dual_value(loss, labels, residual, grad, coef, terms)
                     dual = max(dual, found)
                 rough = objective - dual > max(100 * tol, 1e-3) * self.null
                 if certain or (rough and iteration < max_iterations):
@@ -97,23 +116,30 @@ class NewtonSolver:
             if converged or iteration == max_iterations or stalled > 10:
                 break
             violation = terms.violation(coef, grad).reshape(-1)
-            self._choose(violation, np.flatnonzero(coef))
+            self._choose(terms, violation, np.flatnonzero(coef))
             # A violation costs about the coefficients' sum times as much in the gap,
             # and strength * sum <= null.
             enough = tol * terms.least / 4
             size = float(np.abs(coef).sum()) or self.null / terms.least
             accuracy = min(gap / size / 10, float(violation.max()) / self._precision)
             accuracy = enough if self._everything else max(accuracy, enough)
-            scores = self._step(coef, intercept, scores, grad, accuracy)
-        return bound, iteration
+            scores = self._step(terms, coef, intercept, scores, grad, accuracy)
+        return NewtonRun(bound, iteration)
 
-    def _choose(self, violation: Array, support: Array) -> None:
+    def _free_columns(self, terms: PenaltyTerms) -> FreeColumns:
+        """Return those of the last strength, unless others are free at this."""
+        if self._free is None or not np.array_equal(self._free.free, terms.free):
+            k = self._labels.shape[1]
+            self._free = FreeColumns(self._design, terms.free, k, self._intercept)
+        return self._free
+
+    def _choose(self, terms: PenaltyTerms, violation: Array, support: Array) -> None:
         """Puts what is in use and the worst violations into the working set."""
         kept = self._chosen[: len(self._chosen) if self._loss.quadratic else 0]
         missing, violating = violation < 0, violation > 0
         room = max(_FIRST_SET, len(support))
         if self._everything:
-            violating = np.isfinite(self._terms.slopes).reshape(-1)
+            violating = np.isfinite(terms.slopes).reshape(-1)
             room = len(violation)
         missing[support] = True
         missing[kept] = False
@@ -122,7 +148,7 @@ class NewtonSolver:
         new = np.flatnonzero(violating)
         if len(new) > room:
             new = new[np.argpartition(-violation[new], room)[:room]]
-        new = self._terms.whole(np.concatenate([np.flatnonzero(missing), new]))
+        new = terms.whole(np.concatenate([np.flatnonzero(missing), new]))
         if not self._loss.quadratic:
             self._chosen = new
             self._columns, self._means = self._centred(new)
@@ -137,13 +163,14 @@ class NewtonSolver:
 
     def _centred(self, flat: Array) -> tuple[Array, Array]:
         """Gives the columns of some coefficients, and the means taken off them."""
-        columns = self._design.columns(flat // self._targets.shape[1])
+        columns = self._design.columns(flat // self._labels.shape[1])
         means = columns.mean(0) if self._intercept else np.zeros(len(flat))
         columns -= means
         return columns, means
 
     def _step(
         self,
+        terms: PenaltyTerms,
         coef: Array,
         intercept: Array,
         scores: Array,
@@ -157,7 +184,7 @@ class NewtonSolver:
         w, g = flat[chosen], grad.reshape(-1)[chosen]
         # The columns have mean 0: with the squared loss the intercept stays optimal.
         joint = self._intercept and not self._loss.quadratic
-        terms = self._terms.at(chosen, k if joint else 0)
+        terms = terms.at(chosen, k if joint else 0)
         if joint:
             zeros = np.zeros(k)
             columns = np.concatenate([columns, np.ones((len(columns), k))], 1)
@@ -177,7 +204,7 @@ class NewtonSolver:
             decrease = 1e-4 * (float(g @ step) + terms.rise(w, step))
 
             def change(size: float) -> float:
-                loss = self._loss.change(scores, size * moved, self._targets)
+                loss = self._loss.change(scores, size * moved, self._labels)
                 return loss + terms.rise(w, size * step)
 
             while not change(size) <= size * decrease:

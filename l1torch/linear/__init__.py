@@ -5,13 +5,14 @@ It knows no networks: a model here is one matrix of coefficients. Start with `fi
 
 from l1torch.linear.duality import DualityGap, duality_gap
 from l1torch.linear.feature_count import KeptFeatures, keep_features
-from l1torch.linear.fitting import LinearSolution, solve_linear
+from l1torch.linear.fitting import solve_linear
 from l1torch.linear.model_selection import (
     CrossValidation,
     cross_validate,
     information_criterion,
 )
 from l1torch.linear.paths import linear_path
+from l1torch.linear.problem import LinearSolution
 
 __all__ = [
     "CrossValidation",

@@ -74,7 +74,7 @@ class Design:
 
 
 def as_data(X: Any, y: Any) -> tuple[Tensor, Tensor]:
-    """Gives features and targets as tensors; bool targets as 0 and 1."""
+    """Gives features and labels as tensors; bool labels as 0 and 1."""
     return as_numbers("X", X), as_numbers("y", y, labels=True)
 
 

@@ -92,39 +92,41 @@ def duality_gap(
     """
     X, y = as_data(X, y)
     design, model = Design(X), loss_named(loss)
-    targets = checked_targets(y, design.n, model, intercept is not None)
-    shape = coef_shape(design, model, targets)
+    labels = checked_labels(y, design.n, model, intercept is not None)
+    shape = coef_shape(design, model, labels)
     terms = penalty_terms(penalty, strength, shape)
     w = double("coef", coef, shape).reshape(design.p, -1)
     fitted = intercept is not None
     b = double("intercept", intercept, shape[1:]) if fitted else 0.0
     scores = design.scores(w) + b
-    loss_value = model.value(scores, targets)
+    loss_value = model.value(scores, labels)
     if not math.isfinite(loss_value):
         raise ValueError(
             f"coef and intercept must give a finite loss, got {loss_value}. Look for "
             "NaN, and for very large numbers, in them."
         )
     primal = loss_value + terms.value(w)
-    free = FreeColumns(design, terms, fitted)
-    scores, _, exact = free.fit(model, targets, scores)
-    residual = model.residual(scores, targets)
+    free = FreeColumns(design, terms.free, labels.shape[1], fitted)
+    optimum = free.fit(model, labels, scores)
+    residual = model.residual(optimum.scores, labels)
     dual = -math.inf
-    if exact:
-        dual = dual_value(model, targets, residual, design.gradient(residual), w, terms)
+    if optimum.exact:
+        dual = dual_value(model, labels, residual, design.gradient(residual), w, terms)
     gap = primal - dual
-    return DualityGap(gap, gap / null_objective(model, targets, fitted), primal, dual)
+    return DualityGap(
+        gap, gap / null_objective(design, model, labels, fitted), primal, dual
+    )
 
 
-def coef_shape(design: Design, loss: LinearLoss, targets: Tensor) -> tuple[int, ...]:
+def coef_shape(design: Design, loss: LinearLoss, labels: Tensor) -> tuple[int, ...]:
     """Gives the shape of the coefficients."""
-    classes = tuple(targets.shape[1:]) if loss.name == "multinomial" else ()
+    classes = tuple(labels.shape[1:]) if loss.name == "multinomial" else ()
     return design.p, *classes
 
 
 def dual_value(
     loss: LinearLoss,
-    targets: Tensor,
+    labels: Tensor,
     residual: Tensor,
     grad: Tensor,
     w: Tensor,
@@ -134,14 +136,14 @@ def dual_value(
 
     Args:
       loss: the loss.
-      targets: of shape (n, k).
+      labels: of shape (n, k).
       residual: the derivative of each sample's loss by its scores, of shape (n, k).
       grad: `X' residual / n`, of shape (p, k), 0 where nothing is penalised.
       w: the coefficients, of shape (p, k).
       terms: the penalty.
     """
     if terms.groups is not None:
-        return loss.dual(residual / max(1.0, terms.largest(grad)), targets)
+        return loss.dual(residual / max(1.0, terms.largest(grad)), labels)
     steepest = terms.steepest(grad)
     ridged = terms.ridge > 0
 
@@ -162,45 +164,41 @@ def dual_value(
     for s in scales:
         excess = (s * steepest - terms.slopes).clamp(min=0)[ridged]
         conjugate = float(torch.sum(excess**2 / (2 * terms.ridge[ridged])))
-        best = max(best, loss.dual(s * residual, targets) - conjugate)
+        best = max(best, loss.dual(s * residual, labels) - conjugate)
     return best
 
 
-def null_objective(loss: LinearLoss, targets: Tensor, intercept: bool) -> float:
+def null_objective(
+    design: Design, loss: LinearLoss, labels: Tensor, intercept: bool
+) -> float:
     """Gives the objective of zero coefficients with the best intercept, above 0."""
-    scores = torch.zeros_like(targets)
-    at_zero = value = loss.value(scores, targets)
+    scores = torch.zeros_like(labels)
+    at_zero = value = loss.value(scores, labels)
     if intercept:
         if loss.quadratic:
-            scores += targets.mean(0)
+            scores += labels.mean(0)
         else:
-            columns = _Intercept(len(targets), targets.shape[1])
-            scores = columns.fit(loss, targets, scores)[0]
-        value = loss.value(scores, targets)
-    # Constant targets leave nothing but rounding.
+            columns = FreeColumns(
+                design, torch.zeros(0, dtype=torch.long), labels.shape[1], True
+            )
+            scores = columns.fit(loss, labels, scores).scores
+        value = loss.value(scores, labels)
+    # Constant labels leave nothing but rounding.
     return (value + sys.float_info.epsilon * at_zero) or 1.0
 
 
-class _Intercept(FreeColumns):
-    def __init__(self, n: int, k: int) -> None:
-        self._intercept, self._k, self._flat = True, k, torch.zeros(0, dtype=torch.long)
-        self._means = torch.zeros(0, dtype=torch.float64)
-        self._columns = torch.ones((n, k), dtype=torch.float64)
-        self._classes = torch.arange(k)
-
-
-def checked_targets(y: Any, n: int, loss: LinearLoss, intercept: bool) -> Tensor:
-    """Checks y against the loss, and gives the targets of shape (n, k)."""
+def checked_labels(y: Any, n: int, loss: LinearLoss, intercept: bool) -> Tensor:
+    """Checks y against the loss, and gives the labels of shape (n, k)."""
     y = as_numbers("y", y, labels=True)
     if tuple(y.shape) != (n,):
         raise ValueError(
             f"y must have the shape ({n},), one number for each row of X, got "
             f"{tuple(y.shape)}. Pass one target at a time."
         )
-    targets = loss.targets(y.detach().cpu().double())
-    if intercept and loss.name == "logistic" and targets.min() == targets.max():
+    labels = loss.labels(y.detach().cpu().double())
+    if intercept and loss.name == "logistic" and labels.min() == labels.max():
         raise ValueError(
-            f"y must hold both labels for an intercept, got {targets[0, 0]:g} alone. "
+            f"y must hold both labels for an intercept, got {labels[0, 0]:g} alone. "
             "Leave the intercept out, or take more samples."
         )
-    return targets
+    return labels

@@ -2,19 +2,21 @@
 
 import math
 import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from l1torch.linear.design import as_data
-from l1torch.linear.fitting import LinearSolution, check_fit
-from l1torch.linear.knots import has_knots, next_knot
-from l1torch.linear.paths import SURE, linear_strengths, measured, solve_one
+from l1torch.linear.paths import linear_strengths
+from l1torch.linear.problem import LinearProblem, LinearSolution, scores_of
 from l1torch.numerics.checks import check_int
 from l1torch.penalties.base import Penalty
 from l1torch.penalties.separable import l1
+
+_SURE = 1e-12
+"""The relative gap at which a support is nearly the optimum's, and how far apart
+strengths are, as a share of the largest, for their supports to be told apart."""
 
 
 class KeptFeatures(NamedTuple):
@@ -44,7 +46,7 @@ def keep_features(
     tol: float = 1e-6,
     max_iterations: int = 10_000,
 ) -> KeptFeatures:
-    """Finds a linear model that uses k of the features.
+    """Find a linear model that uses k of the features.
 
     It walks down the path, as `linear_path` does, until more than k features have
     weights that are not zero, and takes the last strength before: if it keeps k, the
@@ -86,24 +88,31 @@ def keep_features(
       >>> kept.features, kept.exact
       (array([0, 2]), True)
     """
-    check_fit(loss, penalty, fit_intercept, method, tol, max_iterations)
-    X, y = as_data(X, y)
-    require_k(k, tuple(X.shape))
-    problem = {"loss": loss, "penalty": penalty, "fit_intercept": fit_intercept}
-    strengths = linear_strengths(X, y, None, count, ratio, **problem).tolist()
-    limits = {"method": method, "max_iterations": max_iterations}
-    apart = SURE * strengths[0]
+    problem = LinearProblem(
+        X,
+        y,
+        loss=loss,
+        penalty=penalty,
+        fit_intercept=fit_intercept,
+        method=method,
+        tol=tol,
+        max_iterations=max_iterations,
+    )
+    n, p = problem.design.n, problem.design.p
+    check_int("k", k, "how many features to keep", least=0, most=p)
+    strengths = linear_strengths(problem, None, count, ratio).tolist()
+    apart = _SURE * strengths[0]
 
     def solved(
         strength: float, init: LinearSolution | None, sure: bool = True
     ) -> KeptFeatures:
         sure = sure and method != "fista"  # which would take too long
-        goal = min(tol, SURE) if sure else tol
-        found = solve_one(X, y, strength, **problem, **limits, tol=goal, init=init)
+        goal = min(tol, _SURE) if sure else tol
+        found = problem.solve(strength, init=init, tol=goal)
         if sure:
-            found = _refined(X, y, strength, found, apart / 10, method, **problem)
+            found = _refined(problem, strength, found, apart / 10)
         found = found._replace(converged=bool(found.relative_gap <= tol))
-        rows = found.coef.numpy(force=True).reshape(X.shape[1], -1)
+        rows = found.coef.numpy(force=True).reshape(p, -1)
         features = np.flatnonzero((rows != 0).any(1))
         return KeptFeatures(features, len(features) == k, strength, found)
 
@@ -138,16 +147,16 @@ def keep_features(
             kept = found
     if beyond is None and not kept.exact and method != "fista":
         # The number may rise to k and fall again between two strengths of the grid.
-        found, sizes = kept, {"penalty": penalty, "fit_intercept": fit_intercept}
-        if k <= X.shape[0] - fit_intercept and has_knots(loss, penalty, X.shape[1]):
+        found = kept
+        if k <= n - fit_intercept and _has_knots(problem):
             found = solved(strengths[0], None)
         # As precisely as coefficients in the dtype of X tell.
         margin = 100 * max(
             apart, torch.finfo(kept.solution.coef.dtype).eps * strengths[0]
         )
         while not found.exact and found.strength > strengths[-1]:
-            at = found.strength, found.solution
-            strength = next_knot(X, y, *at, margin / 10, **sizes) - margin
+            knot = _next_knot(problem, found.strength, found.solution, margin / 10)
+            strength = knot - margin
             found = solved(max(strength, strengths[-1]), found.solution)
         kept = found if found.exact else kept
     if not kept.solution.converged:
@@ -163,39 +172,70 @@ def keep_features(
 
 
 def _refined(
-    X: Tensor,
-    y: Tensor,
-    strength: float,
-    found: LinearSolution,
-    largest: float,
-    method: str,
-    **problem: Any,
+    problem: LinearProblem, strength: float, found: LinearSolution, largest: float
 ) -> LinearSolution:
-    """Goes on by rounds of Newton's method until optimality is hardly violated.
+    """Go on by rounds of Newton's method until optimality is hardly violated.
 
     Between two neighbouring supports a gap grows with the square of the distance.
 
     Args:
+      problem: the problem.
+      strength: the strength.
       found: a solution with a small gap.
       largest: the largest violation to leave, where rounding leaves no larger one.
     """
-
-    def violation(one: LinearSolution) -> float:
-        found = measured(X, y, np.array([strength]), [one], **problem)
-        return float(found["residual"].largest[0])
-
-    limits = {"method": method, "tol": 0.0, "max_iterations": 1}
-    left = violation(found)
+    left = problem.measure(strength, found).largest
     while left > largest:
-        further = solve_one(X, y, strength, **problem, **limits, init=found)
-        before, left = left, violation(further)
+        further = problem.solve(strength, init=found, tol=0.0, max_iterations=1)
+        before, left = left, problem.measure(strength, further).largest
         if not left < before / 2:
             break
         found = further
     return found
 
 
-def require_k(k: int, shape: tuple[int, ...]) -> None:
-    """Raises unless it is a number of features."""
-    if len(shape) == 2:
-        check_int("k", k, "how many features to keep", least=0, most=shape[1])
+def _has_knots(problem: LinearProblem) -> bool:
+    """Tell whether coefficients are piecewise linear in the strength."""
+    if not problem.loss.quadratic:
+        return False
+    terms = problem.terms(1.0)
+    return terms.groups is None and not terms.ridge.any()
+
+
+def _next_knot(
+    problem: LinearProblem, strength: float, found: LinearSolution, past: float
+) -> float:
+    """Return the next strength at which a feature comes in or goes out; 0 if none does.
+
+    Between two such strengths the coefficients of the squared loss are linear in the
+    strength (Osborne, Presnell and Turlach, 2000; Efron, Hastie, Johnstone and
+    Tibshirani, 2004).
+
+    Args:
+      problem: the problem, of the squared loss, without ridge and groups.
+      strength: that of the solution found.
+      found: the solution from which to go on.
+      past: how much below the strength to begin.
+    """
+    design, terms = problem.design, problem.terms(1.0)
+    slopes, floor = terms.slopes[:, 0], terms.floor[:, 0]
+    w = found.coef.cpu().double()
+    scores = scores_of(found, design)
+    grad = design.gradient(scores - problem.labels)[:, 0]
+    used = torch.nonzero((w != 0) | (slopes == 0)).flatten()
+    columns = design.columns(used)
+    if problem.fit_intercept:
+        columns = columns - columns.mean(0)
+    pull = slopes[used] * torch.sign(w[used])
+    # By how much coefficients and gradient rise as the strength falls by one.
+    gram = columns.T @ columns / design.n
+    rise = torch.linalg.lstsq(gram, pull[:, None], driver="gelsd").solution[:, 0]
+    turn = design.gradient((columns @ rise)[:, None])[:, 0]
+    rest = slopes.isfinite()
+    rest[used] = False
+    a, g, h = slopes[rest], grad[rest], turn[rest]
+    zero = (-w[used] / rise)[slopes[used] > 0]
+    up = (strength * a + g) / (a - h)
+    down = ((strength * a - g) / (a + h))[floor[rest] < 0]
+    falls = torch.cat([zero, up, down])
+    return strength - min(falls[falls > past].tolist(), default=strength)

@@ -1,46 +1,14 @@
 """Linear models with an L1 penalty, solved to a duality gap."""
 
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from l1torch.linear.design import Design, as_data, double
-from l1torch.linear.duality import checked_targets, coef_shape
-from l1torch.linear.losses import LinearLoss, loss_named
-from l1torch.linear.newton import NewtonSolver
-from l1torch.linear.penalty_terms import penalty_terms
-from l1torch.numerics.checks import check_choice, check_flag
+from l1torch.linear.problem import LinearProblem, LinearSolution
 from l1torch.numerics.elementwise import Number
-from l1torch.penalties.base import Penalty, require_penalty
+from l1torch.penalties.base import Penalty
 from l1torch.penalties.separable import l1
-from l1torch.solvers.full_batch import Solution, check_limits, solve
-
-_METHODS = ("auto", "working_set", "gram", "fista")
-_FEW_FEATURES = 100
-
-
-class LinearSolution(NamedTuple):
-    """What `solve_linear` ends at."""
-
-    coef: Tensor
-    """The coefficients, of shape (p,) or (p, classes), in the dtype of X and on its
-    device."""
-    intercept: Tensor
-    """The intercept, a scalar or of shape (classes,), of sum 0; 0 if none was
-    fitted."""
-    objective: float
-    """Mean loss + strength * penalty, of these very coefficients."""
-    gap: float
-    """The objective is at most this far above its minimum."""
-    relative_gap: float
-    """`gap` over the objective of zero coefficients with the best intercept."""
-    iterations: int
-    """Rounds of Newton's method, or steps of FISTA."""
-    converged: bool
-    """Whether `relative_gap <= tol`."""
 
 
 def solve_linear(
@@ -56,7 +24,7 @@ def solve_linear(
     max_iterations: int = 10_000,
     init: Any = None,
 ) -> LinearSolution:
-    """Fits a linear model with an L1 penalty, and proves how well.
+    """Fit a linear model with an L1 penalty, and prove how well.
 
     It minimises `mean loss(X w + b, y) + strength * penalty(w)`, with scikit-learn's
     names: the squared loss, `1/(2n) |X w + b - y|^2`, is `Lasso(alpha=strength)` or
@@ -112,181 +80,29 @@ def solve_linear(
         negative strength; an unknown loss or method, or one that does not fit; a
         penalty whose dual is not known.
     """
-    check_fit(loss, penalty, fit_intercept, method, tol, max_iterations)
-    X, y = as_data(X, y)
-    design, model = Design(X), loss_named(loss)
-    targets = checked_targets(y, design.n, model, fit_intercept)
-    shape = coef_shape(design, model, targets)
-    terms = penalty_terms(penalty, strength, shape)
-    method = _checked_method(method, model, design.n, design.p)
-    coef, intercept = _start(init, shape, fit_intercept)
-    coef = terms.feasible(coef)
-    gram = method == "gram"
-    solver = NewtonSolver(design, model, targets, terms, fit_intercept, gram)
-
-    def objective_of(coef: Tensor, intercept: Tensor) -> float:
-        scores = design.scores(coef) + intercept
-        return model.value(scores, targets) + terms.value(coef)
-
-    # Without a round, Newton's method fits what is not penalised: FISTA's start.
-    rounds = 0 if method == "fista" else max_iterations
-    bound, iterations = solver.run(coef, intercept, tol, rounds)
-    optimal = objective_of(coef, intercept) - bound <= tol * solver.null
-    if method == "fista" and not optimal:
-        ones = torch.ones((design.n, 1), dtype=torch.float64)
-        means = design.gradient(ones)[:, 0]
-        params = {"coef": coef.reshape(shape).to(design.like)}
-        if fit_intercept:
-            start = (intercept + means @ coef).reshape(shape[1:])
-            params["intercept"] = start.to(design.like)
-        # Scaling the dual point by this share more costs at most this share twice.
-        goal = tol * terms.least / 2
-        found = _by_fista(
-            X,
-            y,
-            means,
-            params,
-            strength=strength,
-            loss=loss,
-            penalty=penalty,
-            tol=goal,
-            max_iterations=max_iterations,
-        )
-        coef = found.params["coef"].cpu().double().reshape(design.p, -1)
-        if fit_intercept:
-            intercept = found.params["intercept"].cpu().double().reshape(-1)
-            intercept = intercept - means @ coef
-        iterations = int(found.iterations)
-        bound = max(bound, solver.run(coef, intercept, tol, 0)[0])
-    if model.name == "multinomial":
-        # What all classes share has no effect.
-        intercept = intercept - intercept.mean()
-    coef = coef.reshape(shape).to(design.like)
-    intercept = intercept.reshape(shape[1:]).to(design.like)
-    # The gap of the coefficients as they are handed back, rounded.
-    w = coef.cpu().double().reshape(design.p, -1)
-    objective = objective_of(w, intercept.cpu().double())
-    gap = objective - bound
-    relative = gap / solver.null
-    converged = bool(relative <= tol)
-    if not converged:
-        warnings.warn(
-            f"solve_linear has not converged: after {iterations} iterations the "
-            f"relative duality gap is {relative:.2g}, and tol={float(tol):g}. Raise "
-            "max_iterations or tol, bring the columns of X to one scale, or use double "
-            "precision.",
-            UserWarning,
-            stacklevel=2,
-        )
-    return LinearSolution(
-        coef, intercept, objective, gap, relative, iterations, converged
+    problem = LinearProblem(
+        X,
+        y,
+        loss=loss,
+        penalty=penalty,
+        fit_intercept=fit_intercept,
+        method=method,
+        tol=tol,
+        max_iterations=max_iterations,
     )
+    solution = problem.solve(strength, init=init)
+    warn_unless_solved(solution, tol)
+    return solution
 
 
-def check_fit(
-    loss: str,
-    penalty: Penalty,
-    fit_intercept: bool,
-    method: str,
-    tol: float,
-    max_iterations: int,
-) -> None:
-    """Raises for settings of `solve_linear` that do not depend on the data."""
-    loss_named(loss)
-    require_penalty(penalty)
-    check_flag("fit_intercept", fit_intercept)
-    check_choice("method", method, _METHODS)
-    check_limits(tol, max_iterations)
-
-
-def _checked_method(method: Any, loss: LinearLoss, samples: int, features: int) -> str:
-    """Checks the method, and chooses one for "auto"."""
-    if method == "auto":
-        few = loss.quadratic and features <= min(samples, _FEW_FEATURES)
-        return "gram" if few else "working_set"
-    if method == "gram" and not loss.quadratic:
-        raise ValueError(
-            f"method 'gram' must have loss='squared', got loss={loss.name!r}. Pass "
-            "method='auto'."
+def warn_unless_solved(solution: LinearSolution, tol: float) -> None:
+    """Warn, at the line that called the caller, of a gap that is too large."""
+    if not solution.converged:
+        warnings.warn(
+            f"solve_linear has not converged: after {solution.iterations} iterations "
+            f"the relative duality gap is {solution.relative_gap:.2g}, and "
+            f"tol={float(tol):g}. Raise max_iterations or tol, bring the columns of X "
+            "to one scale, or use double precision.",
+            UserWarning,
+            stacklevel=3,
         )
-    return method
-
-
-def _start(
-    init: Any, shape: tuple[int, ...], fit_intercept: bool
-) -> tuple[Tensor, Tensor]:
-    """Gives coefficients of shape (p, k) and an intercept (k,) to begin with."""
-    k = shape[1] if len(shape) > 1 else 1
-    zeros = torch.zeros((shape[0] + 1, k), dtype=torch.float64)
-    if init is None:
-        return zeros[1:], zeros[0]
-    if not isinstance(init, tuple) or len(init) < 2:
-        raise TypeError(
-            "init must be a LinearSolution, or a tuple of coefficients and intercept, "
-            f"got {type(init).__name__}. Pass (coef, 0.0) where there is no intercept."
-        )
-    coef = double("init's coefficients", init[0], shape).clone().reshape(-1, k)
-    intercept = double("init's intercept", init[1], shape[1:]).clone().reshape(k)
-    if not (coef.isfinite().all() and intercept.isfinite().all()):
-        raise ValueError(
-            "init must be finite, got NaN or infinity. Pass None to start at zero."
-        )
-    return coef, intercept if fit_intercept else zeros[0]
-
-
-def _by_fista(
-    X: Tensor,
-    y: Tensor,
-    means: Tensor,
-    params: dict[str, Tensor],
-    *,
-    strength: Number,
-    loss: str,
-    penalty: Penalty,
-    tol: float,
-    max_iterations: int,
-) -> Solution:
-    """Runs `solve` on centred columns, if there is an intercept."""
-    X, y = X.detach().to(params["coef"]), y.detach().to(X.device)
-    means, mean = means.to(X), mean_loss(loss)
-
-    def objective(params: dict[str, Tensor]) -> Tensor:
-        if "intercept" in params:
-            shift = means @ params["coef"]
-            params = params | {"intercept": params["intercept"] - shift}
-        return mean(params, X, y)
-
-    with warnings.catch_warnings():
-        # The gap decides, and solve_linear warns.
-        warnings.simplefilter("ignore", UserWarning)
-        return solve(
-            objective,
-            params,
-            {name: strength if name == "coef" else 0.0 for name in params},
-            penalty=penalty,
-            mask={name: name == "coef" for name in params},
-            tol=tol,
-            max_iterations=max_iterations,
-        )
-
-
-def mean_loss(loss: str) -> Callable[[Any, Tensor, Tensor], Tensor]:
-    """Gives a linear model's mean loss as a function of parameters, X and y.
-
-    The parameters are a mapping with `coef` and, if there is one, `intercept`.
-    """
-    loss_named(loss)
-
-    def mean(params: Any, X: Tensor, y: Tensor) -> Tensor:
-        coef = params["coef"]
-        scores = X.to(coef.dtype) @ coef + params.get("intercept", 0.0)
-        if loss == "squared":
-            return torch.mean((scores - y) ** 2) / 2
-        if loss == "logistic":
-            return torch.mean(
-                torch.logaddexp(torch.zeros_like(scores), scores) - y * scores
-            )
-        own = torch.take_along_dim(scores, y.long()[:, None], 1)[:, 0]
-        return torch.mean(torch.logsumexp(scores, 1) - own)
-
-    return mean

@@ -2,49 +2,55 @@
 
 import math
 import sys
-from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from l1torch.linear.design import Design
 from l1torch.linear.losses import LinearLoss
-from l1torch.linear.penalty_terms import PenaltyTerms
+
+
+class FreeFit(NamedTuple):
+    """What `FreeColumns.fit` ends at."""
+
+    scores: Tensor
+    """The scores at the minimum, of shape (n, k)."""
+    moves: Tensor
+    """By how much the free coefficients have moved, then the intercept."""
+    exact: bool
+    """Whether the gradient has become 0."""
 
 
 class FreeColumns:
-    """What is fitted without a penalty: the intercept, and free coefficients."""
+    """What is fitted without a penalty: the intercept, and free coefficients.
 
-    def __init__(self, design: Design, terms: PenaltyTerms, intercept: bool) -> None:
-        k = terms.slopes.shape[1]
-        features, classes = terms.free // k, terms.free % k
-        columns = design.columns(features)
+    Attributes:
+      free: the flat indices of the free coefficients, of shape (p, k) in all.
+    """
+
+    def __init__(self, design: Design, free: Tensor, k: int, intercept: bool) -> None:
+        classes = free % k
+        columns = design.columns(free // k)
         if intercept:
             # Apart from its mean a column is far from parallel to the intercept's.
             self._means = columns.mean(0)
             ones = torch.ones((design.n, k), dtype=torch.float64)
             columns = torch.cat([columns - self._means, ones], 1)
             classes = torch.cat([classes, torch.arange(k)])
-        self._intercept, self._k, self._flat = intercept, k, terms.free
+        self.free = free
+        self._intercept, self._k = intercept, k
         self._columns, self._classes = columns, classes
 
-    def fit(
-        self, loss: LinearLoss, targets: Tensor, scores: Tensor
-    ) -> tuple[Tensor, Callable[[Tensor, Tensor], None], bool]:
-        """Minimises the loss over them, from given scores, by Newton's method.
-
-        Returns:
-          The new scores; a function that adds to coefficients of shape (p, k) and an
-          intercept of shape (k,), in place, what the scores have moved by; and
-          whether the gradient has become 0.
-        """
+    def fit(self, loss: LinearLoss, labels: Tensor, scores: Tensor) -> FreeFit:
+        """Minimise the loss over them, from given scores, by Newton's method."""
         columns, classes = self._columns, self._classes
         moved = torch.zeros(len(classes), dtype=torch.float64)
         exact, smallest = not len(classes), math.inf
         sizes = torch.mean(columns**2, 0).sqrt()
         sizes[sizes == 0] = 1
         for _ in range(100 if len(classes) else 0):
-            residual = loss.residual(scores, targets)
+            residual = loss.residual(scores, labels)
             grad = torch.mean(columns * residual[:, classes], 0)
             scale = sizes * torch.mean(residual**2).sqrt() + sys.float_info.min
             largest = float((grad.abs() / scale).max())
@@ -56,21 +62,22 @@ class FreeColumns:
             step = -torch.linalg.pinv(hessian, hermitian=True) @ (grad / sizes) / sizes
             size = 1.0
             shift = self._scores(step)
-            while not (exact or loss.change(scores, size * shift, targets) <= 0):
+            while not (exact or loss.change(scores, size * shift, labels) <= 0):
                 size /= 2
             moved, scores = moved + size * step, scores + size * shift
             if size < 1e-8:
                 break
 
-        def add(coef: Tensor, intercept: Tensor) -> None:
-            count = len(self._flat)
-            coef.reshape(-1)[self._flat] += moved[:count]
-            if self._intercept:
-                intercept += moved[count:]
-                shift = self._means * moved[:count]
-                intercept.index_add_(0, classes[:count], -shift)
+        return FreeFit(scores, moved, exact)
 
-        return scores, add, exact
+    def add(self, moves: Tensor, coef: Tensor, intercept: Tensor) -> None:
+        """Add moves to coefficients of shape (p, k) and an intercept (k,), in place."""
+        count = len(self.free)
+        coef.reshape(-1)[self.free] += moves[:count]
+        if self._intercept:
+            intercept += moves[count:]
+            shift = self._means * moves[:count]
+            intercept.index_add_(0, self._classes[:count], -shift)
 
     def _scores(self, step: Tensor) -> Tensor:
         by_class = torch.zeros((len(step), self._k), dtype=torch.float64)

@@ -22,15 +22,15 @@ class LinearLoss(abc.ABC):
     """Whether its second derivative is constant."""
 
     @abc.abstractmethod
-    def targets(self, y: Tensor) -> Tensor:
-        """Checks y of shape (n,) and gives the targets, of the shape of the scores."""
+    def labels(self, y: Tensor) -> Tensor:
+        """Checks y of shape (n,) and gives the labels, of the shape of the scores."""
 
     @abc.abstractmethod
-    def value(self, scores: Tensor, targets: Tensor) -> float:
+    def value(self, scores: Tensor, labels: Tensor) -> float:
         """Gives the mean loss."""
 
     @abc.abstractmethod
-    def residual(self, scores: Tensor, targets: Tensor) -> Tensor:
+    def residual(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Gives the derivative of each sample's loss by its scores."""
 
     @abc.abstractmethod
@@ -44,19 +44,19 @@ class LinearLoss(abc.ABC):
         """
 
     @abc.abstractmethod
-    def dual(self, residual: Tensor, targets: Tensor) -> float:
+    def dual(self, residual: Tensor, labels: Tensor) -> float:
         """Gives minus the mean of the conjugate of each sample's loss at `residual`."""
 
-    def change(self, scores: Tensor, moved: Tensor, targets: Tensor) -> float:
+    def change(self, scores: Tensor, moved: Tensor, labels: Tensor) -> float:
         """Gives `value(scores + moved) - value(scores)`.
 
         Of small moves the two values would differ by less than their rounding: there,
         and where it is exact, the change is the move times the mean of the slopes.
         """
         if not self.quadratic and moved.abs().max() > 0.1:
-            return self.value(scores + moved, targets) - self.value(scores, targets)
-        before = self.residual(scores, targets)
-        after = self.residual(scores + moved, targets)
+            return self.value(scores + moved, labels) - self.value(scores, labels)
+        before = self.residual(scores, labels)
+        after = self.residual(scores + moved, labels)
         return float(torch.sum((before + after) / 2 * moved)) / len(moved)
 
 
@@ -66,7 +66,7 @@ class _Squared(LinearLoss):
     name = "squared"
     quadratic = True
 
-    def targets(self, y: Tensor) -> Tensor:
+    def labels(self, y: Tensor) -> Tensor:
         if not y.isfinite().all():
             raise ValueError(
                 f"y must be finite, got {_first(y, ~y.isfinite())}. Drop the samples "
@@ -74,17 +74,17 @@ class _Squared(LinearLoss):
             )
         return y[:, None]
 
-    def value(self, scores: Tensor, targets: Tensor) -> float:
-        return float(torch.mean((scores - targets) ** 2)) / 2
+    def value(self, scores: Tensor, labels: Tensor) -> float:
+        return float(torch.mean((scores - labels) ** 2)) / 2
 
-    def residual(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return scores - targets
+    def residual(self, scores: Tensor, labels: Tensor) -> Tensor:
+        return scores - labels
 
     def hessian(self, columns: Tensor, classes: Tensor, scores: Tensor) -> Tensor:
         return columns.T @ columns / len(columns)
 
-    def dual(self, residual: Tensor, targets: Tensor) -> float:
-        return -float(torch.mean(residual * (residual / 2 + targets)))
+    def dual(self, residual: Tensor, labels: Tensor) -> float:
+        return -float(torch.mean(residual * (residual / 2 + labels)))
 
 
 class _Logistic(LinearLoss):
@@ -92,25 +92,25 @@ class _Logistic(LinearLoss):
 
     name = "logistic"
 
-    def targets(self, y: Tensor) -> Tensor:
+    def labels(self, y: Tensor) -> Tensor:
         _require(y, (y == 0) | (y == 1), "hold the labels 0 and 1", "(y > 0) * 1")
         return y[:, None]
 
-    def value(self, scores: Tensor, targets: Tensor) -> float:
+    def value(self, scores: Tensor, labels: Tensor) -> float:
         # Not as a difference of scores, which would leave their rounding.
-        wrong = (1 - 2 * targets) * scores
+        wrong = (1 - 2 * labels) * scores
         return float(torch.mean(torch.logaddexp(torch.zeros_like(wrong), wrong)))
 
-    def residual(self, scores: Tensor, targets: Tensor) -> Tensor:
-        sign = 1 - 2 * targets
+    def residual(self, scores: Tensor, labels: Tensor) -> Tensor:
+        sign = 1 - 2 * labels
         return sign * torch.sigmoid(sign * scores)
 
     def hessian(self, columns: Tensor, classes: Tensor, scores: Tensor) -> Tensor:
         weights = torch.sigmoid(scores) * torch.sigmoid(-scores)
         return (columns * weights).T @ columns / len(columns)
 
-    def dual(self, residual: Tensor, targets: Tensor) -> float:
-        chance = residual + targets
+    def dual(self, residual: Tensor, labels: Tensor) -> float:
+        chance = residual + labels
         return -float(torch.mean(_x_log_x(chance) + _x_log_x(1 - chance)))
 
 
@@ -119,7 +119,7 @@ class _Multinomial(LinearLoss):
 
     name = "multinomial"
 
-    def targets(self, y: Tensor) -> Tensor:
+    def labels(self, y: Tensor) -> Tensor:
         whole = (y >= 0) & (y == torch.floor(y)) & (y < math.inf)
         _require(y, whole, "hold integer classes from 0", "the index of each class")
         classes = y.long()
@@ -132,13 +132,13 @@ class _Multinomial(LinearLoss):
             )
         return torch.eye(len(count), dtype=torch.float64)[classes]
 
-    def value(self, scores: Tensor, targets: Tensor) -> float:
-        wrong = scores - (scores * targets).sum(1, keepdim=True)
+    def value(self, scores: Tensor, labels: Tensor) -> float:
+        wrong = scores - (scores * labels).sum(1, keepdim=True)
         return float(torch.mean(torch.logsumexp(wrong, 1)))
 
-    def residual(self, scores: Tensor, targets: Tensor) -> Tensor:
-        others = torch.softmax(scores, 1) * (1 - targets)
-        return others - targets * others.sum(1, keepdim=True)
+    def residual(self, scores: Tensor, labels: Tensor) -> Tensor:
+        others = torch.softmax(scores, 1) * (1 - labels)
+        return others - labels * others.sum(1, keepdim=True)
 
     def hessian(self, columns: Tensor, classes: Tensor, scores: Tensor) -> Tensor:
         weighted = columns * torch.softmax(scores, 1)[:, classes]
@@ -146,8 +146,8 @@ class _Multinomial(LinearLoss):
         products = torch.where(same, weighted.T @ columns, 0) - weighted.T @ weighted
         return products / len(columns)
 
-    def dual(self, residual: Tensor, targets: Tensor) -> float:
-        return -float(torch.mean(_x_log_x(residual + targets).sum(1)))
+    def dual(self, residual: Tensor, labels: Tensor) -> float:
+        return -float(torch.mean(_x_log_x(residual + labels).sum(1)))
 
 
 _LOSSES = {loss.name: loss for loss in (_Squared(), _Logistic(), _Multinomial())}

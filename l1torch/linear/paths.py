@@ -1,29 +1,18 @@
 """Paths of linear models: for many strengths, and to a number of features."""
 
 import sys
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from l1torch.linear.design import Design, as_data
-from l1torch.linear.duality import checked_targets, coef_shape
-from l1torch.linear.fitting import LinearSolution, check_fit, solve_linear
-from l1torch.linear.free_columns import FreeColumns
-from l1torch.linear.losses import LinearLoss, loss_named
-from l1torch.linear.penalty_terms import penalty_terms
+from l1torch.linear.problem import LinearProblem, LinearSolution
 from l1torch.paths.grids import check_spacing, check_strengths, spaced_strengths
 from l1torch.paths.regularisation import RegularisationPath, warn_unless_converged
 from l1torch.penalties.base import Penalty
 from l1torch.penalties.separable import l1
 from l1torch.solvers.optimality import OptimalityResidual
-
-SURE = 1e-12
-"""The relative gap at which a support is nearly the optimum's, and how far apart
-strengths are, as a share of the largest, for their supports to be told apart."""
 
 
 def linear_path(
@@ -40,7 +29,7 @@ def linear_path(
     tol: float = 1e-6,
     max_iterations: int = 10_000,
 ) -> RegularisationPath:
-    """Solves a linear model for many strengths, each from the one before.
+    """Solve a linear model for many strengths, each from the one before.
 
     Args:
       X: of shape (n, p).
@@ -76,124 +65,66 @@ def linear_path(
       >>> print(path.strengths, path.nnz)
       [0.5   0.125] [1 3]
     """
-    check_fit(loss, penalty, fit_intercept, method, tol, max_iterations)
-    X, y = as_data(X, y)
-    problem = {"loss": loss, "penalty": penalty, "fit_intercept": fit_intercept}
-    strengths = linear_strengths(X, y, strengths, count, ratio, **problem)
-    limits = {"method": method, "tol": tol, "max_iterations": max_iterations}
-    params, found = solve_all(X, y, strengths, **problem, **limits)
+    problem = LinearProblem(
+        X,
+        y,
+        loss=loss,
+        penalty=penalty,
+        fit_intercept=fit_intercept,
+        method=method,
+        tol=tol,
+        max_iterations=max_iterations,
+    )
+    strengths = linear_strengths(problem, strengths, count, ratio)
+    found = solve_all(problem, strengths)
+    params = {"coef": torch.stack([one.coef for one in found])}
+    if fit_intercept:
+        params["intercept"] = torch.stack([one.intercept for one in found])
+    measures = [
+        problem.measure(strength, one)
+        for strength, one in zip(strengths.tolist(), found, strict=True)
+    ]
     path = RegularisationPath(
         strengths=strengths,
         params=params,
-        **measured(X, y, strengths, found, **problem),
+        objective=np.array([one.objective for one in measures]),
+        loss=np.array([one.loss for one in measures]),
         nnz=np.array([torch.count_nonzero(one.coef) for one in found]),
         size=found[0].coef.numel(),
-        converged=np.array([bool(one.converged) for one in found]),
-        gap=np.array([float(one.relative_gap) for one in found]),
+        residual=OptimalityResidual(
+            largest=np.array([one.largest for one in measures]),
+            norm=np.array([one.norm for one in measures]),
+        ),
+        converged=np.array([one.converged for one in found]),
+        gap=np.array([one.relative_gap for one in found]),
     )
     warn_unless_converged(
-        *(path, f"a relative gap of tol={float(tol):g}", path.gap),
+        path,
+        f"a relative gap of tol={float(tol):g}",
+        path.gap,
         "Raise max_iterations, or tol; or scale the columns of X.",
     )
     return path
 
 
-def solve_all(
-    X: Tensor,
-    y: Tensor,
-    strengths: np.ndarray,
-    *,
-    fit_intercept: bool,
-    **kwargs: Any,
-) -> tuple[dict[str, Tensor], list[LinearSolution]]:
-    """Solves for falling strengths; gives the parameters stacked, and the solutions."""
+def solve_all(problem: LinearProblem, strengths: np.ndarray) -> list[LinearSolution]:
+    """Solve for falling strengths, each from the solution before."""
     found: list[LinearSolution] = []
     for strength in strengths.tolist():
-        kwargs["init"] = found[-1] if found else None
-        found.append(solve_one(X, y, strength, fit_intercept=fit_intercept, **kwargs))
-    params = {"coef": torch.stack([one.coef for one in found])}
-    if fit_intercept:
-        params["intercept"] = torch.stack([one.intercept for one in found])
-    return params, found
+        found.append(problem.solve(strength, init=found[-1] if found else None))
+    return found
 
 
 def linear_strengths(
-    X: Tensor,
-    y: Tensor,
+    problem: LinearProblem,
     strengths: Sequence[float] | None,
     count: int,
     ratio: float,
-    *,
-    loss: str,
-    penalty: Penalty,
-    fit_intercept: bool,
 ) -> np.ndarray:
-    """Checks the strengths given, or spaces some from the largest that is of use."""
+    """Check the strengths given, or space some from the largest that is of use."""
     check_spacing(count, ratio, strengths)
     if strengths is not None:
         return check_strengths(strengths)
-    design, model = Design(X), loss_named(loss)
-    targets = checked_targets(y, design.n, model, fit_intercept)
-    terms = penalty_terms(penalty, 1.0, coef_shape(design, model, targets))
-    scores = torch.zeros_like(targets)
-    at_zero = model.value(scores, targets)
-    scores = FreeColumns(design, terms, fit_intercept).fit(model, targets, scores)[0]
-    rounding = 8 * sys.float_info.epsilon
-    top = 0.0
-    # Of constant targets the intercept leaves only rounding.
-    if model.value(scores, targets) > rounding**2 * at_zero:
-        top = terms.largest(design.gradient(model.residual(scores, targets)))
-    # A little more, so that the first solution is all zero.
-    return spaced_strengths(top * (1 + rounding), count, ratio)
-
-
-def mean_losses(
-    X: Tensor, targets: Tensor, found: Sequence[LinearSolution], model: LinearLoss
-) -> np.ndarray:
-    """Gives the mean loss of each solution on further data, in double precision."""
-    design = Design(X)
-    scores = [_in_double(design, one)[1] for one in found]
-    return np.array([model.value(one, targets) for one in scores])
-
-
-def measured(
-    X: Tensor,
-    y: Tensor,
-    strengths: np.ndarray,
-    found: Sequence[LinearSolution],
-    *,
-    loss: str,
-    penalty: Penalty,
-    fit_intercept: bool,
-) -> dict[str, Any]:
-    """Gives the numbers of a path, in double precision as the gap is."""
-    design, model = Design(X), loss_named(loss)
-    targets = checked_targets(y, design.n, model, fit_intercept)
-    rows = []
-    for strength, one in zip(strengths.tolist(), found, strict=True):
-        terms = penalty_terms(penalty, strength, coef_shape(design, model, targets))
-        coef, scores = _in_double(design, one)
-        value, residual = model.value(scores, targets), model.residual(scores, targets)
-        parts = [terms.violation(coef, design.gradient(residual)).reshape(-1)]
-        if fit_intercept:
-            parts.append(residual.mean(0).abs())
-        violations = torch.cat(parts)
-        largest, norm = violations.max(), torch.linalg.norm(violations)
-        rows.append((value + terms.value(coef), value, float(largest), float(norm)))
-    objective, losses, *sizes = np.array(rows).T
-    residual = OptimalityResidual(*sizes)
-    return {"objective": objective, "loss": losses, "residual": residual}
-
-
-def _in_double(design: Design, found: LinearSolution) -> tuple[Tensor, Tensor]:
-    """Gives a solution's coefficients of shape (p, k), and its scores."""
-    coef = found.coef.cpu().double().reshape(design.p, -1)
-    return coef, design.scores(coef) + found.intercept.cpu().double()
-
-
-def solve_one(*args: Any, **settings: Any) -> LinearSolution:
-    """Solves for one strength of many, without a warning of its own."""
-    with warnings.catch_warnings():
-        # The path warns once, of all strengths.
-        warnings.filterwarnings("ignore", category=UserWarning, module=__name__)
-        return solve_linear(*args, **settings)
+    # A little more than the largest, so that the first solution is all zero.
+    top = problem.largest_strength() * (1 + 8 * sys.float_info.epsilon)
+    return spaced_strengths(top, count, ratio)

@@ -46,9 +46,15 @@ def solved(data, loss, penalty="l1()", tol=1e-9):
     for twin in TWINS:
         arrays = twin.array(X), twin.array(y, "int64")
         made = eval(f"lib.{penalty}", {"lib": twin.lib})
-        solve_all = twin.module("linear.paths").solve_all
-        settings = {"loss": loss, "penalty": made, "fit_intercept": True, "tol": tol}
-        found.append(solve_all(*arrays, strengths, **settings, max_iterations=100)[1])
+        problem = twin.module("linear.problem").LinearProblem(
+            *arrays,
+            loss=loss,
+            penalty=made,
+            fit_intercept=True,
+            tol=tol,
+            max_iterations=100,
+        )
+        found.append(twin.module("linear.paths").solve_all(problem, strengths))
     return found
 
 

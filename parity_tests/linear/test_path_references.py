@@ -51,19 +51,21 @@ def test_without_an_intercept(twin):
     assert set(path.params) == {"coef"}
 
 
+def strengths_of(twin, X, y, loss, count):
+    problem = twin.module("linear.problem").LinearProblem(
+        X, y, loss=loss, penalty=twin.lib.l1(), fit_intercept=True
+    )
+    return twin.module("linear.paths").linear_strengths(problem, None, count, 1e-2)
+
+
 def test_strengths_of_the_other_losses(twin):
     X, y = breast_cancer()
-    strengths = twin.module("linear.paths").linear_strengths(
-        *(twin.array(X), twin.array(y), None, 3, 1e-2),
-        **{"loss": "logistic", "penalty": twin.lib.l1(), "fit_intercept": True},
-    )
+    strengths = strengths_of(twin, twin.array(X), twin.array(y), "logistic", 3)
     np.testing.assert_allclose(strengths, spaced(X, y, 3, 1e-2), rtol=1e-12)
     X, y = digits()
     labels = np.eye(3)[y]
-    strengths = twin.module("linear.paths").linear_strengths(
-        *(twin.array(X), twin.array(y, "int64"), None, 1, 1e-2),
-        **{"loss": "multinomial", "penalty": twin.lib.l1(), "fit_intercept": True},
-    )
+    arrays = twin.array(X), twin.array(y, "int64")
+    strengths = strengths_of(twin, *arrays, "multinomial", 1)
     expected = np.abs(X.T @ (labels - labels.mean(0))).max() / len(y)
     np.testing.assert_allclose(strengths, [expected], rtol=1e-12)
 
