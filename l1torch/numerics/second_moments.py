@@ -40,7 +40,7 @@ class SecondMomentRoot:
 _SMALLEST = 1 << 12
 
 
-def shrink_by_root_(
+def soft_threshold_by_root_(
     x: Tensor, root: SecondMomentRoot, pull: Number, floor: Number, compiled: bool
 ) -> bool:
     """Soft-threshold `x` in place by `pull / max(root, floor)`, where there is a way.
@@ -60,11 +60,11 @@ def shrink_by_root_(
       Whether it was done.
     """
     if compiled and x.numel() >= _SMALLEST:
-        _shrink_compiled(x, root, pull, floor)
+        _threshold_compiled(x, root, pull, floor)
         return True
     if not _works_in_blocks(x, root, pull, floor):
         return False
-    _shrink_in_blocks(x, root, pull, floor)
+    _threshold_in_blocks(x, root, pull, floor)
     return True
 
 
@@ -74,7 +74,7 @@ def ratios_by_root(
     """Return `|x| * max(root, tiny) / scale` in blocks, or None where that is not done.
 
     Each block is overwritten when the next is asked for, and is `sampled` by `every`.
-    It is done where `shrink_by_root_`, which has the other arguments, works in blocks.
+    It is done where `soft_threshold_by_root_`, which has the other arguments, works in blocks.
     """
     if not _works_in_blocks(x, root, scale) or not 0 < scale < math.inf:
         return None
@@ -82,6 +82,7 @@ def ratios_by_root(
 
 
 def _works_in_blocks(x: Tensor, root: SecondMomentRoot, *scalars: Number) -> bool:
+    """Whether all are plain tensors and numbers of the CPU, in full precision."""
     scalars = (*scalars, root.correction, root.eps)
     return (
         x.device.type == "cpu"
@@ -107,7 +108,7 @@ def _ratios_in_blocks(
         yield ratio.clamp_(min=tiny).mul_(1 / scale).mul_(part).abs_()
 
 
-def _shrink_in_blocks(
+def _threshold_in_blocks(
     x: Tensor, root: SecondMomentRoot, pull: float, floor: float
 ) -> None:
     # A number as a tensor makes a division or a sum one pass.
@@ -138,7 +139,7 @@ def _kept(dtype: torch.dtype, size: int) -> tuple[Tensor, Tensor]:
     return kept[dtype]
 
 
-def _shrink_compiled(
+def _threshold_compiled(
     x: Tensor, root: SecondMomentRoot, pull: Number, floor: Number
 ) -> None:
     dtype = torch.float32 if x.dtype.itemsize < 4 else x.dtype

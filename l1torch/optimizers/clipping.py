@@ -18,7 +18,7 @@ from l1torch.parameters.trees import require_updates
 
 
 def clip_by_global_l1_norm(max_norm: Number) -> GradientTransformation:
-    """Scales gradients down to an L1 norm: `g * min(1, max_norm / sum |g|)`.
+    """Scale gradients down to an L1 norm: `g * min(1, max_norm / sum |g|)`.
 
     The sum runs over all tensors; the direction stays. For n gradients of one size the
     L1 norm is `sqrt(n)` times the L2 norm, so that `max_norm` must be chosen for the

@@ -28,7 +28,7 @@ def freeze_zeros(
     *,
     mask: Mask = weights_only,
 ) -> Any:
-    """Makes an optimizer leave weights of exactly 0 where they are, from now on.
+    """Make an optimizer leave weights of exactly 0 where they are, from now on.
 
     It takes their gradients for 0, and their updates: neither momentum nor Adam's
     moments from before, nor weight decay move them. The others are trained as if the
@@ -113,13 +113,13 @@ class FrozenZeros(DelegatingOptimizer):
         return f"freeze_zeros({self.optimizer!r})"
 
     def add_param_group(self, param_group: Group) -> None:
-        """Adds a group to the base optimizer."""
+        """Add a group to the base optimizer."""
         require_param_group(param_group)
         self.optimizer.add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
-        """Takes one step; returns the closure's loss, if there is a closure."""
+        """Take one step; return the closure's loss, if there is a closure."""
         require_closure(closure)
         params = [param for group in self.param_groups for param in group["params"]]
         if len(params) != len(self._held):  # groups may be added to the base as well
@@ -176,7 +176,7 @@ def _require_dense(grad: Tensor) -> None:
 def _without_zeros(
     updates: Mapping[str, Tensor], params: Mapping[str, Tensor], mask: Mask
 ) -> dict[str, Tensor]:
-    """Takes updates for 0 where the parameter is."""
+    """Return the updates with 0 where the parameter is 0."""
     updates = dict(updates)
     for (name, x), chosen in zip(
         named_leaves(params), selected(mask, params), strict=True

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
@@ -15,17 +14,23 @@ from l1torch.parameters.trees import (
     require_same_tree,
 )
 from l1torch.penalties.base import Penalty, require_fit
-from l1torch.strengths.values import Strength, check_schedules, strengths_at
+from l1torch.strengths.values import (
+    PenalisedLeaf,
+    Schedule,
+    Strength,
+    check_schedules,
+    strengths_at,
+)
 
 
 def check_params(
     params: Mapping[str, Tensor],
     mask: Mask,
     strength: Strength,
-    learning_rate: Any,
+    learning_rate: Number | Schedule | None,
     penalty: Penalty,
 ) -> None:
-    """Raises at `init` what does not fit the parameters, or could not be penalised."""
+    """Raise at `init` for what does not fit the parameters, or cannot be penalised."""
     leaves, flags = named_leaves(params), selected(mask, params)
     for name, leaf in itertools.compress(leaves, flags):
         require_real_floating(name, leaf)
@@ -43,8 +48,8 @@ def penalised_leaves(
     mask: Mask,
     count: int,
     joint: bool = False,
-) -> list[tuple[str, Tensor, Number]]:
-    """Gives name, parameter and strength of each penalised parameter.
+) -> list[PenalisedLeaf]:
+    """List the penalised parameters with their strengths.
 
     One whose update is `None` takes no step and counts as not penalised.
 
@@ -68,7 +73,7 @@ def penalised_leaves(
         if penalised and updates[name] is not None:
             require_real_floating(name, param)
             require_dense(f"updates['{name}']", updates[name])
-            found.append((name, param, param_strength))
+            found.append(PenalisedLeaf(name, param, param_strength))
         elif penalised and joint and param is not None:
             still.append(name)
     if found and still:

@@ -23,6 +23,7 @@ from l1torch.penalties.base import (
 from l1torch.penalties.separable import l1
 from l1torch.strengths.targets import TargetSparsity
 from l1torch.strengths.values import (
+    PenalisedLeaf,
     Schedule,
     Strength,
     check_learning_rate,
@@ -61,7 +62,7 @@ def proximal_step(
     penalty: Penalty = l1(),
     mask: Mask = weights_only,
 ) -> GradientTransformation:
-    """Turns a step `u` into `prox(w + u, learning_rate * strength) - w`: exact zeros.
+    """Turn a step `u` into `prox(w + u, learning_rate * strength) - w`: exact zeros.
 
     Forward-backward splitting (Duchi and Singer, 2009): with `u = -learning_rate * g`
     it minimises `loss + strength * penalty`. The threshold must be the step that the
@@ -130,31 +131,36 @@ def proximal_step(
             return product(step_size, param_strength, compute_dtype(param.dtype))
 
         moved = {}
-        rows = penalised_leaves(
+        leaves = penalised_leaves(
             updates, params, strength, mask, state.count, penalty.joint
         )
-        for name, param, _ in rows:
-            dtype = compute_dtype(param.dtype)
-            moved[name] = param.to(dtype) + updates[name].to(dtype)
+        for leaf in leaves:
+            dtype = compute_dtype(leaf.param.dtype)
+            moved[leaf.path] = leaf.param.to(dtype) + updates[leaf.path].to(dtype)
         control = None
         if target:
-            new, control = _follow(target, penalty, rows, moved, threshold, state)
+            new, control = _step_to_a_target(
+                target, penalty, leaves, moved, threshold, state
+            )
         else:
             new = penalty.tree_prox(
-                [(name, moved[name], threshold(p, s)) for name, p, s in rows]
+                [
+                    (leaf.path, moved[leaf.path], threshold(leaf.param, leaf.strength))
+                    for leaf in leaves
+                ]
             )
         # As a difference to the parameter, a zero of the prox is a zero of the sum:
         # w + (0 - w) is exactly 0. Formed from the clipped part it is not.
         new_updates = dict(updates)
-        for (name, param, _), x in zip(rows, new, strict=True):
-            new_updates[name] = x - param.to(x.dtype)
+        for leaf, x in zip(leaves, new, strict=True):
+            new_updates[leaf.path] = x - leaf.param.to(x.dtype)
         return new_updates, ProximalStepState(state.count + 1, control)
 
     return GradientTransformation(init_fn, update_fn)
 
 
 def require_state(state: Any, kind: type) -> None:
-    """Raises TypeError for a state of another transformation."""
+    """Raise TypeError for a state of another transformation."""
     if not isinstance(state, kind):
         raise TypeError(
             f"state must be the {kind.__name__} that init(params) gives, got "
@@ -170,43 +176,49 @@ def _require_control(state: ProximalStepState, target: TargetSparsity | None) ->
         )
 
 
-def _follow(
+def _step_to_a_target(
     target: TargetSparsity,
     penalty: Penalty,
-    rows: list[tuple[str, Tensor, Number]],
+    leaves: list[PenalisedLeaf],
     moved: Mapping[str, Tensor],
     threshold: Callable[[Tensor, Number], Number],
     state: ProximalStepState,
 ) -> tuple[list[Tensor], Control]:
-    """Takes the proximal step that a target asks for."""
+    """Return the parameters after the step that a target asks for, and its control."""
 
-    def described(name: str, param: Tensor) -> Row:
-        x = moved[name]
+    def as_row(leaf: PenalisedLeaf) -> Row:
+        x = moved[leaf.path]
 
         def ratios() -> Iterator[Tensor]:
-            unit = torch.as_tensor(threshold(param, 1.0), dtype=x.dtype)
+            unit = torch.as_tensor(threshold(leaf.param, 1.0), dtype=x.dtype)
             yield (x / unit).abs_()
 
         def zeros(strength: Number) -> Tensor:
-            row = name, x, threshold(param, strength)
+            row = leaf.path, x, threshold(leaf.param, strength)
             return count_zeros(penalty.tree_prox([row])[0])
 
-        return Row(name, x, x.numel(), ratios, zeros)
+        return Row(leaf.path, x, x.numel(), ratios, zeros)
 
     step = state.count + 1
-    described_rows = [described(name, param) for name, param, _ in rows]
-    control = next_control(target, penalty, described_rows, step, state.control)
+    rows = [as_row(leaf) for leaf in leaves]
+    control = next_control(target, penalty, rows, step, state.control)
     if target.snap_step is None or step < target.snap_step:
         now = control.strength
         strengths = now if isinstance(now, Mapping) else dict.fromkeys(moved, now)
         return penalty.tree_prox(
-            [(name, moved[name], threshold(p, strengths[name])) for name, p, _ in rows]
+            [
+                (
+                    leaf.path,
+                    moved[leaf.path],
+                    threshold(leaf.param, strengths[leaf.path]),
+                )
+                for leaf in leaves
+            ]
         ), control
     if step == target.snap_step:
-        kept = largest_kept(target, [moved[name] for name, _, _ in rows])
+        kept = largest_kept(target, [row.x for row in rows])
     else:
-        kept = [param != 0 for _, param, _ in rows]
+        kept = [leaf.param != 0 for leaf in leaves]
     return [
-        moved[name].masked_fill(~mark, 0)
-        for (name, _, _), mark in zip(rows, kept, strict=True)
+        row.x.masked_fill(~mark, 0) for row, mark in zip(rows, kept, strict=True)
     ], control

@@ -21,18 +21,19 @@ from l1torch.penalties.base import (
 )
 from l1torch.penalties.separable import l1
 from l1torch.strengths.values import (
+    PenalisedLeaf,
     Schedule,
     Strength,
     check_strength,
 )
 from l1torch.wrappers.delegating import eager, require_closure
-from l1torch.wrappers.penalised import PenalisedOptimizer, Targets
+from l1torch.wrappers.penalised import PenalisedGroup, PenalisedOptimizer
 
 Closure = Callable[[], Any]
 
 
 class Subgradient(PenalisedOptimizer):
-    """Adds the penalty's subgradient to the gradients, then steps the base optimizer.
+    """Add the penalty's subgradient to the gradients, then step the base optimizer.
 
     `g + strength * sign(w)`, the gradient of `loss + strength * penalty`, with 0 at a
     weight of 0: for any optimizer, and without touching the loss. Like any subgradient
@@ -84,9 +85,9 @@ class Subgradient(PenalisedOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
-        """Takes one step; returns the closure's loss, if there is a closure."""
+        """Take one step; return the closure's loss, if there is a closure."""
         require_closure(closure)
-        targets = self._begin(with_gradients=closure is None)
+        groups = self._begin(with_gradients=closure is None)
         if closure is None:
             loss = self._step_base()
         else:
@@ -95,7 +96,7 @@ class Subgradient(PenalisedOptimizer):
             def objective() -> Any:
                 with torch.enable_grad():
                     losses.append(closure())
-                return self._objective(losses[-1], targets)
+                return self._objective(losses[-1], groups)
 
             self._step_base(objective)
             loss = losses[0] if losses else None
@@ -103,54 +104,64 @@ class Subgradient(PenalisedOptimizer):
         return loss
 
     @eager
-    def _begin(self, with_gradients: bool) -> Targets:
-        targets = self._targets()
+    def _begin(self, with_gradients: bool) -> list[PenalisedGroup]:
+        groups = self._penalised_groups()
         if with_gradients:
-            self._add(targets)
-        return targets
+            self._add_subgradient_(groups)
+        return groups
 
     @eager
     @torch.no_grad()  # the base calls it with gradients enabled
-    def _objective(self, loss: Any, targets: Targets) -> Any:
+    def _objective(self, loss: Any, groups: list[PenalisedGroup]) -> Any:
         self._require_dense_gradients()
-        self._add(targets)
-        return None if loss is None else self._plus(loss, targets)
+        self._add_subgradient_(groups)
+        return None if loss is None else self._with_penalty(loss, groups)
 
-    def _add(self, targets: Targets) -> None:
-        for group, chosen in targets:
+    def _add_subgradient_(self, groups: list[PenalisedGroup]) -> None:
+        """Add the penalty's subgradient to the gradients, in place."""
+        for group, leaves in groups:
             sign = -1 if group.get("maximize") else 1
-            for name, param, strength in chosen:
-                if param.grad is None:
+            for leaf in leaves:
+                if leaf.param.grad is None:
                     continue
-                penalty = self.penalty.at(name, tuple(param.shape))
-                for grad, weight, strengths in self._parts(param, strength):
+                penalty = self.penalty.at(leaf.path, tuple(leaf.param.shape))
+                for part in self._parts(leaf):
+                    grad = part.grad
                     dtype = torch.promote_types(
-                        compute_dtype(grad.dtype), compute_dtype(weight.dtype)
+                        compute_dtype(grad.dtype), compute_dtype(part.x.dtype)
                     )
-                    slope = penalty.subgradient(weight.to(dtype), strengths)
+                    slope = penalty.subgradient(part.x.to(dtype), part.strength)
                     if grad.dtype == dtype:
                         grad.add_(slope, alpha=sign)
                     else:
                         grad.copy_(grad.to(dtype) + sign * slope)
 
-    def _parts(
-        self, param: Tensor, strength: Number
-    ) -> Iterable[tuple[Tensor, Tensor, Number]]:
-        """Gives gradient, parameter and strength, cut up if the penalty allows it."""
-        if self.penalty.separable:
-            return blocks_with(strength, param.grad, param)
-        return [(param.grad, param, strength)]
+    def _parts(self, leaf: PenalisedLeaf) -> Iterable["_GradientPart"]:
+        """Yield a parameter with its gradient, cut up if the penalty allows it."""
+        param, strength = leaf.param, leaf.strength
+        if not self.penalty.separable:
+            return [_GradientPart(param.grad, param, strength)]
+        cut = blocks_with(strength, param.grad, param)
+        return (_GradientPart(grad, x, part) for grad, x, part in cut)
 
-    def _plus(self, loss: Any, targets: Targets) -> Any:
-        for group, chosen in targets:
+    def _with_penalty(self, loss: Any, groups: list[PenalisedGroup]) -> Any:
+        for group, leaves in groups:
             sign = -1 if group.get("maximize") else 1
-            for name, param, strength in chosen:
-                penalty = self.penalty.at(name, tuple(param.shape))
-                value = penalty.value(param.detach(), strength)
+            for leaf in leaves:
+                penalty = self.penalty.at(leaf.path, tuple(leaf.param.shape))
+                value = penalty.value(leaf.param.detach(), leaf.strength)
                 value = value.full_tensor() if hasattr(value, "full_tensor") else value
                 device = loss.device if isinstance(loss, Tensor) else value.device
                 loss = loss + sign * value.to(device)
         return loss
+
+
+class _GradientPart(NamedTuple):
+    """A part of a parameter, with the same part of its gradient and strength."""
+
+    grad: Tensor
+    x: Tensor
+    strength: Number
 
 
 class AddSubgradientState(NamedTuple):
@@ -167,7 +178,7 @@ class AddSubgradientState(NamedTuple):
 def add_subgradient(
     strength: Strength, *, penalty: Penalty = l1(), mask: Mask = weights_only
 ) -> GradientTransformation:
-    """Adds the penalty's subgradient to the gradients: `g + strength * sign(w)`.
+    """Add the penalty's subgradient to the gradients: `g + strength * sign(w)`.
 
     The gradient of `loss + strength * penalty`, with 0 at a weight of 0. Apply it
     before the optimizer's own arithmetic. Like any subgradient method it oscillates
@@ -211,17 +222,17 @@ def add_subgradient(
         params: Mapping[str, Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], AddSubgradientState]:
         require_state(state, AddSubgradientState)
-        rows = penalised_leaves(updates, params, strength, mask, state.count)
+        leaves = penalised_leaves(updates, params, strength, mask, state.count)
         new_updates = dict(updates)
-        for name, param, param_strength in rows:
-            update = updates[name]
+        for path, param, leaf_strength in leaves:
+            update = updates[path]
             dtype = torch.promote_types(
                 compute_dtype(param.dtype), compute_dtype(update.dtype)
             )
-            slope = penalty.at(name, tuple(param.shape)).subgradient(
-                param.to(dtype), param_strength
+            slope = penalty.at(path, tuple(param.shape)).subgradient(
+                param.to(dtype), leaf_strength
             )
-            new_updates[name] = (update.to(dtype) + slope).to(update.dtype)
+            new_updates[path] = (update.to(dtype) + slope).to(update.dtype)
         return new_updates, AddSubgradientState(state.count + 1)
 
     return GradientTransformation(init_fn, update_fn)

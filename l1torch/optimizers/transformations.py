@@ -20,7 +20,7 @@ class GradientTransformation(NamedTuple):
 def apply_updates(
     params: Mapping[str, Tensor], updates: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Adds the updates and rounds to the parameters' dtypes, as optax's function does.
+    """Add the updates and round to the parameters' dtypes, as optax's function does.
 
     It can be differentiated: with the parameters of a module, call it under
     `torch.no_grad()`, or the graph grows from step to step.

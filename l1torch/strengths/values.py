@@ -6,7 +6,7 @@ clipped, and without waiting for the device.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -25,6 +25,15 @@ Schedule = Callable[[int], Number]
 
 Strength = Number | Schedule | Mapping[str, Number | Schedule]
 """A number, a tensor, a schedule, or a mapping from parameter names to these."""
+
+
+class PenalisedLeaf(NamedTuple):
+    """A penalised parameter, with its strength at this step."""
+
+    path: str
+    """Its dotted name."""
+    param: Tensor
+    strength: Number
 
 
 def check_strength(strength: Strength) -> None:

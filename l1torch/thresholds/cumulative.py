@@ -20,7 +20,7 @@ BUDGETS = ("l1_plus", "l1_minus")
 
 
 def check_window(window: float, penalty: Penalty) -> float:
-    """Gives a whole number >= 1, or infinity; other than 1, the penalty must be L1."""
+    """Return a whole number >= 1, or infinity; other than 1, the penalty must be L1."""
     if not (isinstance(window, float) and window == math.inf):
         window = check_int(
             "window", window, "1 for the ordinary prox, or math.inf", most=LARGEST
@@ -36,7 +36,7 @@ def check_window(window: float, penalty: Penalty) -> float:
 def cumulative_prox_(
     x: Tensor, threshold: Number, plus: Tensor, minus: Tensor, window: float
 ) -> None:
-    """Soft-thresholds `x` in place by what has accumulated in the two budgets.
+    """Soft-threshold `x` in place by what has accumulated in the two budgets.
 
     `plus` is what a positive weight still owes, `minus` a negative one, both >= 0.
     Each grows by the threshold, to at most `window` times it, and falls by what is

@@ -47,13 +47,31 @@ class EffectiveStep(NamedTuple):
 StepSize = Callable[[Mapping[str, Any], Group], EffectiveStep]
 """`step_size(state, group)`, see `register_step_size`."""
 
-_REGISTRY: dict[type[torch.optim.Optimizer], StepSize] = {}
+
+def never(state: Mapping[str, Any], group: Group) -> bool:
+    """Return False."""
+    del state, group
+    return False
+
+
+class KnownStep(NamedTuple):
+    """What is known of an optimizer's step."""
+
+    step_size: StepSize
+    is_lazy: Callable[[Mapping[str, Any], Group], bool] = never
+    """`is_lazy(state, group)`: whether the step is made of numbers and, at most, a
+    `SecondMomentRoot`, so that `step_size` works out nothing of the parameter's size
+    and may be given the whole state. All others are given the state in parts."""
+
+
+REGISTRY: dict[type[torch.optim.Optimizer], KnownStep] = {}
+"""What is known, by class. Steps that are not lazy go by `register_step_size`."""
 
 
 def register_step_size(
     optimizer: type[torch.optim.Optimizer], step_size: StepSize
 ) -> None:
-    """Makes an optimizer known to `Proximal`.
+    """Make an optimizer known to `Proximal`.
 
     Args:
       optimizer: a class of optimizers such as `torch.optim.Adam`. Those derived from it
@@ -94,17 +112,19 @@ def register_step_size(
             f"step_size must take (state, group), got {described(step_size)}: {error}. "
             "Pass a function of these two."
         ) from error
-    _REGISTRY[optimizer] = step_size
+    REGISTRY[optimizer] = KnownStep(step_size)
 
 
 def has_no_denominator(step: EffectiveStep) -> bool:
-    """Tells whether the step is the same for all coordinates, as that of SGD is."""
-    numbers_only = all(isinstance(x, float | int) for x in step[1:])
+    """Tell whether the step is the same for all coordinates, as that of SGD is."""
+    numbers_only = isinstance(step.denominator, float | int) and isinstance(
+        step.reach, float | int
+    )
     return numbers_only and step.denominator == 1 and step.reach == math.inf
 
 
 def known_class(optimizer: torch.optim.Optimizer) -> type[torch.optim.Optimizer]:
-    """Finds the registered class that tells of an optimizer's step.
+    """Return the registered class that tells of an optimizer's step.
 
     Raises:
       TypeError: neither its class nor one whose `step` it keeps is registered.
@@ -113,10 +133,10 @@ def known_class(optimizer: torch.optim.Optimizer) -> type[torch.optim.Optimizer]
     classes = [
         cls
         for cls in type(optimizer).__mro__
-        if cls in _REGISTRY and inspect.unwrap(cls.step) is step
+        if cls in REGISTRY and inspect.unwrap(cls.step) is step
     ]
     if not classes:
-        names = ", ".join(sorted(cls.__name__ for cls in _REGISTRY))
+        names = ", ".join(sorted(cls.__name__ for cls in REGISTRY))
         raise TypeError(
             f"optimizer must be one whose step is known ({names}), got "
             f"{type(optimizer).__name__}, whose effective step is not. Tell it to "
@@ -127,24 +147,29 @@ def known_class(optimizer: torch.optim.Optimizer) -> type[torch.optim.Optimizer]
     return classes[0]
 
 
-def step_size_of(known: type[torch.optim.Optimizer]) -> StepSize:
-    """Gives the function registered for a class, its result being checked."""
+def effective_step(
+    known: type[torch.optim.Optimizer], state: Mapping[str, Any], group: Group
+) -> EffectiveStep:
+    """Return what the function registered for a class says of a state, or a part."""
+    step = REGISTRY[known].step_size(state, group)
+    if not isinstance(step, EffectiveStep):
+        raise TypeError(
+            f"step_size, as registered for {known.__name__}, must return an "
+            f"EffectiveStep, got {step!r}. Return EffectiveStep(scale=...) from "
+            "the function given to register_step_size."
+        )
+    return step
 
-    def checked(state: Mapping[str, Any], group: Group) -> EffectiveStep:
-        step = _REGISTRY[known](state, group)
-        if not isinstance(step, EffectiveStep):
-            raise TypeError(
-                f"step_size, as registered for {known.__name__}, must return an "
-                f"EffectiveStep, got {step!r}. Return EffectiveStep(scale=...) from "
-                "the function given to register_step_size."
-            )
-        return step
 
-    return checked
+def is_lazy(
+    known: type[torch.optim.Optimizer], state: Mapping[str, Any], group: Group
+) -> bool:
+    """Tell whether the step may be asked for a whole state at once, see `KnownStep`."""
+    return REGISTRY[known].is_lazy(state, group)
 
 
 def check_rate(group: Group) -> None:
-    """Raises unless the group has a learning rate that is finite and >= 0."""
+    """Raise unless the group has a learning rate that is finite and >= 0."""
     if "lr" not in group:
         raise ValueError(
             f"optimizer must have a learning rate 'lr', got a group with "
@@ -154,7 +179,7 @@ def check_rate(group: Group) -> None:
 
 
 def check_momentum(group: Group) -> None:
-    """Raises ValueError for momentum or dampening outside [0, 1)."""
+    """Raise ValueError for momentum or dampening outside [0, 1)."""
     for name in ("momentum", "dampening"):
         value = as_number(group.get(name, 0.0))
         check_scalar(name, value)
@@ -171,13 +196,13 @@ def check_state_dict(
     known: type[torch.optim.Optimizer],
     state_dict: Mapping[str, Any],
 ) -> None:
-    """Raises ValueError if a state dict was saved by another kind of optimizer.
+    """Raise ValueError if a state dict was saved by another kind of optimizer.
 
     It is one if a group lacks hyperparameters of this optimizer or has some that only
     other registered optimizers know, or if the step size cannot be read from a state.
     """
     own = set(optimizer.defaults)
-    foreign = {name for cls in _REGISTRY for name in _hyperparameters(cls)} - own
+    foreign = {name for cls in REGISTRY for name in _hyperparameters(cls)} - own
     foreign -= {key for group in optimizer.param_groups for key in group}
     for group in state_dict["param_groups"]:
         missing = own - set(group) - _OPTIONAL
@@ -191,7 +216,7 @@ def check_state_dict(
         for index in group["params"][:1]:
             if state := state_dict["state"].get(index):
                 try:
-                    step_size_of(known)(state, group)
+                    effective_step(known, state, group)
                 except (KeyError, AttributeError, TypeError) as error:
                     raise ValueError(
                         f"state_dict must be that of {type(optimizer).__name__}, got a "

@@ -1,13 +1,16 @@
 """From an effective step to the threshold of a prox: the metric and the cap."""
 
+import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from l1torch.numerics.blocks import blocks, blocks_with
 from l1torch.numerics.checks import check_choice, check_real
-from l1torch.numerics.elementwise import Number, product
+from l1torch.numerics.elementwise import Number, compute_dtype, product, shape_of
 from l1torch.numerics.second_moments import SecondMomentRoot
 from l1torch.penalties.base import Penalty
 from l1torch.thresholds.effective_steps import EffectiveStep, has_no_denominator
@@ -15,8 +18,28 @@ from l1torch.thresholds.effective_steps import EffectiveStep, has_no_denominator
 Metric = Literal["coordinate", "tensor", "none"]
 
 
+@dataclasses.dataclass(frozen=True)
+class RootThreshold:
+    """The threshold `pull / max(root, floor)` of each element, not yet worked out."""
+
+    pull: Number
+    """Scalar: the learning rate with its gain times the strength."""
+    root: SecondMomentRoot
+    floor: Number
+    """Scalar: the least denominator, by the cap."""
+
+    def tensor(self) -> Tensor:
+        """Work it out, as a new tensor."""
+        root = self.root.tensor()
+        return _quotient(self.pull, root, self.floor, root.dtype)
+
+
+Threshold = Number | RootThreshold
+"""A threshold: a number, a tensor that broadcasts to the parameter, or one to come."""
+
+
 def check_metric(metric: Metric, penalty: Penalty) -> None:
-    """Raises ValueError for an unknown metric, or one that the penalty cannot take."""
+    """Raise ValueError for an unknown metric, or one that the penalty cannot take."""
     check_choice("metric", metric, get_args(Metric))
     if metric == "coordinate" and not penalty.takes_metric:
         raise ValueError(
@@ -28,7 +51,7 @@ def check_metric(metric: Metric, penalty: Penalty) -> None:
 
 
 def check_max_ratio(max_ratio: float) -> float:
-    """Gives a number above 1, which infinity is, or raises."""
+    """Return a number above 1, which infinity is, or raise."""
     return check_real(
         "max_ratio",
         max_ratio,
@@ -44,9 +67,10 @@ def threshold_of(
     max_ratio: float,
     least_slope: float,
     dtype: torch.dtype,
-) -> Number:
-    """Gives `scale * min(strength / D, max_ratio * reach)` for a parameter or part.
+) -> Threshold:
+    """Return `scale * min(strength / D, max_ratio * reach)` for a parameter or part.
 
+    Where `D` is a `SecondMomentRoot` and the strength a scalar it is not worked out.
     `D` is the denominator under `metric="coordinate"`; under `"none"` it is 1, without
     a cap. For `"tensor"` reduce the denominator to its root mean square beforehand, and
     the reach to its maximum.
@@ -60,12 +84,34 @@ def threshold_of(
     denominator, reach = step.denominator, step.reach
     if metric == "none" or has_no_denominator(step):
         return pull
-    floor = floor_of(strength, reach, max_ratio, least_slope, dtype)
+    floor = _floor(strength, reach, max_ratio, least_slope, dtype)
     if isinstance(denominator, SecondMomentRoot):
+        if not shape_of(pull) and not shape_of(floor):
+            return RootThreshold(pull, denominator, floor)
         denominator = denominator.tensor()
     if not isinstance(denominator, Tensor):
         device = next((x.device for x in (floor, pull) if isinstance(x, Tensor)), None)
         denominator = torch.full((), denominator, dtype=dtype, device=device)
+    return _quotient(pull, denominator, floor, dtype)
+
+
+def threshold_blocks(
+    x: Tensor, threshold: Threshold
+) -> Iterator[tuple[Tensor, Number]]:
+    """Yield `blocks` of `x`, each with its part of the threshold, worked out."""
+    if not isinstance(threshold, RootThreshold):
+        yield from blocks_with(threshold, x)
+        return
+    dtype = compute_dtype(x.dtype)
+    for part, second in blocks(x, threshold.root.second):
+        root = dataclasses.replace(threshold.root, second=second.to(dtype))
+        yield part, dataclasses.replace(threshold, root=root).tensor()
+
+
+def _quotient(
+    pull: Number, denominator: Tensor, floor: Number, dtype: torch.dtype
+) -> Tensor:
+    """Return `pull / max(denominator, floor)`."""
     if isinstance(floor, Tensor):
         denominator = torch.maximum(denominator, floor)
     else:
@@ -75,14 +121,14 @@ def threshold_of(
     return pull / denominator
 
 
-def floor_of(
+def _floor(
     strength: Number,
     reach: Number,
     max_ratio: float,
     least_slope: float,
     dtype: torch.dtype,
 ) -> Number:
-    """Gives the least denominator that keeps `strength / D` below `max_ratio * reach`.
+    """Return the least denominator that keeps `strength / D` below `max_ratio * reach`.
 
     It is positive, so that a denominator of 0 does no harm.
     """

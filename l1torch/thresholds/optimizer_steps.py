@@ -9,9 +9,20 @@ from typing import Any
 import torch
 
 from l1torch.numerics.checks import as_number
+from l1torch.numerics.elementwise import Number
 from l1torch.numerics.second_moments import SecondMomentRoot
 from l1torch.parameters.trees import Group
-from l1torch.thresholds.effective_steps import EffectiveStep, register_step_size
+from l1torch.thresholds.effective_steps import (
+    REGISTRY,
+    EffectiveStep,
+    KnownStep,
+    never,
+)
+
+
+def _always(state: Mapping[str, Any], group: Group) -> bool:
+    del state, group
+    return True
 
 
 def _sgd(state: Mapping[str, Any], group: Group) -> EffectiveStep:
@@ -39,6 +50,11 @@ def _nadam(state: Mapping[str, Any], group: Group) -> EffectiveStep:
     gain = (1 - now) / (1 - product) + then / (1 - product * then)
     adam = _adam(state, group)
     return adam._replace(scale=adam.scale * gain)
+
+
+def _is_uncentered(state: Mapping[str, Any], group: Group) -> bool:
+    del state
+    return not group["centered"]
 
 
 def _rmsprop(state: Mapping[str, Any], group: Group) -> EffectiveStep:
@@ -73,12 +89,23 @@ def _adamax(state: Mapping[str, Any], group: Group) -> EffectiveStep:
     return EffectiveStep(as_number(group["lr"]), state["exp_inf"], 1.0)
 
 
+def _radam_length(state: Mapping[str, Any], group: Group) -> Number:
+    """The length of the second moment's average; above 5 it can be trusted."""
+    beta2, step = as_number(group["betas"][1]), as_number(state["step"])
+    return 2 / (1 - beta2) - 1 - 2 * step * beta2**step / (1 - beta2**step)
+
+
+def _is_rectified(state: Mapping[str, Any], group: Group) -> bool:
+    length = _radam_length(state, group)
+    return isinstance(length, float) and length > 5
+
+
 def _radam(state: Mapping[str, Any], group: Group) -> EffectiveStep:
     lr, eps = as_number(group["lr"]), as_number(group["eps"])
     beta2, step = as_number(group["betas"][1]), as_number(state["step"])
     correction = 1 - beta2**step
     longest = 2 / (1 - beta2) - 1
-    length = longest - 2 * step * beta2**step / correction
+    length = _radam_length(state, group)
     square = (
         (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
     )
@@ -97,15 +124,16 @@ def _radam(state: Mapping[str, Any], group: Group) -> EffectiveStep:
     )
 
 
-for _optimizer, _step_size in (
-    (torch.optim.SGD, _sgd),
-    (torch.optim.Adam, _adam),
-    (torch.optim.AdamW, _adam),
-    (torch.optim.NAdam, _nadam),
-    (torch.optim.RMSprop, _rmsprop),
-    (torch.optim.Adagrad, _adagrad),
-    (torch.optim.Adadelta, _adadelta),
-    (torch.optim.Adamax, _adamax),
-    (torch.optim.RAdam, _radam),
-):
-    register_step_size(_optimizer, _step_size)
+REGISTRY.update(
+    {
+        torch.optim.SGD: KnownStep(_sgd, is_lazy=_always),
+        torch.optim.Adam: KnownStep(_adam, is_lazy=_always),
+        torch.optim.AdamW: KnownStep(_adam, is_lazy=_always),
+        torch.optim.NAdam: KnownStep(_nadam, is_lazy=_always),
+        torch.optim.RMSprop: KnownStep(_rmsprop, is_lazy=_is_uncentered),
+        torch.optim.Adagrad: KnownStep(_adagrad, is_lazy=_always),
+        torch.optim.Adadelta: KnownStep(_adadelta, is_lazy=never),
+        torch.optim.Adamax: KnownStep(_adamax, is_lazy=never),
+        torch.optim.RAdam: KnownStep(_radam, is_lazy=_is_rectified),
+    }
+)

@@ -1,9 +1,9 @@
-"""From a target sparsity to the strength of each step."""
+"""From a target sparsity to the strength of each step, which others apply."""
 
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,21 +22,22 @@ from l1torch.strengths.targets import TargetSparsity
 class Row(NamedTuple):
     """A penalised parameter that takes a step, or several that are one to a target."""
 
-    name: str
-    param: Tensor
-    """After the optimizer's own step; a DTensor, if it is one. Of several the first."""
+    path: str
+    x: Tensor
+    """The parameter after the optimizer's own step; a DTensor, if it is one. Of several
+    the first."""
     size: int
     """The number of elements in all."""
     ratios: Callable[[], Iterator[Tensor]]
-    """Gives, in parts, the strength that makes each weight zero under L1."""
+    """Yield, in parts, the strength that makes each weight zero under L1."""
     zeros: Callable[[Number], Tensor]
-    """Counts what the prox would make zero at a strength, in this process's shard."""
+    """Count what the prox would make zero at a strength, in this process's shard."""
     sample: Callable[[int], Iterator[Tensor]] | None = None
-    """Gives about every n-th of the ratios; None where that saves nothing."""
+    """Yield about every n-th of the ratios; None where that saves nothing."""
 
 
 def check_target(target: TargetSparsity, penalty: Penalty, window: float = 1) -> None:
-    """Raises ValueError for a penalty or window that a target cannot go with."""
+    """Raise ValueError for a penalty or window that a target cannot go with."""
     makes_zeros = penalty.makes_zeros and not penalty.constraint
     if not makes_zeros or not penalty.takes_metric:
         raise ValueError(
@@ -57,7 +58,7 @@ def check_target(target: TargetSparsity, penalty: Penalty, window: float = 1) ->
 
 
 def initial_control(target: TargetSparsity, names: Sequence[str]) -> Control:
-    """Makes the control before the first step."""
+    """Return the control before the first step."""
     zeros = 0.0 if target.scope == "global" else dict.fromkeys(names, 0.0)
     return Control(zeros, target.fraction(0), target.target)
 
@@ -69,65 +70,68 @@ def next_control(
     step: int,
     control: Control,
 ) -> Control:
-    """Gives the strength of this step.
+    """Find the strength of this step, the least whose prox makes the zeros wanted.
 
     Args:
       target: the target.
       penalty: the penalty.
       rows: the parameters that take the step.
       step: the number of this step, from 1.
-      control: what was kept from the step before.
+      control: that of the step before, whose strength is the guess to start from.
+
+    Returns:
+      The control, with the strength to apply: 0 where none takes part in the prox, in
+      the step that prunes and in those after it.
     """
     frozen = target.snap_step is not None and step >= target.snap_step
-    wanted = target.fraction(step)
-    if target.scope == "global":
-        strength = 0.0 if frozen else control.strength
-        if rows and not frozen:
-            guess = _entry(strength, "")
-            strength = _next(target, penalty, rows, step, guess)
-        return Control(strength, wanted, target.target)
-    strengths = control.strength if isinstance(control.strength, Mapping) else {}
-    found = {}
-    for row in rows:
-        guess = _entry(control.strength, row.name)
-        found[row.name] = 0.0 if frozen else _next(target, penalty, [row], step, guess)
-    return Control({**strengths, **found}, wanted, target.target)
 
-
-def largest_kept(target: TargetSparsity, params: Sequence[Tensor]) -> list[Tensor]:
-    """Marks, in this process's shards, what the pruning step keeps: the largest."""
-
-    def kept(params: Sequence[Tensor]) -> list[Tensor]:
-        size = sum(param.numel() for param in params)
-        dtype = _widest(params)
-        sizes = [local(param.detach()).abs().to(dtype) for param in params]
-        return k_largest(sizes, size - round(target.target * size), params)
+    def strength(rows: Sequence[Row], path: str) -> Number:
+        if frozen:
+            return 0.0
+        return _strength(target, penalty, rows, step, _entry(control.strength, path))
 
     if target.scope == "global":
-        return kept(params) if params else []
-    return [mark for param in params for mark in kept([param])]
+        found = strength(rows, "") if rows or frozen else control.strength
+    else:
+        before = control.strength if isinstance(control.strength, Mapping) else {}
+        found = {**before, **{row.path: strength([row], row.path) for row in rows}}
+    return Control(found, target.fraction(step), target.target)
+
+
+def largest_kept(target: TargetSparsity, arrays: Sequence[Tensor]) -> list[Tensor]:
+    """Mark, in this process's shards, what the pruning step keeps: the largest."""
+
+    def kept(arrays: Sequence[Tensor]) -> list[Tensor]:
+        size = sum(x.numel() for x in arrays)
+        dtype = _widest(arrays)
+        sizes = [local(x.detach()).abs().to(dtype) for x in arrays]
+        return k_largest(sizes, size - round(target.target * size), arrays)
+
+    if target.scope == "global":
+        return kept(arrays) if arrays else []
+    return [mark for x in arrays for mark in kept([x])]
 
 
 def count_zeros(x: Tensor) -> Tensor:
-    """Counts the zeros in this process's shard."""
+    """Count the zeros in this process's shard."""
     return torch.stack([(part == 0).sum() for (part,) in blocks(x)]).sum()
 
 
-def _next(
+def _strength(
     target: TargetSparsity,
     penalty: Penalty,
     rows: Sequence[Row],
     step: int,
     guess: Number,
 ) -> Number:
-    """Gives the least strength at which the prox makes the zeros that are wanted."""
+    """Return the least strength at which the prox makes the zeros that are wanted."""
     wanted = target.count(step, sum(row.size for row in rows))
     if wanted == 0:
         return 0.0
-    dtype = _widest([row.param for row in rows])
+    dtype = _widest([row.x for row in rows])
     if penalty.prox_is_soft_threshold:
         # The threshold is a product and a quotient that were rounded: by this much.
-        wide = [compute_dtype(row.param.dtype) for row in rows]
+        wide = [compute_dtype(row.x.dtype) for row in rows]
         factor = 1 + 4 * max(torch.finfo(each).eps for each in wide)
         found = _kth_ratio(rows, wanted, guess, dtype) * factor
     else:
@@ -137,7 +141,8 @@ def _next(
 
         start = float(guess)
         found = torch.tensor(least_strength(zeros, wanted, start, dtype), dtype=dtype)
-    # Not to be reached with a learning rate of 0, or so much NaN: as it was.
+    # With a learning rate of 0, or too much NaN, no strength makes so many zeros: then
+    # that of the step before stays.
     return as_number(torch.where(found < math.inf, found, guess))
 
 
@@ -156,8 +161,7 @@ def _kth_ratio(
                 yield from (sampled(x, every) for x in row.ratios())
 
     plain = all(
-        row.param.device.type == "cpu" and not hasattr(row.param, "to_local")
-        for row in rows
+        row.x.device.type == "cpu" and not hasattr(row.x, "to_local") for row in rows
     )
     if plain:
         found = kth_smallest(passes, k, float(guess), size, dtype)
@@ -166,26 +170,26 @@ def _kth_ratio(
     ratios = [
         torch.cat([x.reshape(-1).to(dtype) for x in row.ratios()]) for row in rows
     ]
-    return kth_largest(ratios, size - k + 1, [row.param for row in rows])
+    return kth_largest(ratios, size - k + 1, [row.x for row in rows])
 
 
 def _total(counts: Sequence[Tensor], rows: Sequence[Row]) -> Tensor:
-    """Adds up what was counted in the shards."""
+    """Add up what was counted in the shards."""
     summed = (
-        over_shards(count, row.param, "sum")
+        over_shards(count, row.x, "sum")
         for count, row in zip(counts, rows, strict=True)
     )
     return functools.reduce(torch.add, summed)
 
 
-def _widest(params: Sequence[Tensor]) -> torch.dtype:
-    dtypes = [compute_dtype(param.dtype) for param in params]
+def _widest(arrays: Sequence[Tensor]) -> torch.dtype:
+    dtypes = [compute_dtype(x.dtype) for x in arrays]
     return functools.reduce(torch.promote_types, dtypes)
 
 
-def _entry(value: Any, name: str) -> Number:
-    """Reads a number, or what is kept for a name; 0 where there is neither."""
+def _entry(value: Number | Mapping[str, Number] | None, path: str) -> Number:
+    """Read a number, or what is kept for a path; 0 where there is neither."""
     if isinstance(value, Mapping):
-        value = value.get(name, 0.0)
+        value = value.get(path, 0.0)
     shaped = isinstance(value, Tensor) and value.dim() > 0
     return 0.0 if value is None or shaped else value

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -23,9 +23,11 @@ from l1torch.numerics.sharding import local, over_shards
 from l1torch.parameters.trees import Group
 from l1torch.thresholds.effective_steps import (
     EffectiveStep,
-    StepSize,
+    effective_step,
     has_no_denominator,
 )
+
+OptimizerClass = type[torch.optim.Optimizer]
 
 State = dict[str, Any]
 """What an optimizer keeps for one parameter."""
@@ -58,12 +60,17 @@ class Pack:
         return self.members[0].group
 
     @property
+    def strength(self) -> Number:
+        """The strength of all."""
+        return self.members[0].strength
+
+    @property
     def params(self) -> list[Tensor]:
         """The parameters themselves."""
         return [member.param for member in self.members]
 
     def read(self) -> tuple[Tensor, State]:
-        """Gives parameter and state: themselves if alone, else joined copies."""
+        """Return parameter and state: themselves if alone, else joined copies."""
         param, state = self.members[0].param, self.members[0].state
         if len(self.members) == 1:
             return param.detach(), state
@@ -73,7 +80,7 @@ class Pack:
         }
 
     def write(self, x: Tensor, state: State, keys: Iterable[str] = ()) -> None:
-        """Writes back what has changed of what `read` gave: `x`, some of `state`."""
+        """Write back what has changed of what `read` returned: `x`, some of `state`."""
         if len(self.members) == 1:
             return
         write_joined(x, self.params)
@@ -81,7 +88,7 @@ class Pack:
             write_joined(state[key], self._of_state(key))
 
     def cut(self, value: Number) -> list[Number]:
-        """Gives each member its part of a number or joined tensor."""
+        """Return each member's part of a number or joined tensor."""
         if len(self.members) == 1 or not isinstance(value, Tensor) or not value.dim():
             return [value] * len(self.members)
         return cut(value, self.params)
@@ -91,7 +98,7 @@ class Pack:
 
 
 def packs(members: Iterable[Member], *, join: bool = True) -> list[Pack]:
-    """Joins neighbours that can be joined; each parameter stands alone otherwise."""
+    """Join neighbours that can be joined; each parameter stands alone otherwise."""
     found: list[Pack] = []
     last, size = None, 0
     for member in members:
@@ -105,14 +112,17 @@ def packs(members: Iterable[Member], *, join: bool = True) -> list[Pack]:
     return found
 
 
-def _kind(member: Member) -> Any:
-    """Gives what joined parameters must have in common; None for one to stand alone."""
-    _, param, strength, state, group = member
+def _kind(member: Member) -> tuple[Hashable, ...] | None:
+    """Return what joined parameters must have in common; None for one to stand alone.
+
+    It is the group, the strength, and of the state all numbers and dtypes.
+    """
+    param, strength = member.param, member.strength
     if isinstance(strength, Tensor) or not is_small(param):
         return None
     shape = param.shape
-    kind = [id(group), strength, param.dtype, param.device]
-    for key, value in state.items():
+    kind: list[Hashable] = [id(member.group), strength, param.dtype, param.device]
+    for key, value in member.state.items():
         if isinstance(value, Tensor):
             if value.shape == shape:
                 value = value.dtype if value.is_contiguous() else None
@@ -126,10 +136,16 @@ def _kind(member: Member) -> Any:
     return tuple(kind)
 
 
-def parts(
-    param: Tensor, state: State, strength: Number
-) -> Iterator[tuple[Tensor, State, Number]]:
-    """Cuts parameter, state and strength alike; on accelerators they stay whole.
+class Part(NamedTuple):
+    """A part of a parameter, with the same part of its state and strength."""
+
+    x: Tensor
+    state: State
+    strength: Number
+
+
+def parts(param: Tensor, state: State, strength: Number) -> Iterator[Part]:
+    """Cut parameter, state and strength alike; on accelerators they stay whole.
 
     Of the state, what has the parameter's shape is cut, and handed on in at least
     single precision. Of a DTensor, this process's shard is meant.
@@ -138,32 +154,33 @@ def parts(
     like = {key: value for key, value in state.items() if _is_like(value, param)}
     for x, *values, part_strength in blocks_with(strength, param, *like.values()):
         cut = (value.to(dtype) for value in values)
-        yield x, {**state, **dict(zip(like, cut, strict=True))}, part_strength
+        yield Part(x, {**state, **dict(zip(like, cut, strict=True))}, part_strength)
 
 
-def whole(param: Tensor, state: State) -> State:
-    """Gives the state uncut, for a prox that needs all of an array at once."""
+def widened(param: Tensor, state: State) -> State:
+    """Return the state uncut, for a prox that needs all of an array at once."""
     dtype = compute_dtype(param.dtype)
     return {k: v.to(dtype) if _is_like(v, param) else v for k, v in state.items()}
 
 
 def scalar_step(
-    step_size: StepSize, param: Tensor, state: State, group: Group
+    known: OptimizerClass, param: Tensor, state: State, group: Group
 ) -> EffectiveStep:
-    """Gives the step without its denominator: the learning rate with its gain."""
-    return EffectiveStep(step_size(_without_elements(param, state), group).scale)
-
-
-def divides_by_root(
-    step_size: StepSize, param: Tensor, state: State, group: Group
-) -> bool:
-    """Tells, without computing it, whether the denominator is a `SecondMomentRoot`."""
-    step = step_size(_without_elements(param, state), group)
-    return isinstance(step.denominator, SecondMomentRoot)
+    """Return the step without its denominator: the learning rate with its gain."""
+    step = effective_step(known, _without_elements(param, state), group)
+    return EffectiveStep(step.scale)
 
 
 def _is_like(value: Any, param: Tensor) -> bool:
     return isinstance(value, Tensor) and value.shape == param.shape
+
+
+def _as_tensor(value: Number | SecondMomentRoot, x: Tensor) -> Tensor:
+    if isinstance(value, SecondMomentRoot):
+        return value.tensor()
+    if isinstance(value, Tensor):
+        return value
+    return torch.full((), value, dtype=compute_dtype(x.dtype), device=x.device)
 
 
 def _without_elements(param: Tensor, state: State) -> State:
@@ -176,24 +193,17 @@ def _without_elements(param: Tensor, state: State) -> State:
 
 
 def tensor_step(
-    step_size: StepSize, param: Tensor, state: State, group: Group
+    known: OptimizerClass, param: Tensor, state: State, group: Group
 ) -> EffectiveStep:
-    """Gives one step for all: the denominator's root mean square, the largest reach."""
-    dtype = compute_dtype(param.dtype)
+    """Return one step for all: the root mean square of `D`, the largest reach."""
     squares, reaches = [], []
-    for x, part, _ in parts(param, state, 0.0):
-        step = step_size(part, group)
+    for part in parts(param, state, strength=0.0):
+        step = effective_step(known, part.state, group)
         if has_no_denominator(step):
             return step
-        denominator, reach = (
-            value
-            if isinstance(value, Tensor)
-            else value.tensor()
-            if isinstance(value, SecondMomentRoot)
-            else torch.full((), value, dtype=dtype, device=x.device)
-            for value in step[1:]
-        )
-        squares.append(denominator.expand(x.shape).square().sum())
+        denominator = _as_tensor(step.denominator, part.x)
+        reach = _as_tensor(step.reach, part.x)
+        squares.append(denominator.expand(part.x.shape).square().sum())
         # A parameter, or this shard of it, may be empty.
         reaches.append(torch.cat([reach.flatten(), reach.new_zeros(1)]).amax())
     total = over_shards(torch.stack(squares).sum(), param, "sum")

@@ -17,7 +17,7 @@ _P, _R = ParamSpec("_P"), TypeVar("_R")
 def eager(
     method: Callable[Concatenate[Any, _P], _R],
 ) -> Callable[Concatenate[Any, _P], _R]:
-    """Keeps a method out of the graphs of `torch.compile`, which break at its call.
+    """Keep a method out of the graphs of `torch.compile`, which break at its call.
 
     What reads groups, states and gradients would be traced anew for each parameter. The
     optimizer's own step is still compiled.
@@ -54,7 +54,7 @@ _watches: weakref.WeakKeyDictionary[torch.optim.Optimizer, _Watch] = (
 
 
 def _warn_outside(base: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """Warns once of a step of the base in the place of its wrapper's."""
+    """Warn once of a step that the base takes without its wrapper."""
     if torch.compiler.is_compiling() or base not in _watches:
         return
     watch = _watches[base]
@@ -72,7 +72,7 @@ def _warn_outside(base: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
 
 
 class DelegatingOptimizer(torch.optim.Optimizer):
-    """Delegates to a base optimizer; derived classes bring their own `step`.
+    """Delegate to a base optimizer; derived classes bring their own `step`.
 
     `param_groups`, `state` and `defaults` are the base's own, so that schedulers,
     `GradScaler` and checkpoints see one optimizer. Step hooks are the wrapper's. It
@@ -135,7 +135,7 @@ class DelegatingOptimizer(torch.optim.Optimizer):
         self._watch.wrapper = weakref.ref(self)
 
     def _step_base(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Steps the base optimizer, for a wrapper's own `step`."""
+        """Step the base optimizer, for a wrapper's own `step`."""
         # After an error the next step sets it right; `finally` would break the graphs
         # of torch.compile.
         self._watch.inside = True
@@ -144,19 +144,19 @@ class DelegatingOptimizer(torch.optim.Optimizer):
         return loss
 
     def _check_base(self, optimizer: Any) -> None:
-        """Raises TypeError for a base that this wrapper does not take."""
+        """Raise TypeError for a base that this wrapper does not take."""
         require_optimizer(optimizer)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Resets the gradients, see `torch.optim.Optimizer.zero_grad`."""
+        """Reset the gradients, see `torch.optim.Optimizer.zero_grad`."""
         self.optimizer.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """Gives the base optimizer's state dict."""
+        """Return the base optimizer's state dict."""
         return self.optimizer.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state dict of the base optimizer."""
+        """Load a state dict of the base optimizer."""
         if not isinstance(state_dict, Mapping):
             raise TypeError(
                 f"state_dict must be a mapping, got {described(state_dict)}. Pass what "
@@ -174,28 +174,28 @@ class DelegatingOptimizer(torch.optim.Optimizer):
             handle.remove()
 
     def register_state_dict_pre_hook(self, hook: Any, prepend: bool = False) -> Any:
-        """Registers with the base optimizer, which makes the state dict."""
+        """Register with the base optimizer, which makes the state dict."""
         return self.optimizer.register_state_dict_pre_hook(hook, prepend)
 
     def register_state_dict_post_hook(self, hook: Any, prepend: bool = False) -> Any:
-        """Registers with the base optimizer, which makes the state dict."""
+        """Register with the base optimizer, which makes the state dict."""
         return self.optimizer.register_state_dict_post_hook(hook, prepend)
 
     def register_load_state_dict_pre_hook(
         self, hook: Any, prepend: bool = False
     ) -> Any:
-        """Registers with the base optimizer, which loads the state dict."""
+        """Register with the base optimizer, which loads the state dict."""
         return self.optimizer.register_load_state_dict_pre_hook(hook, prepend)
 
     def register_load_state_dict_post_hook(
         self, hook: Any, prepend: bool = False
     ) -> Any:
-        """Registers with the base optimizer, which loads the state dict."""
+        """Register with the base optimizer, which loads the state dict."""
         return self.optimizer.register_load_state_dict_post_hook(hook, prepend)
 
 
 def require_state_dict(state_dict: Mapping[str, Any]) -> None:
-    """Raises ValueError unless a state dict has what those of optimizers have."""
+    """Raise ValueError unless a state dict has what those of optimizers have."""
     missing = {"state", "param_groups"} - set(state_dict)
     if missing:
         raise ValueError(
@@ -205,7 +205,7 @@ def require_state_dict(state_dict: Mapping[str, Any]) -> None:
 
 
 def require_param_group(param_group: Any) -> None:
-    """Raises for what is no group of parameters."""
+    """Raise unless this is a group of parameters."""
     if not isinstance(param_group, dict):
         raise TypeError(
             f"param_group must be a dict, got {described(param_group)}. Pass one such "
@@ -220,7 +220,7 @@ def require_param_group(param_group: Any) -> None:
 
 
 def require_closure(closure: Any) -> None:
-    """Raises TypeError for what is no function."""
+    """Raise TypeError unless this is a function or None."""
     if closure is not None and not callable(closure):
         raise TypeError(
             f"closure must be a function that returns the loss, got "
@@ -229,7 +229,7 @@ def require_closure(closure: Any) -> None:
 
 
 def require_optimizer(optimizer: Any) -> None:
-    """Raises TypeError for what is not an optimizer, or is wrapped already."""
+    """Raise TypeError unless this is an optimizer that is not wrapped yet."""
     if isinstance(optimizer, DelegatingOptimizer):
         raise TypeError(
             f"optimizer is a {type(optimizer).__name__} already, got a second wrapper. "

@@ -2,37 +2,57 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from l1torch.numerics.blocks import blocks, joined, sampled
+from l1torch.numerics.blocks import joined, sampled
 from l1torch.numerics.checks import as_number
-from l1torch.numerics.elementwise import Number, compute_dtype, product
-from l1torch.numerics.second_moments import ratios_by_root, shrink_by_root_
+from l1torch.numerics.elementwise import Number, compute_dtype, shape_of
+from l1torch.numerics.second_moments import (
+    SecondMomentRoot,
+    ratios_by_root,
+    soft_threshold_by_root_,
+)
 from l1torch.numerics.sharding import local
 from l1torch.parameters.trees import Group
 from l1torch.penalties.base import Penalty
 from l1torch.thresholds.cumulative import BUDGETS, cumulative_prox_
-from l1torch.thresholds.effective_steps import EffectiveStep, step_size_of
-from l1torch.thresholds.metrics import Metric, floor_of, threshold_of
+from l1torch.thresholds.effective_steps import EffectiveStep, effective_step, is_lazy
+from l1torch.thresholds.metrics import (
+    Metric,
+    RootThreshold,
+    Threshold,
+    threshold_blocks,
+    threshold_of,
+)
 from l1torch.wrappers.blockwise_steps import (
+    OptimizerClass,
     Pack,
     State,
-    divides_by_root,
     parts,
     scalar_step,
     tensor_step,
-    whole,
+    widened,
 )
+
+
+class Piece(NamedTuple):
+    """What is thresholded at once: a whole parameter, or a part of one."""
+
+    x: Tensor
+    state: State
+    step: EffectiveStep
+    strength: Number
 
 
 @dataclasses.dataclass(frozen=True)
 class InPlaceProx:
-    """How an optimizer's parameters are shrunk."""
+    """How the prox of a penalty is applied to an optimizer's parameters."""
 
-    known: type[torch.optim.Optimizer] | None
-    """The class that tells of its step; None for the learning rate alone."""
+    known: OptimizerClass | None
+    """The class whose step is registered; None for the learning rate alone."""
     penalty: Penalty
     metric: Metric
     max_ratio: float
@@ -44,74 +64,44 @@ class InPlaceProx:
         """Whether a threshold depends on its own element of the state alone."""
         return self.known is None or self.metric != "tensor"
 
-    def shrink_(self, pack: Pack, strength: Number) -> None:
-        """Applies the prox of a separable penalty."""
-        keys = BUDGETS if self.window != 1 else ()
-        for _, param, _, state, _ in pack.members:
-            for key in set(keys) - set(state):
-                dtype = compute_dtype(param.dtype)
-                state[key] = torch.zeros_like(param, dtype=dtype)
-        if self._shrink_by_number(pack, strength):
+    def apply_(self, pack: Pack, strength: Number) -> None:
+        """Apply the prox of a separable penalty: the step, the threshold, the prox."""
+        if self.window != 1:
+            self._apply_cumulative_(pack, strength)
             return
-        param, state = pack.read()
-        self._shrink(param, state, strength, pack.group)
-        pack.write(param, state, keys)
+        if self._is_one_kernel:
+            threshold = self._common_threshold(pack, strength)
+            for param in pack.params:
+                apply_threshold_(self.penalty, param.detach(), threshold)
+            return
+        x, state = pack.read()
+        for piece in self._pieces(x, state, strength, pack.group):
+            threshold = self._threshold(piece.step, piece.strength, x.dtype)
+            apply_threshold_(self.penalty, piece.x, threshold, compiled=self.fused)
+        pack.write(x, state)
 
     def thresholds(self, pack: Pack, strength: Number) -> list[Number]:
-        """Gives thresholds for a penalty that needs all of a parameter at once."""
+        """Return the thresholds of a penalty that needs all of a parameter at once."""
         param, state = pack.read()
-        step = self._step_of(param, state, pack.group)
+        step = self._common_step(param, state, pack.group)
         if step is None:
-            step = step_size_of(self.known)(whole(param, state), pack.group)
-        return pack.cut(self._threshold(step, strength, param.dtype))
-
-    def _shrink(
-        self, param: Tensor, state: State, strength: Number, group: Group
-    ) -> None:
-        step = self._step_of(param, state, group)
-        if step is not None and self.window == 1:
-            threshold = self._threshold(step, strength, param.dtype)
-            self.penalty.prox_(param, threshold)
-            return
-        if self._shrink_by_root(param, state, strength, group):
-            return
-        for x, part, part_strength in parts(param, state, strength):
-            part_step = step or step_size_of(self.known)(part, group)
-            threshold = self._threshold(part_step, part_strength, param.dtype)
-            if self.window == 1:
-                self.penalty.prox_(x, threshold)
-            else:
-                cumulative_prox_(
-                    x, threshold, *(part[key] for key in BUDGETS), self.window
-                )
+            step = effective_step(self.known, widened(param, state), pack.group)
+        threshold = self._threshold(step, strength, param.dtype)
+        if isinstance(threshold, RootThreshold):
+            threshold = threshold.tensor()
+        return pack.cut(threshold)
 
     def ratios(self, pack: Pack, every: int = 1) -> Iterator[Tensor]:
-        """Yields, in parts, the strength that makes each weight zero under L1.
+        """Yield, in parts, the strength that makes each weight zero under L1.
 
         Each part is `sampled`.
         """
-        (param, state), group = pack.read(), pack.group
-        dtype = compute_dtype(param.dtype)
-        step = self._step_of(param, state, group)
-        if step is not None:
-            unit = self._threshold(step, 1.0, param.dtype)
-            if not isinstance(unit, Tensor):
-                unit = torch.full((), unit, dtype=dtype, device=param.device)
-            for (x,) in blocks(param):
-                yield (sampled(x, every).to(dtype) / unit).abs_()
-            return
-        if divides_by_root(step_size_of(self.known), param, state, group):
-            root_step = step_size_of(self.known)(state, group)
-            quick = ratios_by_root(param, root_step.denominator, root_step.scale, every)
-            if quick is not None:
-                yield from quick
-                return
-        for x, part, _ in parts(param, state, 0.0):
-            unit = self._threshold(step_size_of(self.known)(part, group), 1.0, x.dtype)
-            yield sampled((x.to(dtype) / unit).abs_(), every)
+        param, state = pack.read()
+        for piece in self._pieces(param, state, strength=1.0, group=pack.group):
+            yield from self._ratios(piece, every)
 
     def zeros(self, pack: Pack, strength: Number) -> Tensor:
-        """Counts, in this process's shard, what the prox would make zero."""
+        """Count, in this process's shard, what the prox would make zero."""
         if not self.penalty.separable:
             rows = [
                 (member.name, member.param.detach(), threshold)
@@ -120,69 +110,118 @@ class InPlaceProx:
                 )
             ]
             return (joined(map(local, self.penalty.tree_prox(rows))) == 0).sum()
-        (param, state), group = pack.read(), pack.group
-        step = self._step_of(param, state, group)
+        param, state = pack.read()
         counts = []
-        for x, part, _ in parts(param, state, 0.0):
-            part_step = step or step_size_of(self.known)(part, group)
-            threshold = self._threshold(part_step, strength, param.dtype)
-            counts.append((self.penalty.prox(x, threshold) == 0).sum())
+        for piece in self._pieces(param, state, strength, pack.group):
+            threshold = self._threshold(piece.step, piece.strength, param.dtype)
+            for x, part_threshold in threshold_blocks(piece.x, threshold):
+                counts.append((self.penalty.prox(x, part_threshold) == 0).sum())
         return torch.stack(counts).sum()
 
-    def _step_of(
+    def _pieces(
+        self, param: Tensor, state: State, strength: Number, group: Group
+    ) -> Iterator[Piece]:
+        """Yield a parameter with its step: at once where that takes no memory."""
+        step = self._common_step(param, state, group)
+        if self.window == 1 and not shape_of(strength):
+            if step is None and is_lazy(self.known, state, group):
+                step = effective_step(self.known, state, group)
+            if step is not None:
+                yield Piece(param, state, step, strength)
+                return
+        for part in parts(param, state, strength):
+            part_step = step or effective_step(self.known, part.state, group)
+            yield Piece(part.x, part.state, part_step, part.strength)
+
+    def _common_step(
         self, param: Tensor, state: State, group: Group
     ) -> EffectiveStep | None:
-        """Gives the step that is one for the whole parameter, if there is one."""
+        """Return the step that all elements have in common, if the settings ask so."""
         if self.known is None:
             return EffectiveStep(as_number(group["lr"]))
         if self.metric == "coordinate":
             return None
         one_step = tensor_step if self.metric == "tensor" else scalar_step
-        return one_step(step_size_of(self.known), param, state, group)
+        return one_step(self.known, param, state, group)
 
-    def _shrink_by_number(self, pack: Pack, strength: Number) -> bool:
-        """Takes one kernel for each parameter, which beats copies, if it is enough."""
-        if self.window != 1 or not self.penalty.prox_is_soft_threshold:
-            return False
-        _, param, _, state, group = pack.members[0]
-        step = self._step_of(param, state, group)
-        if step is None:
-            return False
-        threshold = self._threshold(step, strength, param.dtype)
-        for each in pack.params:
-            self.penalty.prox_(each.detach(), threshold)
-        return True
+    @property
+    def _is_one_kernel(self) -> bool:
+        """Whether a number is all that the soft threshold of joined parameters needs.
 
-    def _shrink_by_root(
-        self, param: Tensor, state: State, strength: Number, group: Group
-    ) -> bool:
-        """Takes the quick way from Adam's second moments to the prox, if it is open."""
-        if self.metric != "coordinate" or self.known is None:
-            return False
-        if self.window != 1 or not self.penalty.prox_is_soft_threshold:
-            return False
-        if isinstance(strength, Tensor) and strength.dim() > 0:
-            return False
-        step_size = step_size_of(self.known)
-        if not divides_by_root(step_size, param, state, group):
-            return False  # other denominators would be worked out whole
-        shards = {k: local(v) if isinstance(v, Tensor) else v for k, v in state.items()}
-        step = step_size(shards, group)
-        dtype = compute_dtype(param.dtype)
-        pull = product(step.scale, strength, dtype)
-        floor = floor_of(
-            strength, step.reach, self.max_ratio, self.penalty.least_slope, dtype
-        )
-        return shrink_by_root_(local(param), step.denominator, pull, floor, self.fused)
+        One kernel for each of them is quicker than copies then.
+        """
+        by_number = self.known is None or self.metric == "none"
+        return by_number and self.penalty.prox_is_soft_threshold
+
+    def _common_threshold(self, pack: Pack, strength: Number) -> Threshold:
+        member = pack.members[0]
+        step = self._common_step(member.param.detach(), member.state, pack.group)
+        return self._threshold(step, strength, member.param.dtype)
+
+    def _apply_cumulative_(self, pack: Pack, strength: Number) -> None:
+        """Apply the prox by what has accumulated over a window, see `cumulative`."""
+        for member in pack.members:
+            for key in BUDGETS:
+                if key not in member.state:
+                    dtype = compute_dtype(member.param.dtype)
+                    member.state[key] = torch.zeros_like(member.param, dtype=dtype)
+        x, state = pack.read()
+        for piece in self._pieces(x, state, strength, pack.group):
+            threshold = self._threshold(piece.step, piece.strength, x.dtype)
+            if isinstance(threshold, RootThreshold):
+                threshold = threshold.tensor()
+            plus, minus = (piece.state[key] for key in BUDGETS)
+            cumulative_prox_(piece.x, threshold, plus, minus, self.window)
+        pack.write(x, state, BUDGETS)
+
+    def _ratios(self, piece: Piece, every: int) -> Iterator[Tensor]:
+        step = piece.step
+        if isinstance(step.denominator, SecondMomentRoot):
+            quick = ratios_by_root(piece.x, step.denominator, step.scale, every)
+            if quick is not None:
+                yield from quick
+                return
+        dtype = compute_dtype(piece.x.dtype)
+        unit = self._threshold(step, 1.0, piece.x.dtype)
+        if not isinstance(unit, Tensor | RootThreshold):
+            unit = torch.full((), unit, dtype=dtype, device=piece.x.device)
+        for x, part_unit in threshold_blocks(piece.x, unit):
+            if shape_of(part_unit):
+                yield sampled((x.to(dtype) / part_unit).abs_(), every)
+            else:
+                yield (sampled(x, every).to(dtype) / part_unit).abs_()
 
     def _threshold(
         self, step: EffectiveStep, strength: Number, dtype: torch.dtype
-    ) -> Number:
+    ) -> Threshold:
         return threshold_of(
             step,
             strength,
-            self.metric,
-            self.max_ratio,
-            self.penalty.least_slope,
-            compute_dtype(dtype),
+            metric=self.metric,
+            max_ratio=self.max_ratio,
+            least_slope=self.penalty.least_slope,
+            dtype=compute_dtype(dtype),
         )
+
+
+def apply_threshold_(
+    penalty: Penalty, x: Tensor, threshold: Threshold, *, compiled: bool = False
+) -> None:
+    """Write the prox of a separable penalty into `x`, by the quickest way there is.
+
+    Args:
+      penalty: the penalty.
+      x: a parameter, or a part of one.
+      threshold: one that is to be worked out never is, as a whole.
+      compiled: see `soft_threshold_by_root_`.
+    """
+    if not isinstance(threshold, RootThreshold):
+        penalty.prox_(x, threshold)
+        return
+    root, pull, floor = threshold.root, threshold.pull, threshold.floor
+    if penalty.prox_is_soft_threshold:
+        shard = dataclasses.replace(root, second=local(root.second))
+        if soft_threshold_by_root_(local(x), shard, pull, floor, compiled):
+            return
+    for part, part_threshold in threshold_blocks(x, threshold):
+        penalty.prox_(part, part_threshold)

@@ -2,11 +2,10 @@
 
 import copy
 import itertools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from l1torch.numerics.checks import as_number
 from l1torch.numerics.elementwise import Number, shape_of
@@ -21,6 +20,7 @@ from l1torch.parameters.trees import (
 from l1torch.penalties.base import Penalty, require_fit
 from l1torch.strengths.targets import TargetSparsity
 from l1torch.strengths.values import (
+    PenalisedLeaf,
     Schedule,
     check_strength,
     is_schedule,
@@ -31,20 +31,41 @@ from l1torch.wrappers.delegating import DelegatingOptimizer, eager, require_para
 from l1torch.wrappers.param_groups import (
     all_params,
     by_plain_name,
+    count_step,
+    group_strength,
+    has_own_strength,
+    is_counted,
     named_params,
+    set_group_strength,
+    set_steps_taken,
+    steps_taken,
+    strength_settings,
     strengths_of,
 )
 
-Targets = list[tuple[Group, list[tuple[str, Tensor, Number]]]]
-"""By group, the penalised parameters with their names and strengths."""
+
+class PenalisedGroup(NamedTuple):
+    """The penalised parameters of a group, with their strengths at this step."""
+
+    group: Group
+    leaves: list[PenalisedLeaf]
+
+
+def penalised_leaves(groups: Iterable[PenalisedGroup]) -> Iterator[PenalisedLeaf]:
+    """Iterate over the penalised parameters of all groups."""
+    return (leaf for group in groups for leaf in group.leaves)
 
 
 class PenalisedOptimizer(DelegatingOptimizer):
-    """Adds to a base optimizer a strength in its groups, a penalty and a mask."""
+    """Add to a base optimizer a strength in its groups, a penalty and a mask."""
 
     _kept = (
         *DelegatingOptimizer._kept,
-        *("penalty", "mask", "_strength", "_penalised", "_initial"),
+        "penalty",
+        "mask",
+        "_strength",
+        "_penalised",
+        "_initial",
     )
 
     def __init__(
@@ -83,14 +104,14 @@ class PenalisedOptimizer(DelegatingOptimizer):
         ):
             self._require_fit(group | settings, flags)
         for group, settings in zip(self.param_groups, self._initial, strict=True):
-            group.pop("l1_count", None)  # of an earlier wrapper
+            set_steps_taken(group, None)  # those of an earlier wrapper
             group.update(copy.deepcopy(settings))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.optimizer!r}, penalty={self.penalty!r})"
 
     def add_param_group(self, param_group: Group) -> None:
-        """Adds a group to the base optimizer; its key `l1` overrides the strength."""
+        """Add a group to the base optimizer; its key `l1` overrides the strength."""
         require_param_group(param_group)
         self.optimizer.add_param_group(param_group)
         group = self.param_groups[-1]
@@ -102,13 +123,13 @@ class PenalisedOptimizer(DelegatingOptimizer):
             self.param_groups.pop()
             raise
         group.update(copy.deepcopy(settings))
-        if "l1_count" in group:  # a schedule goes on, also for those that come later
-            group["l1_count"] = max(g.get("l1_count", 0) for g in self.param_groups)
+        if is_counted(group):  # a schedule goes on, also for those that come later
+            set_steps_taken(group, steps_taken(self.param_groups))
         self._penalised = penalised
         self._initial.append(settings)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads a state dict of this optimizer, or one of the base saved without it.
+        """Load a state dict of this optimizer, or one of the base saved without it.
 
         The strengths saved in it are taken over; where it has none, those of the
         constructor come back. A schedule goes on from the count saved in it, or from 0.
@@ -119,7 +140,7 @@ class PenalisedOptimizer(DelegatingOptimizer):
                 group.setdefault(key, value)
 
     def _select(self) -> list[list[bool]]:
-        """Evaluates the mask: a bool for each parameter of each group."""
+        """Evaluate the mask: a bool for each parameter of each group."""
         params = all_params(self.param_groups)
         flags = selected(self.mask, params)
         for (name, param), penalised in zip(named_leaves(params), flags, strict=True):
@@ -129,26 +150,22 @@ class PenalisedOptimizer(DelegatingOptimizer):
         return [[next(rest) for _ in group["params"]] for group in self.param_groups]
 
     def _settings(self, group: Group) -> Group:
-        """Gives what a group lacks: its own strength or the constructor's, checked.
-
-        `l1_default` tells the two apart, so that the next wrapper around the same base
-        brings its own strength, and leaves the group's alone.
-        """
-        if "l1" in group and not group.get("l1_default"):
-            settings = {"l1": group["l1"], "l1_default": False}
+        """Return what a group lacks: its own strength or the constructor's, checked."""
+        if has_own_strength(group):
+            settings = strength_settings(group_strength(group), default=False)
         elif isinstance(self._strength, Mapping):
             names = by_plain_name(dict(named_params(group)))
             own = {n: as_number(v) for n, v in self._strength.items() if n in names}
-            settings = {"l1": own, "l1_default": True}
+            settings = strength_settings(own)
         elif isinstance(self._strength, TargetSparsity):
             names = by_plain_name(dict(named_params(group)))
             first = initial_control(self._strength, list(names)).strength
-            settings = {"l1": first, "l1_count": 0, "l1_default": True}
+            settings = strength_settings(first, counted=True)
         elif is_schedule(self._strength):
             first = as_number(schedule_value("strength", self._strength, 0))
-            settings = {"l1": first, "l1_count": 0, "l1_default": True}
+            settings = strength_settings(first, counted=True)
         else:
-            settings = {"l1": as_number(self._strength), "l1_default": True}
+            settings = strength_settings(as_number(self._strength))
         strengths_of(group | settings)
         return settings
 
@@ -157,8 +174,8 @@ class PenalisedOptimizer(DelegatingOptimizer):
         for (name, param), strength in itertools.compress(rows, flags):
             require_fit(self.penalty, name, param, strength)
 
-    def _targets(self) -> Targets:
-        """Lists, by group, the penalised parameters with their strengths at this step.
+    def _penalised_groups(self) -> list[PenalisedGroup]:
+        """Read the strengths of this step, and list what they penalise, by group.
 
         All that can be wrong with a step raises here, before anything moves.
         """
@@ -170,29 +187,44 @@ class PenalisedOptimizer(DelegatingOptimizer):
                 "Add groups through the wrapper's add_param_group."
             )
         scheduled = self._scheduled()
-        targets = []
-        for group, flags in zip(self.param_groups, self._penalised, strict=True):
-            now = scheduled.get(group.get("l1_count"), {})
-            rows = zip(named_params(group), strengths_of(group | now), strict=True)
-            chosen = itertools.compress(rows, flags)
-            targets.append((group, [(*row, strength) for row, strength in chosen]))
-        for name, param, strength in (row for _, chosen in targets for row in chosen):
-            if shape_of(strength):  # the rest has been looked at when built
-                require_fit(self.penalty, name, param, strength)
+        found = []
+        for i, (group, flags) in enumerate(
+            zip(self.param_groups, self._penalised, strict=True)
+        ):
+            now = dict(group)
+            if i in scheduled:
+                set_group_strength(now, scheduled[i])
+            rows = zip(named_params(group), strengths_of(now), strict=True)
+            leaves = [
+                PenalisedLeaf(name, param, strength)
+                for (name, param), strength in itertools.compress(rows, flags)
+            ]
+            found.append(PenalisedGroup(group, leaves))
+        for leaf in penalised_leaves(found):
+            if shape_of(leaf.strength):  # the rest has been looked at when built
+                require_fit(self.penalty, leaf.path, leaf.param, leaf.strength)
         self._require_dense_gradients()
-        for group in self.param_groups:
-            group.update(scheduled.get(group.get("l1_count"), {}))
-        return targets
+        for i, strength in scheduled.items():
+            set_group_strength(self.param_groups[i], strength)
+        return found
 
-    def _scheduled(self) -> dict[int, Group]:
-        """Calls the schedule once for each count that the groups are at."""
+    def _scheduled(self) -> dict[int, Number]:
+        """Return what a schedule says now, by the position of the groups that follow.
+
+        It is called once for each count that the groups are at.
+        """
         if not is_schedule(self._strength):
             return {}
-        counts = {g["l1_count"] for g in self.param_groups if "l1_count" in g}
-        values = {
-            count: schedule_value("strength", self._strength, count) for count in counts
+        counts = {
+            i: steps_taken([group])
+            for i, group in enumerate(self.param_groups)
+            if is_counted(group)
         }
-        return {count: {"l1": as_number(value)} for count, value in values.items()}
+        values = {
+            count: as_number(schedule_value("strength", self._strength, count))
+            for count in {*counts.values()}
+        }
+        return {i: values[count] for i, count in counts.items()}
 
     def _require_dense_gradients(self) -> None:
         for group, flags in zip(self.param_groups, self._penalised, strict=True):
@@ -205,5 +237,4 @@ class PenalisedOptimizer(DelegatingOptimizer):
     @eager
     def _count_step(self) -> None:
         for group in self.param_groups:
-            if "l1_count" in group:
-                group["l1_count"] += 1
+            count_step(group)

@@ -1,10 +1,8 @@
 """A step of `Proximal` towards a target sparsity."""
 
-import dataclasses
 import functools
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -19,98 +17,129 @@ from l1torch.thresholds.target_control import (
     largest_kept,
     next_control,
 )
-from l1torch.wrappers.blockwise_steps import Member, Pack, packs
+from l1torch.wrappers.blockwise_steps import Member, Pack, State, packs
 from l1torch.wrappers.in_place_prox import InPlaceProx
-from l1torch.wrappers.param_groups import by_plain_name, plain_name
-from l1torch.wrappers.penalised import Targets
+from l1torch.wrappers.param_groups import (
+    StrengthOfGroup,
+    by_plain_name,
+    group_strength,
+    is_counted,
+    plain_name,
+    set_group_strength,
+    steps_taken,
+)
+from l1torch.wrappers.penalised import PenalisedGroup, penalised_leaves
 
 
 def control_of(target: TargetSparsity, groups: Sequence[Group]) -> Control:
-    """Gathers from the groups where the target stands.
+    """Gather from the groups where the target stands.
 
     Groups that have a strength of their own have no count, and do not follow.
     """
-    led = [group for group in groups if "l1_count" in group]
-    if not led:
+    following = [group for group in groups if is_counted(group)]
+    if not following:
         return initial_control(target, [])
-    strengths = [group["l1"] for group in led]
+    strengths = [group_strength(group) for group in following]
     strength = strengths[0]
     if all(isinstance(each, Mapping) for each in strengths):
         strength = {k: x for each in strengths for k, x in by_plain_name(each).items()}
-    step = max(group["l1_count"] for group in led)
-    return Control(strength, target.fraction(step), target.target)
+    wanted = target.fraction(steps_taken(following))
+    return Control(strength, wanted, target.target)
+
+
+class PackStrength(NamedTuple):
+    """Parameters that are treated as one, and the strength that the target asks of."""
+
+    pack: Pack
+    strength: Number
 
 
 class TargetStep:
-    """Holds what a step must know of the parameters before it."""
+    """A step towards a target: made before the optimizer's own, applied after it."""
 
-    def __init__(self, target: TargetSparsity, targets: Targets) -> None:
+    def __init__(
+        self, target: TargetSparsity, groups: Sequence[PenalisedGroup]
+    ) -> None:
         self.target = target
-        self.fixed = [row for row in targets if "l1_count" not in row[0]]
-        self.led = [row for row in targets if "l1_count" in row[0]]
-        self.step = 1 + max((group["l1_count"] for group, _ in self.led), default=0)
-        self.snap = target.snap_step or math.inf
-        self.before: dict[Tensor, Tensor] = {}
-        for _, chosen in self.led:
-            for _, param, _ in chosen:
-                if self.step > self.snap:
-                    self.before[param] = local(param.detach()) == 0
+        self.following = [each for each in groups if is_counted(each.group)]
+        self.others = [each for each in groups if not is_counted(each.group)]
+        """Groups with a strength of their own."""
+        self.step = 1 + steps_taken([each.group for each in self.following])
+        self.frozen: dict[Tensor, Tensor] = {}
+        """Where each parameter is zero and stays so, once the target has pruned."""
+        if target.snap_step is not None and self.step > target.snap_step:
+            for leaf in penalised_leaves(self.following):
+                self.frozen[leaf.param] = local(leaf.param.detach()) == 0
 
-    def take(
-        self, shrinking: InPlaceProx, states: Any
-    ) -> tuple[InPlaceProx, list[tuple[Pack, Number]]]:
-        """Finds the strength after the optimizer's own step; prunes and freezes.
+    def apply_(
+        self, prox: InPlaceProx, states: Mapping[Tensor, State]
+    ) -> list[PackStrength]:
+        """Find the strength and keep it in the groups; prune or freeze, if it is time.
 
-        Gives what is left to be shrunk, and how.
+        Args:
+          prox: how the prox is applied, without a cap: the ramp does its work.
+          states: the optimizer's state, after its own step.
+
+        Returns:
+          What the prox is to be applied to: nothing once the target has pruned.
         """
-        shrinking = dataclasses.replace(shrinking, max_ratio=math.inf)
         members = [
-            Member(name, param, 0.0, states.get(param, {}), group)
-            for group, chosen in self.led
-            for name, param, _ in chosen
-            if param.grad is not None
+            Member(leaf.path, leaf.param, 0.0, states.get(leaf.param, {}), each.group)
+            for each in self.following
+            for leaf in each.leaves
+            if leaf.param.grad is not None
         ]
-        together = shrinking.elementwise and self.target.scope == "global"
+        together = prox.elementwise and self.target.scope == "global"
         found = packs(members, join=together)
-        rows = [_row(shrinking, pack) for pack in found]
-        control = control_of(self.target, [group for group, _ in self.led])
-        control = next_control(self.target, shrinking.penalty, rows, self.step, control)
-        params = [member.param for member in members]
-        if self.step == self.snap:
-            marks = largest_kept(self.target, params)
-            for param, mark in zip(params, marks, strict=True):
-                local(param.detach()).masked_fill_(~mark, 0)
-        elif self.step > self.snap:
-            for param in params:
-                local(param.detach()).masked_fill_(self.before[param], 0)
-        for group, _ in self.led:
-            group["l1"] = _part(control.strength, group)
-        if self.step >= self.snap:
-            return shrinking, []
-        return shrinking, [
-            (pack, _entry(pack.group["l1"], pack.members[0].name)) for pack in found
+        control = next_control(
+            self.target,
+            prox.penalty,
+            rows=[_row(prox, pack) for pack in found],
+            step=self.step,
+            control=control_of(self.target, [each.group for each in self.following]),
+        )
+        for group, _ in self.following:
+            set_group_strength(group, _part(control.strength, group))
+        snap_step = self.target.snap_step
+        if snap_step is not None and self.step >= snap_step:
+            self._hold_zeros([member.param for member in members])
+            return []
+        return [
+            PackStrength(pack, _entry(group_strength(pack.group), pack.members[0].name))
+            for pack in found
         ]
 
+    def _hold_zeros(self, params: Sequence[Tensor]) -> None:
+        """Prune to the target, or set to zero again what was zero before the step."""
+        if self.step == self.target.snap_step:
+            zeros = [~mark for mark in largest_kept(self.target, params)]
+        else:
+            zeros = [self.frozen[param] for param in params]
+        for param, zero in zip(params, zeros, strict=True):
+            local(param.detach()).masked_fill_(zero, 0)
 
-def _row(shrinking: InPlaceProx, pack: Pack) -> Row:
-    ratios = functools.partial(shrinking.ratios, pack)
+
+def _row(prox: InPlaceProx, pack: Pack) -> Row:
+    ratios = functools.partial(prox.ratios, pack)
     return Row(
-        name=plain_name(pack.members[0].name),
-        param=pack.params[0].detach(),
+        path=plain_name(pack.members[0].name),
+        x=pack.params[0].detach(),
         size=sum(param.numel() for param in pack.params),
         ratios=ratios,
-        zeros=functools.partial(shrinking.zeros, pack),
+        zeros=functools.partial(prox.zeros, pack),
         sample=ratios,
     )
 
 
-def _part(value: Any, group: Group) -> Any:
-    """Gives a group its part: of a mapping, the entries of its names."""
-    if not isinstance(value, Mapping):
-        return value
+def _part(strength: StrengthOfGroup, group: Group) -> StrengthOfGroup:
+    """Return a group's part: of a mapping, the entries of its names."""
+    if not isinstance(strength, Mapping):
+        return strength
     names = map(plain_name, group["param_names"])
-    return {name: value.get(name, 0.0) for name in names}
+    return {name: strength.get(name, 0.0) for name in names}
 
 
-def _entry(value: Any, name: str) -> Number:
-    return value[plain_name(name)] if isinstance(value, Mapping) else value
+def _entry(strength: StrengthOfGroup, name: str) -> Number:
+    if isinstance(strength, Mapping):
+        return strength[plain_name(name)]
+    return strength

@@ -82,8 +82,8 @@ def measured_in_torch(make, settings, steps):
             w.zero_()
         optimizer.step()
     known = l1torch.thresholds.effective_steps.known_class(optimizer)
-    step = l1torch.thresholds.effective_steps.step_size_of(known)(
-        optimizer.state.get(w, {}), optimizer.param_groups[0]
+    step = l1torch.thresholds.effective_steps.effective_step(
+        known, optimizer.state.get(w, {}), optimizer.param_groups[0]
     )
     denominator = step.denominator
     if isinstance(denominator, l1torch.numerics.second_moments.SecondMomentRoot):
@@ -128,8 +128,8 @@ def test_amsgrad_remembers_larger_gradients():
     step, _ = known.step_size(known.init(), 0, state, LR)
     np.testing.assert_allclose(-updates / GRADIENT, LR / step.denominator, rtol=1e-8)
     assert (step.denominator > 5 * np.abs(GRADIENT)).all()
-    step = l1torch.thresholds.effective_steps.step_size_of(torch.optim.Adam)(
-        theirs.state[w], theirs.param_groups[0]
+    step = l1torch.thresholds.effective_steps.effective_step(
+        torch.optim.Adam, theirs.state[w], theirs.param_groups[0]
     )
     root = step.denominator.tensor()
     np.testing.assert_allclose(-w.detach() / w.grad, LR / root, rtol=1e-8)
@@ -160,7 +160,9 @@ def test_capturable_numbers_give_the_same_step(name):
     optimizer = make([w], lr=LR, **settings)
     w.grad = torch.tensor(GRADIENT)
     known = l1torch.thresholds.effective_steps.known_class(optimizer)
-    step_size = l1torch.thresholds.effective_steps.step_size_of(known)
+    step_size = functools.partial(
+        l1torch.thresholds.effective_steps.effective_step, known
+    )
     group = optimizer.param_groups[0]
 
     class Unread(torch.Tensor):
