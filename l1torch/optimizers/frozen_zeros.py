@@ -122,7 +122,7 @@ class FrozenZeros(DelegatingOptimizer):
         """Take one step; return the closure's loss, if there is a closure."""
         require_closure(closure)
         params = [param for group in self.param_groups for param in group["params"]]
-        if len(params) != len(self._held):  # groups may be added to the base as well
+        if len(params) != len(self._held):  # a group was added to the base
             self._held = self._select()
         rows = []
         for param in itertools.compress(params, self._held):
@@ -152,7 +152,7 @@ class FrozenZeros(DelegatingOptimizer):
             x.masked_fill_(zeros, 0)
         return loss
 
-    def _check_base(self, optimizer: Any) -> None:
+    def _check_base(self, optimizer: object) -> None:
         if not isinstance(optimizer, DelegatingOptimizer):
             super()._check_base(optimizer)
         elif isinstance(optimizer, FrozenZeros):

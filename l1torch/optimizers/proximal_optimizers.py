@@ -19,6 +19,7 @@ from l1torch.strengths.targets import TargetSparsity
 from l1torch.strengths.values import Schedule
 from l1torch.thresholds.cumulative import BUDGETS, check_window
 from l1torch.thresholds.effective_steps import (
+    State,
     check_momentum,
     check_rate,
     check_state_dict,
@@ -26,7 +27,7 @@ from l1torch.thresholds.effective_steps import (
 )
 from l1torch.thresholds.metrics import Metric, check_max_ratio, check_metric
 from l1torch.thresholds.target_control import check_target
-from l1torch.wrappers.blockwise_steps import Member, State, packs
+from l1torch.wrappers.blockwise_steps import Member, packs
 from l1torch.wrappers.delegating import (
     eager,
     require_closure,
@@ -187,13 +188,14 @@ class Proximal(PenalisedOptimizer):
             if self._known is not None:
                 check_state_dict(optimizer, self._known, state_dict)
 
-        # After the hooks that may rearrange it, before anything is loaded.
+        # A hook that is registered last sees what the user's own hooks have made of the
+        # state dict, before anything is loaded.
         handle = self.optimizer.register_load_state_dict_pre_hook(look)
         try:
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
-        # torch casts what it loads to the parameter's dtype.
+        # torch has cast the budgets to the parameter's dtype: take them anew.
         for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
             for param, index in zip(group["params"], saved["params"], strict=True):
                 state = loaded["state"].get(index, {})
@@ -317,7 +319,7 @@ class Proximal(PenalisedOptimizer):
 
     def _state_of(self, param: Tensor) -> State:
         if self.window != 1:
-            return self.state[param]  # made if there is none: the budgets go there
+            return self.state[param]  # makes one for the budgets, if there is none
         return self.state.get(param, {})
 
     def _apply_tree_prox_(self, rows: list[tuple[str, Tensor, Number]]) -> None:

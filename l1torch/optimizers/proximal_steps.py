@@ -1,7 +1,7 @@
 """Gradient transformations on dicts of tensors: subgradients and proximal steps."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -149,8 +149,9 @@ def proximal_step(
                     for leaf in leaves
                 ]
             )
-        # As a difference to the parameter, a zero of the prox is a zero of the sum:
-        # w + (0 - w) is exactly 0. Formed from the clipped part it is not.
+        # The update is the difference of the new parameter and the old one. Where the
+        # prox is 0 their sum, w + (0 - w), is exactly 0. An update that is formed from
+        # the clipped part, u - clip(w + u), does not keep the zeros.
         new_updates = dict(updates)
         for leaf, x in zip(leaves, new, strict=True):
             new_updates[leaf.path] = x - leaf.param.to(x.dtype)
@@ -159,7 +160,7 @@ def proximal_step(
     return GradientTransformation(init_fn, update_fn)
 
 
-def require_state(state: Any, kind: type) -> None:
+def require_state(state: object, kind: type) -> None:
     """Raise TypeError for a state of another transformation."""
     if not isinstance(state, kind):
         raise TypeError(

@@ -44,11 +44,16 @@ class EffectiveStep(NamedTuple):
     there is none, as in SGD. `max_ratio` is measured in it."""
 
 
-StepSize = Callable[[Mapping[str, Any], Group], EffectiveStep]
+OptimizerClass = type[torch.optim.Optimizer]
+
+State = dict[str, Any]
+"""What an optimizer keeps for one parameter."""
+
+StepSize = Callable[[State, Group], EffectiveStep]
 """`step_size(state, group)`, see `register_step_size`."""
 
 
-def never(state: Mapping[str, Any], group: Group) -> bool:
+def never(state: State, group: Group) -> bool:
     """Return False."""
     del state, group
     return False
@@ -58,13 +63,13 @@ class KnownStep(NamedTuple):
     """What is known of an optimizer's step."""
 
     step_size: StepSize
-    is_lazy: Callable[[Mapping[str, Any], Group], bool] = never
+    is_lazy: Callable[[State, Group], bool] = never
     """`is_lazy(state, group)`: whether the step is made of numbers and, at most, a
     `SecondMomentRoot`, so that `step_size` works out nothing of the parameter's size
     and may be given the whole state. All others are given the state in parts."""
 
 
-REGISTRY: dict[type[torch.optim.Optimizer], KnownStep] = {}
+REGISTRY: dict[OptimizerClass, KnownStep] = {}
 """What is known, by class. Steps that are not lazy go by `register_step_size`."""
 
 
@@ -123,7 +128,7 @@ def has_no_denominator(step: EffectiveStep) -> bool:
     return numbers_only and step.denominator == 1 and step.reach == math.inf
 
 
-def known_class(optimizer: torch.optim.Optimizer) -> type[torch.optim.Optimizer]:
+def known_class(optimizer: torch.optim.Optimizer) -> OptimizerClass:
     """Return the registered class that tells of an optimizer's step.
 
     Raises:
@@ -147,9 +152,7 @@ def known_class(optimizer: torch.optim.Optimizer) -> type[torch.optim.Optimizer]
     return classes[0]
 
 
-def effective_step(
-    known: type[torch.optim.Optimizer], state: Mapping[str, Any], group: Group
-) -> EffectiveStep:
+def effective_step(known: OptimizerClass, state: State, group: Group) -> EffectiveStep:
     """Return what the function registered for a class says of a state, or a part."""
     step = REGISTRY[known].step_size(state, group)
     if not isinstance(step, EffectiveStep):
@@ -161,9 +164,7 @@ def effective_step(
     return step
 
 
-def is_lazy(
-    known: type[torch.optim.Optimizer], state: Mapping[str, Any], group: Group
-) -> bool:
+def is_lazy(known: OptimizerClass, state: State, group: Group) -> bool:
     """Tell whether the step may be asked for a whole state at once, see `KnownStep`."""
     return REGISTRY[known].is_lazy(state, group)
 
@@ -184,7 +185,7 @@ def check_momentum(group: Group) -> None:
         value = as_number(group.get(name, 0.0))
         check_scalar(name, value)
         if not isinstance(value, Tensor):
-            # Outside, a constant gradient leads to no steady step.
+            # Outside [0, 1) the steps at a constant gradient never become steady.
             check_real(name, value, "[0, 1)", _MOMENTA)
 
 
@@ -193,7 +194,7 @@ _MOMENTA = "one such as 0.9, or step_size='learning_rate' for the decoupled form
 
 def check_state_dict(
     optimizer: torch.optim.Optimizer,
-    known: type[torch.optim.Optimizer],
+    known: OptimizerClass,
     state_dict: Mapping[str, Any],
 ) -> None:
     """Raise ValueError if a state dict was saved by another kind of optimizer.
@@ -225,7 +226,7 @@ def check_state_dict(
                     ) from error
 
 
-# What torch itself puts into the groups of older checkpoints, or has added since.
+# Hyperparameters that older checkpoints lack, or have from other versions of torch.
 _OPTIONAL = {
     "capturable",
     "decoupled_weight_decay",

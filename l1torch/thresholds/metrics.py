@@ -117,7 +117,8 @@ def _quotient(
     else:
         denominator = denominator.clamp(min=floor)
     if not isinstance(pull, Tensor):
-        pull = torch.full((), pull, dtype=dtype)  # one division is quicker than two
+        # A number divided by a tensor takes torch two passes: a reciprocal, a product.
+        pull = torch.full((), pull, dtype=dtype)
     return pull / denominator
 
 

@@ -130,7 +130,8 @@ def _strength(
         return 0.0
     dtype = _widest([row.x for row in rows])
     if penalty.prox_is_soft_threshold:
-        # The threshold is a product and a quotient that were rounded: by this much.
+        # The threshold comes of a rounded product and a rounded quotient: the strength
+        # that reaches the k-th ratio must make up for this.
         wide = [compute_dtype(row.x.dtype) for row in rows]
         factor = 1 + 4 * max(torch.finfo(each).eps for each in wide)
         found = _kth_ratio(rows, wanted, guess, dtype) * factor
@@ -166,7 +167,8 @@ def _kth_ratio(
     if plain:
         found = kth_smallest(passes, k, float(guess), size, dtype)
         return torch.tensor(found, dtype=dtype, device="cpu")
-    # By counts alone, of which nothing is waited for, and which processes add up.
+    # Elsewhere by counting: counts need no value of the device on the host, and those
+    # of several processes can be added up.
     ratios = [
         torch.cat([x.reshape(-1).to(dtype) for x in row.ratios()]) for row in rows
     ]

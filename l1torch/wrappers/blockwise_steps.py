@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Hashable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -23,14 +23,11 @@ from l1torch.numerics.sharding import local, over_shards
 from l1torch.parameters.trees import Group
 from l1torch.thresholds.effective_steps import (
     EffectiveStep,
+    OptimizerClass,
+    State,
     effective_step,
     has_no_denominator,
 )
-
-OptimizerClass = type[torch.optim.Optimizer]
-
-State = dict[str, Any]
-"""What an optimizer keeps for one parameter."""
 
 
 class Member(NamedTuple):
@@ -171,7 +168,7 @@ def scalar_step(
     return EffectiveStep(step.scale)
 
 
-def _is_like(value: Any, param: Tensor) -> bool:
+def _is_like(value: object, param: Tensor) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.shape == param.shape
 
 
@@ -204,12 +201,12 @@ def tensor_step(
         denominator = _as_tensor(step.denominator, part.x)
         reach = _as_tensor(step.reach, part.x)
         squares.append(denominator.expand(part.x.shape).square().sum())
-        # A parameter, or this shard of it, may be empty.
+        # With a zero, since a parameter, or this shard of it, may have no elements.
         reaches.append(torch.cat([reach.flatten(), reach.new_zeros(1)]).amax())
     total = over_shards(torch.stack(squares).sum(), param, "sum")
     reach = over_shards(torch.stack(reaches).amax(), param, "max")
     rms = (total / max(param.numel(), 1)).sqrt()
-    # A float makes the prox one kernel; NaN goes on as a tensor, to be seen.
+    # The prox by a float is one kernel. NaN stays a tensor, which makes weights NaN.
     number = as_number(rms)
     seen = isinstance(number, float) and math.isfinite(number)
     return EffectiveStep(step.scale, number if seen else rms, as_number(reach))

@@ -22,7 +22,7 @@ def eager(
     What reads groups, states and gradients would be traced anew for each parameter. The
     optimizer's own step is still compiled.
     """
-    # The decorator of torch would load the compiler with this module.
+    # Made at the first use: torch's decorator imports the compiler, slowly.
     outside: list[Callable[..., _R]] = []
 
     @functools.wraps(method)
@@ -47,13 +47,14 @@ class _Watch:
     warned: bool = False
 
 
-# By the base, since a hook that held its wrapper could be neither copied nor pickled.
+# Kept by the base optimizer and not in its hook: a hook that held the wrapper could be
+# neither copied nor pickled.
 _watches: weakref.WeakKeyDictionary[torch.optim.Optimizer, _Watch] = (
     weakref.WeakKeyDictionary()
 )
 
 
-def _warn_outside(base: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+def _warn_outside(base: torch.optim.Optimizer, args: object, kwargs: object) -> None:
     """Warn once of a step that the base takes without its wrapper."""
     if torch.compiler.is_compiling() or base not in _watches:
         return
@@ -87,8 +88,8 @@ class DelegatingOptimizer(torch.optim.Optimizer):
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._check_base(optimizer)
         self.optimizer = optimizer
-        # The constructor of Optimizer would make groups of its own. What it sets up
-        # besides them, the hook dictionaries, is what unpickling sets up as well.
+        # Optimizer.__init__ would make groups of its own. Apart from these it makes the
+        # dictionaries of hooks, and so does __setstate__.
         super().__setstate__({})
         self._watch_base()
 
@@ -120,8 +121,8 @@ class DelegatingOptimizer(torch.optim.Optimizer):
         self.optimizer.defaults = defaults
 
     def __getstate__(self) -> dict[str, Any]:
-        # Hooks stay behind, as in torch's own optimizers, and so does the `step` that a
-        # scheduler lays over the class's.
+        # Hooks are not pickled, as in torch's own optimizers, nor the `step` by which a
+        # scheduler hides that of the class.
         return {name: self.__dict__[name] for name in self._kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -136,14 +137,14 @@ class DelegatingOptimizer(torch.optim.Optimizer):
 
     def _step_base(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step the base optimizer, for a wrapper's own `step`."""
-        # After an error the next step sets it right; `finally` would break the graphs
-        # of torch.compile.
+        # If the step raises, `inside` stays True until the next step. A `finally` that
+        # resets it would break the graphs of torch.compile.
         self._watch.inside = True
         loss = self.optimizer.step(closure)
         self._watch.inside = False
         return loss
 
-    def _check_base(self, optimizer: Any) -> None:
+    def _check_base(self, optimizer: object) -> None:
         """Raise TypeError for a base that this wrapper does not take."""
         require_optimizer(optimizer)
 
@@ -166,7 +167,8 @@ class DelegatingOptimizer(torch.optim.Optimizer):
         def look(optimizer: torch.optim.Optimizer, state_dict: Any) -> None:
             require_state_dict(state_dict)
 
-        # After the hooks that may rearrange it, before anything is loaded.
+        # A hook that is registered last sees what the user's own hooks have made of the
+        # state dict, before anything is loaded.
         handle = self.optimizer.register_load_state_dict_pre_hook(look)
         try:
             self.optimizer.load_state_dict(state_dict)
@@ -204,7 +206,7 @@ def require_state_dict(state_dict: Mapping[str, Any]) -> None:
         )
 
 
-def require_param_group(param_group: Any) -> None:
+def require_param_group(param_group: object) -> None:
     """Raise unless this is a group of parameters."""
     if not isinstance(param_group, dict):
         raise TypeError(
@@ -219,7 +221,7 @@ def require_param_group(param_group: Any) -> None:
         )
 
 
-def require_closure(closure: Any) -> None:
+def require_closure(closure: object) -> None:
     """Raise TypeError unless this is a function or None."""
     if closure is not None and not callable(closure):
         raise TypeError(
@@ -228,7 +230,7 @@ def require_closure(closure: Any) -> None:
         )
 
 
-def require_optimizer(optimizer: Any) -> None:
+def require_optimizer(optimizer: object) -> None:
     """Raise TypeError unless this is an optimizer that is not wrapped yet."""
     if isinstance(optimizer, DelegatingOptimizer):
         raise TypeError(

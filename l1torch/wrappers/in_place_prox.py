@@ -19,7 +19,13 @@ from l1torch.numerics.sharding import local
 from l1torch.parameters.trees import Group
 from l1torch.penalties.base import Penalty
 from l1torch.thresholds.cumulative import BUDGETS, cumulative_prox_
-from l1torch.thresholds.effective_steps import EffectiveStep, effective_step, is_lazy
+from l1torch.thresholds.effective_steps import (
+    EffectiveStep,
+    OptimizerClass,
+    State,
+    effective_step,
+    is_lazy,
+)
 from l1torch.thresholds.metrics import (
     Metric,
     RootThreshold,
@@ -28,9 +34,7 @@ from l1torch.thresholds.metrics import (
     threshold_of,
 )
 from l1torch.wrappers.blockwise_steps import (
-    OptimizerClass,
     Pack,
-    State,
     parts,
     scalar_step,
     tensor_step,

@@ -42,7 +42,7 @@ def plain_name(name: str) -> str:
     one that is compiled or distributed, and the other way round.
     """
     first, *rest = parts = [part for part in name.split(".") if part not in _ADDED]
-    # DDP and its like wrap whole models.
+    # DDP wraps whole models only: `module` further inside is the user's own name.
     return plain_name(".".join(rest)) if first == "module" and rest else ".".join(parts)
 
 

@@ -123,7 +123,7 @@ class PenalisedOptimizer(DelegatingOptimizer):
             self.param_groups.pop()
             raise
         group.update(copy.deepcopy(settings))
-        if is_counted(group):  # a schedule goes on, also for those that come later
+        if is_counted(group):  # later groups join the schedule where it is now
             set_steps_taken(group, steps_taken(self.param_groups))
         self._penalised = penalised
         self._initial.append(settings)
@@ -201,7 +201,7 @@ class PenalisedOptimizer(DelegatingOptimizer):
             ]
             found.append(PenalisedGroup(group, leaves))
         for leaf in penalised_leaves(found):
-            if shape_of(leaf.strength):  # the rest has been looked at when built
+            if shape_of(leaf.strength):  # scalars were checked when built
                 require_fit(self.penalty, leaf.path, leaf.param, leaf.strength)
         self._require_dense_gradients()
         for i, strength in scheduled.items():

@@ -11,13 +11,14 @@ from l1torch.numerics.sharding import local
 from l1torch.parameters.sparsity import Control
 from l1torch.parameters.trees import Group
 from l1torch.strengths.targets import TargetSparsity
+from l1torch.thresholds.effective_steps import State
 from l1torch.thresholds.target_control import (
     Row,
     initial_control,
     largest_kept,
     next_control,
 )
-from l1torch.wrappers.blockwise_steps import Member, Pack, State, packs
+from l1torch.wrappers.blockwise_steps import Member, Pack, packs
 from l1torch.wrappers.in_place_prox import InPlaceProx
 from l1torch.wrappers.param_groups import (
     StrengthOfGroup,
