@@ -74,7 +74,8 @@ def ratios_by_root(
     """Return `|x| * max(root, tiny) / scale` in blocks, or None where that is not done.
 
     Each block is overwritten when the next is asked for, and is `sampled` by `every`.
-    It is done where `soft_threshold_by_root_`, which has the other arguments, works in blocks.
+    It is done where `soft_threshold_by_root_`, which has the other arguments, works in
+    blocks.
     """
     if not _works_in_blocks(x, root, scale) or not 0 < scale < math.inf:
         return None
