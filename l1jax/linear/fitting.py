@@ -47,6 +47,7 @@ def solve_linear(
     the working sets depend on the data: it cannot be compiled; `solve` can.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> X, y = jnp.eye(4), jnp.array([8.0, 4.0, 2.0, 0.0])
       >>> found = solve_linear(X, y, 0.5, fit_intercept=False)
       >>> print(jnp.round(found.coef, 4), found.converged)

@@ -47,6 +47,7 @@ def solve_linear(
     CPU in double precision, so that float32 data give small gaps, too.
 
     Example:
+      >>> import torch
       >>> X, y = torch.eye(4), torch.tensor([8.0, 4.0, 2.0, 0.0])
       >>> found = solve_linear(X, y, 0.5, fit_intercept=False)
       >>> print(found.coef.round(decimals=4), found.converged)
