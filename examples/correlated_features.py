@@ -86,8 +86,12 @@ def resample(
         rows = np.random.default_rng(seed).integers(0, len(y), len(y))
         for name, ratio in PENALTIES.items():
             fitted = lib.solve_linear(
-                *(array(X[rows]), array(y[rows]), STRENGTH),
-                **{"loss": "logistic", "penalty": lib.elastic_net(ratio), "tol": 1e-9},
+                array(X[rows]),
+                array(y[rows]),
+                STRENGTH,
+                loss="logistic",
+                penalty=lib.elastic_net(ratio),
+                tol=1e-9,
             )
             found[name].append(np.asarray(fitted.coef))
     return {name: np.array(coefs) for name, coefs in found.items()}
@@ -261,7 +265,13 @@ def main() -> None:
     check_resamples(coefs, shares)
     single = ((coefs["L1"][:, :3] != 0).sum(1) == 1).mean()
     table = Table(
-        *("weight of", "corr. y", "L1", "selected", "elastic net", "selected", "L2"),
+        "weight of",
+        "corr. y",
+        "L1",
+        "selected",
+        "elastic net",
+        "selected",
+        "L2",
         title=f"Mean ± sd over {arguments.resamples} resamples, strength {STRENGTH:g}",
         box=box.SIMPLE_HEAD,
         collapse_padding=True,
@@ -277,7 +287,10 @@ def main() -> None:
     Console().print(table)
     print(f"L1 keeps just one of the three in {100 * single:.0f} % of the resamples.")
     table = Table(
-        *("start", "L1 ends at", "objective - least", "elastic net ends at"),
+        "start",
+        "L1 ends at",
+        "objective - least",
+        "elastic net ends at",
         title="A column twice: w1, w2",
         box=box.SIMPLE_HEAD,
     )

@@ -68,8 +68,10 @@ def tasks() -> list[Task]:
     """Loads both."""
     return [
         Task(
-            *("Diabetes with products", *diabetes_with_products()),
-            *("squared", "mean squared error / variance"),
+            "Diabetes with products",
+            *diabetes_with_products(),
+            "squared",
+            "mean squared error / variance",
         ),
         Task("Breast cancer", *breast_cancer(), "logistic", "wrong classes [%]"),
     ]
@@ -117,8 +119,11 @@ def test_errors(
         """Fits a model to some of the columns, without the L1 penalty."""
         if kept.tobytes() not in known:
             found = lib.solve_linear(
-                *(array(data.X[:, kept]), y, UNPENALISED[task.loss]),
-                **{"loss": task.loss, "penalty": lib.elastic_net(0.0)},
+                array(data.X[:, kept]),
+                y,
+                UNPENALISED[task.loss],
+                loss=task.loss,
+                penalty=lib.elastic_net(0.0),
             )
             known[kept.tobytes()] = error(task, data, kept, *found[:2])
         return known[kept.tobytes()]
@@ -236,7 +241,12 @@ def main() -> None:
     torch.set_num_threads(1)
     frameworks = [FRAMEWORKS[name] for name in chosen(arguments.framework)]
     table = Table(
-        *("", "strength", "features", "L1", "refit", "choice"),
+        "",
+        "strength",
+        "features",
+        "L1",
+        "refit",
+        "choice",
         title=f"Test errors (mean of {arguments.splits} splits): squared error over "
         "variance,\nwrong classes in percent; strength, features, choice: of the first",
         box=box.SIMPLE_HEAD,

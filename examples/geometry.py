@@ -231,7 +231,8 @@ def draw(column: np.ndarray, name: str, found: Found, loss: Quadratic) -> None:
     both.contour(*grid, sums, levels=levels, colors="C0", linewidths=0.8)
     both.plot(
         *np.vstack([found.path, loss.minimum()]).T,
-        **{"color": "0", "linewidth": 2.2},
+        color="0",
+        linewidth=2.2,
         label="solutions, as the strength falls to 0",
     )
     both.plot(*w, **SOLUTION)

@@ -111,8 +111,12 @@ def solve(
         strength = SIGMA**2 / (len(y) * scale**2)
         penalty = lib.elastic_net(0.0)  # half the sum of squares
     found = lib.solve_linear(
-        *(array(X), array(y), strength),
-        **{"penalty": penalty, "fit_intercept": False, "tol": 1e-14},
+        array(X),
+        array(y),
+        strength,
+        penalty=penalty,
+        fit_intercept=False,
+        tol=1e-14,
     )
     return strength, np.asarray(found.coef)
 
@@ -210,7 +214,12 @@ def main() -> None:
     half = arguments.half_width
     axis = np.arange(-half, half + 1) / half * WIDTH  # with an exact zero
     table = Table(
-        *("prior", "n", "strength", "L1 or L2", "- mode", "mean"),
+        "prior",
+        "n",
+        "strength",
+        "L1 or L2",
+        "- mode",
+        "mean",
         "near 0",
         title="Weights of bmi and age by prior (b, t): the solution of L1 or L2, less\n"
         f"the grid's mode; the posterior's mean; its probability of |age| < {SMALL:g}",

@@ -72,7 +72,10 @@ def problems(steps: int) -> list[Problem]:
     X, y = diabetes_with_products()[0], load_diabetes().target  # y has its mean
     w = np.random.default_rng(0).normal(0, 0.1, X.shape[1])
     regression = Problem(
-        *("linear regression", X, y / y.std(), {"w": w, "bias": np.ones(1)}),
+        name="linear regression",
+        X=X,
+        y=y / y.std(),
+        start={"w": w, "bias": np.ones(1)},
         forward=lambda params, X: X @ params["w"] + params["bias"],
         batches=np.tile(np.arange(len(y)), (steps, 1)),
         strength=0.05,
@@ -83,7 +86,10 @@ def problems(steps: int) -> list[Problem]:
     for name in ("bias_0", "bias_1"):
         start[name] += 0.01  # at zero autodiff's slope of |w| is 1 in JAX, 0 in torch
     network = Problem(
-        *("network", data.X.astype(float), data.y, start),
+        name="network",
+        X=data.X.astype(float),
+        y=data.y,
+        start=start,
         forward=forward,
         batches=minibatches(len(data.y), BATCH, steps, seed=0),
         strength=1e-3,

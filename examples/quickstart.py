@@ -65,7 +65,10 @@ def load() -> Data:
     """Splits breast_cancer, and scales it by what the training part knows."""
     bunch = load_breast_cancer()
     X, X_test, y, y_test = train_test_split(
-        *(bunch.data, bunch.target), random_state=0, stratify=bunch.target
+        bunch.data,
+        bunch.target,
+        random_state=0,
+        stratify=bunch.target,
     )
     scaler = StandardScaler().fit(X)
     X, X_test = (scaler.transform(part).astype(np.float32) for part in (X, X_test))

@@ -63,8 +63,12 @@ def draw(axes: Axes, text: str) -> None:
         label = f"threshold {threshold:g}, "
         axes.plot(X, shown, line, color="0", linewidth=1.2, label=label + "JAX")
         axes.plot(
-            *(X[50::190], theirs[50::190], marker),
-            **{"color": "0", "markersize": 4, "fillstyle": "none"},
+            X[50::190],
+            theirs[50::190],
+            marker,
+            color="0",
+            markersize=4,
+            fillstyle="none",
             label=label + "torch",
         )
     ticks = (-4, -2, 0, 2, 4)

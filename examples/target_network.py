@@ -34,9 +34,6 @@ import l1jax
 import l1torch
 from common import FRAMEWORKS, chosen, command_line, save
 from data import Split, digits, minibatches
-from l1jax.numerics.order_statistics import k_largest
-from l1jax.strengths.targets import target_sparsity as jax_target
-from l1torch.strengths.targets import target_sparsity as torch_target
 from networks import BATCH, UNITS, forward, initial, kernels, measure, pruning_ramp
 
 TARGETS = (0.5, 0.8, 0.9, 0.95, 0.98)
@@ -70,7 +67,7 @@ def train_jax(
     else:
         kept = {k: v for k, v in options.items() if k == "metric"}
         snap = options.get("snap")
-        goal = jax_target(target, steps, begin=BEGIN, end=END, snap=snap)
+        goal = l1jax.target_sparsity(target, steps, begin=BEGIN, end=END, snap=snap)
         tx = l1jax.proximal(optax.adam, rate, goal, **kept)
     X, y = jnp.asarray(data.X), jnp.asarray(data.y)
 
@@ -84,10 +81,9 @@ def train_jax(
             for k, v in new.items()
             if k.startswith("kernel")
         }
-        arrays = [abs(v) for v in pruned.values()]
-        marks = k_largest(arrays, sum(v.size for v in arrays) - zeros)
-        kept = zip(pruned.items(), marks, strict=True)
-        return new | {k: jnp.where(mark, v, 0) for (k, v), mark in kept}
+        sizes = jnp.sort(jnp.concatenate([abs(v).ravel() for v in pruned.values()]))
+        cut = jnp.where(zeros > 0, sizes[zeros - 1], -1)
+        return new | {k: jnp.where(abs(v) > cut, v, 0) for k, v in pruned.items()}
 
     @jax.jit
     def run(params: Any, batches: jax.Array, sizes: jax.Array) -> Any:
@@ -127,7 +123,9 @@ def train_torch(
         if options is not None:
             kept = {k: v for k, v in options.items() if k == "metric"}
             snap = options.get("snap")
-            goal = torch_target(target, steps, begin=BEGIN, end=END, snap=snap)
+            goal = l1torch.target_sparsity(
+                target, steps, begin=BEGIN, end=END, snap=snap
+            )
             optimizer = l1torch.Proximal(optimizer, goal, **kept)
         prunable, batches = kernels(params), minibatches(len(y), BATCH, steps, seed)
         for batch, zeros in zip(batches, sizes, strict=True):

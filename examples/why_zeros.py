@@ -145,8 +145,11 @@ def report(trails: dict[Run, np.ndarray], title: str) -> None:
     for run, trail in trails.items():
         at, largest = first_zero(trail), np.abs(trail[-STEPS // 4 :]).max()
         table.add_row(
-            *(run.optimizer, run.way, f"{run.rate:g}"),
-            *("never" if at is None else f"{at}", f"{largest:.3g}"),
+            run.optimizer,
+            run.way,
+            f"{run.rate:g}",
+            "never" if at is None else f"{at}",
+            f"{largest:.3g}",
             f"{largest / run.rate:.2f}" if run.way == SUBGRADIENT else "",
             end_section=run.rate == RATES[-1],
         )

@@ -81,7 +81,8 @@ UNITS = {"groups": "output", "layouts": {"kernel_*": "io"}}  # inputs, outputs
 WAYS = {
     "L1, Adam": Way(1e-5, 4e-3, *adam(lambda lib: lib.l1())),
     "L1, SGD with momentum": Way(
-        *(6e-5, 3e-3),
+        6e-5,
+        3e-3,
         lambda rate, l1: l1jax.proximal(optax.sgd, rate(MOMENTUM), l1, momentum=0.9),
         lambda params, l1: l1torch.Proximal(SGD(params, MOMENTUM, momentum=0.9), l1),
     ),
@@ -90,13 +91,15 @@ WAYS = {
     "log-sum, Adam": Way(1e-6, 1e-3, *adam(lambda lib: lib.log_sum(0.1))),
     "groups, Adam": Way(4e-5, 4e-3, *adam(lambda lib: lib.group_l1(**UNITS))),
     "subgradient, cut by hand": Way(
-        *(1e-5, 4e-3),
+        1e-5,
+        4e-3,
         lambda rate, l1: optax.chain(l1jax.add_subgradient(l1), optax.adam(rate(ADAM))),
         lambda params, l1: l1torch.Subgradient(Adam(params, ADAM), l1),
         cuts=True,
     ),
     "magnitude pruning": Way(
-        *(0.5, 0.005),
+        0.5,
+        0.005,
         lambda rate, _: l1jax.freeze_zeros(optax.adam(rate(ADAM))),
         lambda params, _: l1torch.freeze_zeros(Adam(params, ADAM)),
         prunes=True,
@@ -267,10 +270,16 @@ def figure_of(framework: str, found: Found, seeds: int) -> Figure:
             *_, zeros, accuracy = found[name].transpose(2, 0, 1)
             mean = accuracy.mean(1)
             axes.errorbar(
-                *(100 - zeros.mean(1), mean),
+                100 - zeros.mean(1),
+                mean,
                 yerr=(mean - accuracy.min(1), accuracy.max(1) - mean),
-                **{"fmt": look, "color": color, "label": name},
-                **{"markersize": 5, "linewidth": 1.3, "elinewidth": 0.8, "capsize": 2},
+                fmt=look,
+                color=color,
+                label=name,
+                markersize=5,
+                linewidth=1.3,
+                elinewidth=0.8,
+                capsize=2,
             )
         axes.set(title=title, xscale="log", xlim=(57, 0.33), ylim=(82.5, 99.5))
         ticks = (50, *SHOWN, 99.5)

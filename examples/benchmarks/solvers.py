@@ -29,9 +29,8 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import Lasso
 
-import l1jax.linear.duality
-import l1jax.linear.fitting
-import l1torch.linear.fitting
+import l1jax
+import l1torch
 
 Solver = Callable[[float], tuple[np.ndarray, float]]
 """Solves at a tolerance; gives coefficients and intercept."""
@@ -93,8 +92,8 @@ def solvers(X: np.ndarray, y: np.ndarray, strength: float) -> dict[str, Solver |
 
     return {
         "scikit-learn Lasso": theirs(Lasso, max_iter=1_000_000),
-        "l1jax.solve_linear": ours(l1jax.linear, arrays),
-        "l1torch.solve_linear": ours(l1torch.linear, tensors),
+        "l1jax.solve_linear": ours(l1jax, arrays),
+        "l1torch.solve_linear": ours(l1torch, tensors),
         "celer Lasso": installed("celer", lambda celer: theirs(celer.Lasso)),
         "skglm Lasso": installed("skglm", lambda skglm: theirs(skglm.Lasso)),
         "jaxopt ProximalGradient": installed("jaxopt", jaxopt_solver),
@@ -129,9 +128,7 @@ def compare(
     """Runs all solvers on one problem."""
 
     def measure(coef: np.ndarray, intercept: float) -> Any:
-        return l1jax.linear.duality.duality_gap(
-            X, y, coef, strength, intercept=intercept
-        )
+        return l1jax.duality_gap(X, y, coef, strength, intercept=intercept)
 
     table = Table(
         "solver", "time, ratio", "first call, ratio", "gap", "nnz", title=title

@@ -23,8 +23,6 @@ from rich.table import Table
 
 import l1jax
 import l1torch
-from l1jax.strengths.targets import target_sparsity as jax_target
-from l1torch.strengths.targets import target_sparsity as torch_target
 
 STRENGTH, LR, TARGET, WARM_UP = 1e-1, 1e-3, 0.9, 5
 Step = Callable[[], object]
@@ -114,10 +112,10 @@ def main() -> None:
         title=f"{size:,} float32 in {tensors} array(s), median of {arguments.repeats}",
     )
     rows = {
-        f"torch Adam{name}": (torch_step, torch_target, settings)
+        f"torch Adam{name}": (torch_step, l1torch.target_sparsity, settings)
         for name, settings in (("", {}), (", fused=True", {"fused": True}))
     } | {
-        f"JAX adam, {name}": (jax_step, jax_target, {"donated": donated})
+        f"JAX adam, {name}": (jax_step, l1jax.target_sparsity, {"donated": donated})
         for name, donated in (("donated", True), ("not donated", False))
     }
     for name, (make, target, settings) in rows.items():

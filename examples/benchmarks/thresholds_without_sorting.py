@@ -21,10 +21,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from l1jax.numerics import order_statistics as jax_statistics
-from l1jax.penalties import cardinality as jax_constraints
-from l1torch.numerics import order_statistics as torch_statistics
-from l1torch.penalties import cardinality as torch_constraints
+import l1jax
+import l1torch
+from l1jax.numerics.order_statistics import k_largest
+from l1torch.numerics.order_statistics import kth_largest
 
 Row = tuple[str, str, Callable[[], Any], Callable[[], Any]]
 """What is found, the other way's name, the other way, and ours."""
@@ -34,9 +34,9 @@ def jax_rows(x: np.ndarray, metric: np.ndarray, radius: float, k: int) -> list[R
     """The L1 ball and the k largest in JAX."""
     x, metric = jnp.asarray(x), jnp.asarray(metric)
     other = jax.jit(lambda x: optax.projections.projection_l1_ball(x, radius))
-    ball = jax.jit(jax_constraints.l1_ball(radius).prox)
-    top = jax.jit(jax_constraints.top_k(k).prox)
-    marks = jax.jit(lambda x: jax_statistics.k_largest([jnp.abs(x)], k)[0])
+    ball = jax.jit(l1jax.l1_ball(radius).prox)
+    top = jax.jit(l1jax.top_k(k).prox)
+    marks = jax.jit(lambda x: k_largest([jnp.abs(x)], k)[0])
     by_sort = jax.jit(lambda x: jnp.sort(jnp.abs(x))[-k])
     marked = jax.jit(lambda x: jnp.abs(x) >= by_sort(x))
 
@@ -64,10 +64,10 @@ def torch_rows(x: np.ndarray, metric: np.ndarray, radius: float, k: int) -> list
         tau = taus[torch.count_nonzero(ordered > taus) - 1]
         return x - x.clamp(-tau, tau)
 
-    ball, top = torch_constraints.l1_ball(radius), torch_constraints.top_k(k)
+    ball, top = l1torch.l1_ball(radius), l1torch.top_k(k)
 
     def kth() -> torch.Tensor:
-        return torch_statistics.kth_largest([x.abs()], k)
+        return kth_largest([x.abs()], k)
 
     def kept() -> torch.Tensor:
         return torch.where(x.abs() >= x.abs().kthvalue(size - k + 1).values, x, 0)

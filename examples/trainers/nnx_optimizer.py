@@ -41,7 +41,8 @@ def step(
 def start(steps: int) -> tuple[nnx.Linear, nnx.Optimizer]:
     """Makes a model and its optimizer, for a training of so many steps."""
     model = nnx.Linear(
-        *(FEATURES, CLASSES),
+        FEATURES,
+        CLASSES,
         kernel_init=nnx.initializers.constant(START),
         rngs=nnx.Rngs(0),
     )
