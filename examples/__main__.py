@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent
 
 
 def examples() -> dict[str, Path]:
-    """Finds the scripts, by name, those of subfolders after the others."""
+    """Find the scripts, by name, those of subfolders after the others."""
     found = sorted(FOLDER.rglob("*.py"), key=lambda p: (len(p.parts), p))
     return {
         path.relative_to(FOLDER).with_suffix("").as_posix(): path
@@ -26,12 +26,12 @@ def examples() -> dict[str, Path]:
 
 
 def summary(path: Path) -> str:
-    """Gives the first line of a script's docstring."""
+    """Return the first line of a script's docstring."""
     return ast.get_docstring(ast.parse(path.read_text())).splitlines()[0]
 
 
 def main() -> int:
-    """Gives the exit code of the example that was run."""
+    """Return the exit code of the example that was run."""
     scripts = examples()
     if len(sys.argv) == 1 or sys.argv[1] in ("-h", "--help"):
         width = max(map(len, scripts))

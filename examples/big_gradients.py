@@ -73,7 +73,7 @@ class Way(NamedTuple):
 
 
 def train_jax(problem: Problem, way: Way) -> np.ndarray:
-    """Gives the weights at the start and after each step, by optax."""
+    """Return the weights at the start and after each step, by optax."""
     rate = optax.cosine_decay_schedule(way.rate, problem.steps)
     rate = way.rate if way.constant else rate
     tx = l1jax.proximal(optax.sgd, rate, way.strength)  # at strength 0 it is SGD
@@ -120,14 +120,14 @@ def train_torch(problem: Problem, way: Way) -> np.ndarray:
 
 @functools.cache
 def lasso(strength: float) -> np.ndarray:
-    """Solves by scikit-learn."""
+    """Solve by scikit-learn."""
     X, y, _ = diabetes()
     model = Lasso(alpha=strength, tol=1e-14, max_iter=100_000, fit_intercept=False)
     return model.fit(X, y).coef_
 
 
 def all_ways(small: float) -> dict[str, Way]:
-    """Gives the rows of the table, some with a learning rate that is small enough."""
+    """Return the rows of the table, some with a learning rate that is small enough."""
     l1 = LIMITS["L1 norm"]
     return {
         "none": Way("none", 1, 0, 1.0),
@@ -141,7 +141,7 @@ def all_ways(small: float) -> dict[str, Way]:
 
 
 def steepness() -> Table:
-    """Shows what correlation and units do to L and to the first gradient."""
+    """Show what correlation and units do to L and to the first gradient."""
     (X, y, _), raw = diabetes(), load_diabetes(scaled=False).data
     designs = {
         "10 columns, made uncorrelated": np.linalg.qr(X)[0] * np.sqrt(len(X)),
@@ -158,7 +158,7 @@ def steepness() -> Table:
 
 
 def measure(problem: Problem, trail: np.ndarray) -> dict[str, float]:
-    """Gives what the table has of one training."""
+    """Return what the table has of one training."""
     end, squares = trail[-1], np.linalg.solve(problem.H, problem.c)
     with np.errstate(all="ignore"):  # one of them diverges
         found = {
@@ -172,7 +172,7 @@ def measure(problem: Problem, trail: np.ndarray) -> dict[str, float]:
 
 
 def check(problem: Problem, ways: dict[str, Way], trails: dict[str, Any]) -> float:
-    """Raises if the runs of a framework are not as claimed; gives s of the last row."""
+    """Raise if the runs of a framework are not as claimed; return s of the last row."""
     found = {name: measure(problem, trail) for name, trail in trails.items()}
     claims = {}
     for name, way in ways.items():
@@ -197,7 +197,7 @@ def check(problem: Problem, ways: dict[str, Way], trails: dict[str, Any]) -> flo
 
 
 def report(problem: Problem, ways: dict[str, Way], trails: dict[str, Any]) -> Table:
-    """Makes the table."""
+    """Make the table."""
     found = {name: measure(problem, trail) for name, trail in trails.items()}
     table = Table("clipping", "limit", "lr", *found["none"], box=box.SIMPLE_HEAD)
     table.title = f"Ten columns, {problem.steps} steps, strength {STRENGTH:g}"
@@ -209,7 +209,7 @@ def report(problem: Problem, ways: dict[str, Way], trails: dict[str, Any]) -> Ta
 
 
 def draw_paths(axes: Axes) -> None:
-    """Draws two weights on the contours of their loss, at a learning rate too large."""
+    """Draw two weights on the contours of their loss, at a learning rate too large."""
     X, y, _ = diabetes()
     pair = X[:, 4:6] * [2, 1]  # s1 in half its unit, and s2: correlation 0.9
     H, c = pair.T @ pair / len(y), pair.T @ y / len(y)
@@ -226,7 +226,7 @@ def draw_paths(axes: Axes) -> None:
 
 
 def draw_loss(axes: Axes, problem: Problem, trails: dict[str, Any]) -> None:
-    """Draws how far the loss is above its minimum."""
+    """Draw how far the loss is above its minimum."""
     for name in ("none, lr ≤ 1/L", *LIMITS, "L1 norm, lr constant"):
         look, color = LOOKS[name.split(",")[0]]
         gap = sliding_window_view(problem.gap(trails[name]), 10).max(-1)
@@ -242,7 +242,7 @@ def draw_loss(axes: Axes, problem: Problem, trails: dict[str, Any]) -> None:
 
 
 def draw_weights(axes: Axes, problem: Problem, trails: dict[str, Any]) -> None:
-    """Draws the weights at the end; exact zeros lie at the bottom."""
+    """Draw the weights at the end; exact zeros lie at the bottom."""
     lowest, squares = 1e-4, np.linalg.solve(problem.H, problem.c)
     order = np.argsort(-np.abs(squares))
     shown = {"least squares": ("k_", 16, squares)}
@@ -260,7 +260,7 @@ def draw_weights(axes: Axes, problem: Problem, trails: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Trains, checks, prints and draws."""
+    """Train, check, print and draw."""
     parser = command_line(__doc__, __file__)
     parser.add_argument("--steps", type=int, default=FULL)
     arguments = parser.parse_args()

@@ -36,7 +36,7 @@ FRAMEWORKS = {
 def command_line(
     doc: str, script: str, *, frameworks: bool = True, figure: bool = True
 ) -> argparse.ArgumentParser:
-    """Makes a parser with `--framework` and `--out`, to which a script adds its own.
+    """Make a parser with `--framework` and `--out`, to which a script adds its own.
 
     Args:
       doc: the script's docstring, whose first line becomes its description.
@@ -55,12 +55,12 @@ def command_line(
 
 
 def chosen(framework: str) -> list[str]:
-    """Gives the keys of `FRAMEWORKS` that `--framework` stands for."""
+    """Return the keys of `FRAMEWORKS` that `--framework` stands for."""
     return list(FRAMEWORKS) if framework == "both" else [framework]
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure and says where it is; a PNG in 256 colours, a third as large."""
+    """Write a figure and say where it is; a PNG in 256 colours, a third as large."""
     path = path if path.suffix else path.with_suffix(".png")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)

@@ -50,7 +50,7 @@ class FlaxNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Takes (batch, 8, 8, 1)."""
+        """Take (batch, 8, 8, 1)."""
         for channels in (8, 16):
             x = nn.relu(nn.Conv(channels, (3, 3), param_dtype=jnp.float64)(x))
             x = nn.avg_pool(x, (2, 2), (2, 2))
@@ -67,14 +67,14 @@ class TorchNet(torch.nn.Module):
         self.head = torch.nn.Linear(64, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Takes (batch, 1, 8, 8)."""
+        """Take (batch, 1, 8, 8)."""
         for conv in (self.conv1, self.conv2):
             x = torch.nn.functional.avg_pool2d(torch.relu(conv(x)), 2)
         return self.head(x.flatten(1))
 
 
 def load() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Splits the digits 75 to 25: images of (8, 8, 1) between 0 and 1, and labels."""
+    """Split the digits 75 to 25: images of (8, 8, 1) between 0 and 1, and labels."""
     X, y = load_digits(return_X_y=True)
     X = (X / 16).reshape(-1, 8, 8, 1)
     X, X_test, y, y_test = train_test_split(
@@ -86,7 +86,7 @@ def load() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 def minibatches(
     X: np.ndarray, y: np.ndarray, steps: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Draws the samples of every step."""
+    """Draw the samples of every step."""
     rng = np.random.default_rng(0)
     chosen = rng.integers(0, len(y), (steps, BATCH))
     return [(X[i], y[i]) for i in chosen]
@@ -94,7 +94,7 @@ def minibatches(
 
 @functools.cache
 def initial_variables() -> dict:
-    """Draws the Flax network's weights, which torch's is given too."""
+    """Draw the Flax network's weights, which torch's is given too."""
     return FlaxNet().init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
 
 
@@ -106,7 +106,7 @@ def compare(
     pairs: Pairs | None = FLATTENED,
     beta2: float = 0.999,
 ) -> tuple[Comparison, TorchNet]:
-    """Trains both networks; gives the comparison, and torch's trained one."""
+    """Train both networks; return the comparison, and torch's trained one."""
     module, theirs = FlaxNet(), TorchNet().double()
     variables = initial_variables()
 
@@ -128,7 +128,7 @@ def compare(
 
 
 def main() -> None:
-    """Trains, compares and prints."""
+    """Train, compare and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=150)
     args = parser.parse_args()

@@ -46,7 +46,7 @@ LEARNING_RATE, STEPS = 1.0, 1500  # of proximal gradient descent, on all rows
 
 
 def fit_paths(framework: str, X: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
-    """Gives the weights at all strengths, by penalty."""
+    """Return the weights at all strengths, by penalty."""
     _, lib, array = FRAMEWORKS[framework]
     found, args = {}, {"loss": "logistic", "tol": 1e-11}
     for name, ratio in PENALTIES.items():
@@ -57,7 +57,7 @@ def fit_paths(framework: str, X: np.ndarray, y: np.ndarray) -> dict[str, np.ndar
 
 
 def check_path(coefs: np.ndarray) -> None:
-    """Raises unless L1 keeps one size at most strengths, and each of them at some."""
+    """Raise unless L1 keeps one size at most strengths, and each of them at some."""
     inside = coefs[:, :3] != 0
     alone = inside.sum(1) == 1
     if alone.mean() <= 0.5 or not inside[alone].any(0).all():
@@ -65,7 +65,7 @@ def check_path(coefs: np.ndarray) -> None:
 
 
 def check_pairs(framework: str, X: np.ndarray, y: np.ndarray) -> None:
-    """Raises unless L1 takes the column that correlates more, of every pair alone."""
+    """Raise unless L1 takes the column that correlates more, of every pair alone."""
     _, lib, array = FRAMEWORKS[framework]
     for pair in ([0, 1], [0, 2], [1, 2]):
         best = np.abs([np.corrcoef(X[:, j], y)[0, 1] for j in pair]).argmax()
@@ -79,7 +79,7 @@ def check_pairs(framework: str, X: np.ndarray, y: np.ndarray) -> None:
 def resample(
     framework: str, X: np.ndarray, y: np.ndarray, count: int
 ) -> dict[str, np.ndarray]:
-    """Gives the weights at `STRENGTH` on bootstrap resamples, by penalty."""
+    """Return the weights at `STRENGTH` on bootstrap resamples, by penalty."""
     label, lib, array = FRAMEWORKS[framework]
     found: dict[str, list[np.ndarray]] = {name: [] for name in PENALTIES}
     for seed in track(range(count), f"{label}: resamples", transient=True):
@@ -98,7 +98,7 @@ def resample(
 
 
 def check_resamples(coefs: Any, shares: Any) -> None:
-    """Raises unless the docstring's words on the resamples hold."""
+    """Raise unless the docstring's words on the resamples hold."""
     if shares["L1"][:2].min() < 0.1 or shares["L1"][:2].max() > 0.9:
         raise AssertionError(f"L1 selects in shares of {shares['L1']}")
     if shares["elastic net"].min() < 1 or (coefs["elastic net"] != 0).all():
@@ -111,13 +111,13 @@ def check_resamples(coefs: Any, shares: Any) -> None:
 
 
 def starts() -> np.ndarray:
-    """Gives initial weights: two solutions of a smaller strength, and random ones."""
+    """Return initial weights: two solutions of a smaller strength, and random ones."""
     rng = np.random.default_rng(0)
     return np.vstack([[[-2.6, 0], [0, -2.6]], rng.normal(0, 2, (6, 2))])
 
 
 def end_in_jax(x: np.ndarray, y: np.ndarray, ratio: float) -> np.ndarray:
-    """Gives w1, w2 and the bias that proximal gradient descent ends at, by start."""
+    """Return w1, w2 and the bias that proximal gradient descent ends at, by start."""
     X, y = jnp.asarray(np.column_stack([x, x])), jnp.asarray(y)
     w = jnp.asarray(starts())
     params = {"w": w, "bias": jnp.zeros(len(w))}
@@ -156,7 +156,7 @@ def end_in_torch(x: np.ndarray, y: np.ndarray, ratio: float) -> np.ndarray:
 
 
 def objective(x: np.ndarray, y: np.ndarray, ratio: float, *params: Any) -> Any:
-    """Computes the objective of w1, w2 and the bias for a column given twice."""
+    """Compute the objective of w1, w2 and the bias for a column given twice."""
     w1, w2, bias = (np.asarray(part)[..., None] for part in params)
     scores = (w1 + w2) * x + bias
     loss = (np.logaddexp(0, scores) - y * scores).mean(-1)
@@ -167,7 +167,7 @@ def objective(x: np.ndarray, y: np.ndarray, ratio: float, *params: Any) -> Any:
 def check_ends(
     x: np.ndarray, y: np.ndarray, ends: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Gives the objectives, less the least; raises unless L1's supports differ."""
+    """Return the objectives, less the least; raise unless L1's supports differ."""
     above = {}
     for name, found in ends.items():
         values = objective(x, y, PENALTIES[name], *found.T)
@@ -185,7 +185,7 @@ def check_ends(
 
 
 def draw_paths(axes: Axes, name: str, coefs: np.ndarray) -> None:
-    """Draws the weights of the three size columns against the strength."""
+    """Draw the weights of the three size columns against the strength."""
     for column, (feature, line) in enumerate(SIZES.items()):
         axes.semilogx(STRENGTHS, coefs[:, column], f"k{line}", label=feature)
     axes.axvline(STRENGTH, color="0.7", linewidth=1, zorder=0)
@@ -194,7 +194,7 @@ def draw_paths(axes: Axes, name: str, coefs: np.ndarray) -> None:
 
 
 def draw_shares(axes: Axes, shares: dict[str, np.ndarray]) -> None:
-    """Draws how often each size column is selected."""
+    """Draw how often each size column is selected."""
     styles = {"L1": {"color": "0.25"}, "elastic net": {"color": "0.85", "hatch": "///"}}
     for i, (name, style) in enumerate(styles.items()):
         at = np.arange(len(SIZES)) + 0.38 * (i - 0.5)
@@ -210,7 +210,7 @@ def draw_shares(axes: Axes, shares: dict[str, np.ndarray]) -> None:
 def draw_plane(
     axes: Axes, x: np.ndarray, y: np.ndarray, name: str, ends: np.ndarray
 ) -> None:
-    """Draws the objective over the weights of the column and its copy."""
+    """Draw the objective over the weights of the column and its copy."""
     axis = np.linspace(-4.5, 4.5, 61)
     w1, w2 = np.meshgrid(axis, axis)
     biases = np.zeros_like(w1)
@@ -235,7 +235,7 @@ def draw_plane(
 
 
 def main() -> None:
-    """Compares, prints and draws."""
+    """Compare, print and draw."""
     parser = command_line(__doc__, __file__)
     parser.add_argument("--resamples", type=int, default=60, help="of the bootstrap")
     arguments = parser.parse_args()

@@ -20,7 +20,7 @@ class Split(NamedTuple):
 
 
 def digits(test_size: float = 0.3) -> Split:
-    """Gives 8 x 8 pixels in a row, float32 from 0 to 1, and digits, int64."""
+    """Return 8 x 8 pixels in a row, float32 from 0 to 1, and digits, int64."""
     X, y = load_digits(return_X_y=True)
     X, X_test, y, y_test = train_test_split(
         (X / 16).astype(np.float32), y, test_size=test_size, random_state=0, stratify=y
@@ -29,7 +29,7 @@ def digits(test_size: float = 0.3) -> Split:
 
 
 def minibatches(size: int, batch: int, steps: int, seed: int) -> np.ndarray:
-    """Draws the samples of every step: a (steps, batch) array of indices.
+    """Draw the samples of every step: a (steps, batch) array of indices.
 
     Every epoch has an order of its own, and leaves out what does not fill a batch.
     """
@@ -43,7 +43,7 @@ def minibatches(size: int, batch: int, steps: int, seed: int) -> np.ndarray:
 def diabetes(
     columns: Sequence[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Gives 442 patients' columns, all ten or those named, y, and the columns' names.
+    """Return 442 patients' columns, all ten or those named, y, and the columns' names.
 
     Columns and y have mean 0 and variance 1.
     """
@@ -55,7 +55,7 @@ def diabetes(
 
 
 def diabetes_with_products() -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Gives the same with 45 products and 9 squares of the features: 442 x 64."""
+    """Return the same with 45 products and 9 squares of the features: 442 x 64."""
     X, y, names = diabetes()
     columns, names = list(X.T), list(names)
     for i in range(10):
@@ -68,7 +68,7 @@ def diabetes_with_products() -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 
 def breast_cancer() -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Gives 569 x 30 columns of variance 1, y in {0, 1} (1: benign), and the names."""
+    """Return 569 x 30 columns of variance 1, y in {0, 1} (1: benign), and the names."""
     data = load_breast_cancer()
     X = StandardScaler().fit_transform(data.data)
     return X, data.target.astype(np.float64), list(data.feature_names)

@@ -27,7 +27,7 @@ METHOD = "working_set"  # quicker than the default to so small a gap
 
 
 def choose(lib: ModuleType, X: Any, y: Any) -> dict[str, Any]:
-    """Fits the path, and chooses from it, by one library."""
+    """Fit the path, and choose from it, by one library."""
     path = lib.linear_path(X, y, tol=EXACT, method=METHOD)
     bic = path.best(-lib.information_criterion(path, n=len(y)))
     return {
@@ -39,7 +39,7 @@ def choose(lib: ModuleType, X: Any, y: Any) -> dict[str, Any]:
 
 
 def bic_of_scikit_learn(X: np.ndarray, y: np.ndarray, alphas: np.ndarray) -> float:
-    """Gives the strength of the least BIC on scikit-learn's path."""
+    """Return the strength of the least BIC on scikit-learn's path."""
     coef = lasso_path(X, y, alphas=alphas, tol=1e-14, max_iter=1_000_000)[1]
     squares = ((y[:, None] - X @ coef) ** 2).sum(0)
     n = len(y)
@@ -50,7 +50,7 @@ def bic_of_scikit_learn(X: np.ndarray, y: np.ndarray, alphas: np.ndarray) -> flo
 def report(
     found: dict[str, dict[str, Any]], X: np.ndarray, y: np.ndarray, names: list[str]
 ) -> None:
-    """Prints what both found, beside scikit-learn; raises where they differ."""
+    """Print what both found, beside scikit-learn; raise where they differ."""
     paths = [one["path"] for one in found.values()]
     alphas = paths[0].strengths
     theirs = lasso_path(X, y, alphas=alphas, tol=1e-14, max_iter=1_000_000)[1].T
@@ -102,7 +102,7 @@ def report(
 
 
 def main() -> None:
-    """Fits, compares, prints and draws."""
+    """Fit, compare, print and draw."""
     out = command_line(__doc__, __file__, frameworks=False).parse_args().out
     jax.config.update("jax_enable_x64", True)
     X, y, names = diabetes_with_products()

@@ -65,7 +65,7 @@ class Task(NamedTuple):
 
 
 def tasks() -> list[Task]:
-    """Loads both."""
+    """Load both."""
     return [
         Task(
             "Diabetes with products",
@@ -78,7 +78,7 @@ def tasks() -> list[Task]:
 
 
 def split(task: Task, seed: int) -> Split:
-    """Takes 70 % of the rows for training, and scales by these alone."""
+    """Take 70 % of the rows for training, and scale by these alone."""
     classes = task.y if task.loss == "logistic" else None
     X, X_test, y, y_test = train_test_split(
         task.X, task.y, test_size=0.3, random_state=seed, stratify=classes
@@ -91,7 +91,7 @@ def split(task: Task, seed: int) -> Split:
 
 
 def error(task: Task, data: Split, kept: Any, coef: Any, intercept: Any) -> float:
-    """Gives a linear model's test error, in the units of `task.error`."""
+    """Return a linear model's test error, in the units of `task.error`."""
     scores = data.X_test[:, kept] @ np.asarray(coef) + np.asarray(intercept)
     if task.loss == "logistic":
         return 100 * float(((scores > 0) != data.y_test).mean())
@@ -99,7 +99,7 @@ def error(task: Task, data: Split, kept: Any, coef: Any, intercept: Any) -> floa
 
 
 def index(strengths: np.ndarray, folds: list[Any], rule: str) -> int:
-    """Gives where the chosen strength stands; raises unless the twins chose one."""
+    """Return where the chosen strength stands; raise unless the twins chose one."""
     found = {int(np.argmin(np.abs(strengths - getattr(one, rule)))) for one in folds}
     if len(found) > 1:
         raise AssertionError(f"cross-validation: {rule} differs: {found}")
@@ -116,7 +116,7 @@ def test_errors(
     known: dict[bytes, float] = {}
 
     def refitted(kept: np.ndarray) -> float:
-        """Fits a model to some of the columns, without the L1 penalty."""
+        """Fit a model to some of the columns, without the L1 penalty."""
         if kept.tobytes() not in known:
             found = lib.solve_linear(
                 array(data.X[:, kept]),
@@ -140,7 +140,7 @@ def test_errors(
 
 
 def check_path(task: Task, data: Split, paths: list[Any]) -> None:
-    """Raises unless the twins agree with each other and with what is known besides."""
+    """Raise unless the twins agree with each other and with what is known besides."""
     X, y, strengths = data.X, data.y, paths[0].strengths
     coefs = [np.asarray(path.params["coef"]) for path in paths]
     if task.loss == "squared":
@@ -164,7 +164,7 @@ def check_path(task: Task, data: Split, paths: list[Any]) -> None:
 
 
 def check_refit(lib: ModuleType, array: Any, data: Split, solution: Any) -> None:
-    """Raises unless `refit`, the way for any model, is least squares on the support."""
+    """Raise unless `refit`, the way for any model, is least squares on the support."""
     X, y = array(data.X), array(data.y)
 
     def loss(params: Any) -> Any:
@@ -181,7 +181,7 @@ def check_refit(lib: ModuleType, array: Any, data: Split, solution: Any) -> None
 def check_claims(
     task: Task, kept: Any, errors: Any, at: int, arguments: argparse.Namespace
 ) -> None:
-    """Raises unless the docstring's words hold; few splits are too noisy to tell.
+    """Raise unless the docstring's words hold; few splits are too noisy to tell.
 
     `at` is where the strength stands that cross-validation chose, for the least loss.
     """
@@ -200,7 +200,7 @@ def check_claims(
 
 
 def draw_features(axes: Axes, task: Task, path: Any, order: list[int]) -> None:
-    """Draws from which strength to which each feature is in the model."""
+    """Draw from which strength to which each feature is in the model."""
     axes.set_xscale("log")
     coef = np.asarray(path.params["coef"])
     logs = np.log(path.strengths)
@@ -223,7 +223,7 @@ def draw_features(axes: Axes, task: Task, path: Any, order: list[int]) -> None:
 
 
 def draw_errors(axes: Axes, task: Task, strengths: np.ndarray, errors: Any) -> None:
-    """Draws the test errors of the three models."""
+    """Draw the test errors of the three models."""
     for (name, line), values in zip(LINES.items(), errors, strict=True):
         axes.plot(strengths, values, line, label=name, markersize=4)
     low, high = errors[:, 1:].min(), np.median(errors[0]) * 2
@@ -232,7 +232,7 @@ def draw_errors(axes: Axes, task: Task, strengths: np.ndarray, errors: Any) -> N
 
 
 def main() -> None:
-    """Fits, compares, prints and draws."""
+    """Fit, compare, print and draw."""
     parser = command_line(__doc__, __file__)
     parser.add_argument("--splits", type=int, default=8, help="to average over")
     parser.add_argument("--count", type=int, default=30, help="of strengths")

@@ -44,7 +44,7 @@ TOL = 1e-12  # of the solvers' residual
 
 
 def penalty_of(name: str, lib: ModuleType) -> Any:
-    """Gives the library's penalty."""
+    """Return the library's penalty."""
     return {
         "L1": lib.l1(),
         "elastic net": lib.elastic_net(RATIO),
@@ -54,7 +54,7 @@ def penalty_of(name: str, lib: ModuleType) -> Any:
 
 
 def value_of(name: str, a: Any, b: Any) -> Any:
-    """Gives the penalty of the weights (a, b) by its formula, in NumPy."""
+    """Return the penalty of the weights (a, b) by its formula, in NumPy."""
     l1, l2 = abs(a) + abs(b), (a * a + b * b) / 2
     return {
         "L1": l1,
@@ -78,7 +78,7 @@ class Found(NamedTuple):
 
 
 def fit(name: str, framework: Framework, X: np.ndarray, y: np.ndarray) -> Found:
-    """Solves both forms, and the path, by one library."""
+    """Solve both forms, and the path, by one library."""
     lib, X, y = framework.lib, framework.array(X), framework.array(y)
     start = {"w": framework.array(np.zeros(2))}
     penalty = penalty_of(name, lib)
@@ -108,25 +108,25 @@ class Quadratic(NamedTuple):
     constant: float
 
     def __call__(self, a: Any, b: Any) -> Any:
-        """Gives the loss at (a, b), elementwise."""
+        """Return the loss at (a, b), elementwise."""
         (h11, h12), (_, h22) = self.H
         curved = (h11 * a * a + 2 * h12 * a * b + h22 * b * b) / 2
         return curved - self.c[0] * a - self.c[1] * b + self.constant
 
     def minimum(self) -> np.ndarray:
-        """Gives the least-squares solution."""
+        """Return the least-squares solution."""
         return np.linalg.solve(self.H, self.c)
 
 
 def in_ball(name: str, loss: Quadratic, radius: float) -> np.ndarray:
-    """Minimises the loss in the ball by SciPy, from the least-squares solution."""
+    """Minimise the loss in the ball by SciPy, from the least-squares solution."""
     ball = {"type": "ineq", "fun": lambda w: radius - value_of(name, *w)}
     options = {"method": "SLSQP", "constraints": ball, "tol": 1e-15}
     return minimize(lambda w: loss(*w), loss.minimum(), **options).x
 
 
 def reference(name: str, X: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Solves the penalised form by scikit-learn."""
+    """Solve the penalised form by scikit-learn."""
     options = {"fit_intercept": False, "tol": 1e-14, "max_iter": 100_000}
     strength = SHOWN[name]
     # The gradient of |w|_2 is w / |w|_2: that of L2 at the strength 1 / |w|_2.
@@ -140,7 +140,7 @@ def reference(name: str, X: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndar
 
 
 def require(holds: bool, text: str) -> None:
-    """Raises where a claim of this file is wrong."""
+    """Raise where a claim of this file is wrong."""
     if not holds:
         raise AssertionError(text)
 
@@ -148,7 +148,7 @@ def require(holds: bool, text: str) -> None:
 def check(
     name: str, runs: list[Found], loss: Quadratic, X: np.ndarray, y: np.ndarray
 ) -> float:
-    """Holds the runs against each other, SciPy and scikit-learn.
+    """Hold the runs against each other, SciPy and scikit-learn.
 
     Returns:
       The largest difference of a weight between the two forms.
@@ -196,7 +196,7 @@ NOTES = {
 
 
 def draw_plane(axes: Axes, loss: Quadratic) -> tuple[np.ndarray, np.ndarray]:
-    """Draws the plane of the weights with the least-squares solution."""
+    """Draw the plane of the weights with the least-squares solution."""
     axes.axhline(0, color="0.6", linewidth=0.8, zorder=1)
     axes.axvline(0, color="0.6", linewidth=0.8, zorder=1)
     axes.plot(*loss.minimum(), **CROSS, label="least squares (strength 0)")
@@ -207,7 +207,7 @@ def draw_plane(axes: Axes, loss: Quadratic) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(column: np.ndarray, name: str, found: Found, loss: Quadratic) -> None:
-    """Draws one penalty: constrained, penalised, and by strength."""
+    """Draw one penalty: constrained, penalised, and by strength."""
     ball, both, path = column
     w, least, strength = found.penalised, loss(*loss.minimum()), SHOWN[name]
     on_ball, on_path, text, end = NOTES[name]
@@ -250,7 +250,7 @@ def draw(column: np.ndarray, name: str, found: Found, loss: Quadratic) -> None:
 
 
 def main() -> None:
-    """Solves, checks, prints and draws."""
+    """Solve, check, print and draw."""
     parser = command_line(__doc__, __file__)
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)

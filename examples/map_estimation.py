@@ -57,7 +57,7 @@ class Posterior(NamedTuple):
 
 
 def load(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gives X and y of n patients, drawn without replacement."""
+    """Return X and y of n patients, drawn without replacement."""
     X, y, _ = diabetes(FEATURES)
     rows = np.random.default_rng(0).permutation(len(y))[:n]
     return X[rows], y[rows]
@@ -66,7 +66,7 @@ def load(n: int) -> tuple[np.ndarray, np.ndarray]:
 def negative_log(
     X: np.ndarray, y: np.ndarray, prior: str, scale: float, *w: np.ndarray
 ) -> np.ndarray:
-    """Gives -log p(w | y) up to a constant, for arrays of the two weights."""
+    """Return -log p(w | y) up to a constant, for arrays of the two weights."""
     squares = sum(
         (X.T @ X)[i, j] * w[i] * w[j] for i in range(2) for j in range(2)
     ) - 2 * sum((X.T @ y)[i] * w[i] for i in range(2))
@@ -78,7 +78,7 @@ def negative_log(
 def on_grid(
     X: np.ndarray, y: np.ndarray, prior: str, scale: float, axis: np.ndarray
 ) -> Posterior:
-    """Computes a posterior on the grid `axis` x `axis`, without the library."""
+    """Compute a posterior on the grid `axis` x `axis`, without the library."""
     grid = np.meshgrid(axis, axis, indexing="ij")
     energy = negative_log(X, y, prior, scale, *grid)
     density = np.exp(energy.min() - energy)
@@ -102,7 +102,7 @@ def on_grid(
 def solve(
     framework: str, X: np.ndarray, y: np.ndarray, prior: str, scale: float
 ) -> tuple[float, np.ndarray]:
-    """Gives the strength that belongs to the prior, and the library's solution."""
+    """Return the strength that belongs to the prior, and the library's solution."""
     _, lib, array = FRAMEWORKS[framework]
     if prior == "Laplace":
         strength = SIGMA**2 * lib.laplace_strength(scale, n=len(y))
@@ -122,7 +122,7 @@ def solve(
 
 
 def check(n: int, post: Posterior, solutions: list[np.ndarray], prior: str) -> None:
-    """Raises unless the solutions are the grid's mode, with its zeros."""
+    """Raise unless the solutions are the grid's mode, with its zeros."""
     for w in solutions:
         if np.abs(w - post.mode).max() > 1e-5:
             raise AssertionError(f"{prior}, n={n}: solver {w}, grid {post.mode}")
@@ -137,13 +137,13 @@ def check(n: int, post: Posterior, solutions: list[np.ndarray], prior: str) -> N
 
 
 def regions(density: np.ndarray, shares: tuple[float, ...]) -> list[float]:
-    """Gives the densities above which the given shares of the probability lie."""
+    """Return the densities above which the given shares of the probability lie."""
     falling = np.sort(density, axis=None)[::-1]
     return [float(falling[np.searchsorted(falling.cumsum(), s)]) for s in shares]
 
 
 def draw_posterior(axes: Axes, n: int, axis: np.ndarray, post: Posterior) -> None:
-    """Draws the regions of the posterior, of the prior, and mode and mean."""
+    """Draw the regions of the posterior, of the prior, and mode and mean."""
     prior = np.exp(-(np.abs(axis)[:, None] + np.abs(axis)) / SCALES[0])
     prior /= prior.sum()
     grey = {"colors": "0.45", "linestyles": "dashed", "linewidths": 1}
@@ -164,7 +164,7 @@ def draw_posterior(axes: Axes, n: int, axis: np.ndarray, post: Posterior) -> Non
 
 
 def draw_margin(axes: Axes, axis: np.ndarray, post: Posterior) -> None:
-    """Draws the density of the second weight."""
+    """Draw the density of the second weight."""
     step = axis[1] - axis[0]
     margin, prior = post.density.sum(0) / step, np.exp(-np.abs(axis) / SCALES[0])
     axes.plot(axis, prior / (2 * SCALES[0]), "--", color="0.45", label="prior")
@@ -185,7 +185,7 @@ def draw_margin(axes: Axes, axis: np.ndarray, post: Posterior) -> None:
 
 
 def draw_strengths(axes: Axes) -> None:
-    """Draws the strength that belongs to a prior against the number of samples."""
+    """Draw the strength that belongs to a prior against the number of samples."""
     sizes = np.geomspace(10, 10_000, 50)
     for scale, line in zip(
         (0.02, *SCALES[::-1], 0.5), ("-", "--", "-.", ":"), strict=True
@@ -203,7 +203,7 @@ def draw_strengths(axes: Axes) -> None:
 
 
 def main() -> None:
-    """Compares, prints and draws."""
+    """Compare, print and draw."""
     parser = command_line(__doc__, __file__)
     parser.add_argument(
         "--half-width", type=int, default=600, help="points from 0 to the grid's edge"

@@ -77,7 +77,7 @@ class Setting:
 
 
 def jax_optimizer(setting: Setting, steps: int) -> optax.GradientTransformation:
-    """Makes the optimizer of one setting for optax."""
+    """Make the optimizer of one setting for optax."""
     rate, strength = setting.learning_rate, setting.strength
     if setting.cosine:
         rate = optax.cosine_decay_schedule(rate, steps)
@@ -90,7 +90,7 @@ def jax_optimizer(setting: Setting, steps: int) -> optax.GradientTransformation:
 
 
 def train_jax(setting: Setting, data: Split, steps: int, seed: int) -> Run:
-    """Gives the zeros after the first step, the last weights and their average."""
+    """Return the zeros after the first step, the last weights and their average."""
     tx = jax_optimizer(setting, steps)
     X, y = jnp.asarray(data.X), jnp.asarray(data.y)
     batches = jnp.asarray(minibatches(len(y), BATCH, steps, seed))
@@ -123,7 +123,7 @@ def train_jax(setting: Setting, data: Split, steps: int, seed: int) -> Run:
 def torch_optimizer(
     setting: Setting, base: torch.optim.Optimizer, steps: int
 ) -> l1torch.Proximal | l1torch.Subgradient:
-    """Wraps Adam as one setting wants it."""
+    """Wrap Adam as one setting wants it."""
 
     def warm_up(t: int) -> float:
         return setting.strength * min(1, t / max(1, steps // 10))
@@ -135,7 +135,7 @@ def torch_optimizer(
 
 
 def train_torch(setting: Setting, data: Split, steps: int, seed: int) -> Run:
-    """Does in torch what `train_jax` does."""
+    """Do in torch what `train_jax` does."""
     model = to_torch(initial(seed))
     average = torch.optim.swa_utils.AveragedModel(
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
@@ -161,7 +161,7 @@ def train_torch(setting: Setting, data: Split, steps: int, seed: int) -> Run:
 
 
 def row(first: float, weights: Weights, data: Split) -> dict[str, float]:
-    """Gives what the tables show, in percent; biases are left out of the counts."""
+    """Return what the tables show, in percent; biases are left out of the counts."""
     zeros, small, accuracy = measure(weights, data)
     return {FIRST: 100 * first, ZEROS: zeros, SMALL: small, ACCURACY: accuracy}
 
@@ -193,7 +193,7 @@ def rows() -> dict[str, dict[str, Setting]]:
 
 
 def draw(framework: str, found: Means) -> Figure:
-    """Draws zeros and small weights, and the accuracy, of the tables' rows."""
+    """Draw zeros and small weights, and the accuracy, of the tables' rows."""
     figure = Figure(figsize=(9.5, 6.2), layout="constrained")
     figure.suptitle(
         f"What keeps exact zeros on minibatches (digits, {framework}; in brackets: "
@@ -216,7 +216,7 @@ def draw(framework: str, found: Means) -> Figure:
 
 
 def show(framework: str, steps: int, seeds: int) -> Means:
-    """Trains in one framework, prints its tables and gives their numbers."""
+    """Train in one framework, print its tables and return their numbers."""
     train = {"jax": train_jax, "torch": train_torch}[framework]
     console, data, tables = Console(), digits(test_size=0.25), rows()
     settings = (s for group in tables.values() for s in group.values())
@@ -246,7 +246,7 @@ def show(framework: str, steps: int, seeds: int) -> Means:
 
 
 def main() -> None:
-    """Trains every setting once for each seed, prints the tables and draws."""
+    """Train every setting once for each seed, print the tables and draw."""
     parser = command_line(__doc__, __file__)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seeds", type=int, default=1, help="how many")

@@ -16,7 +16,7 @@ Weights = dict[str, Any]
 
 
 def initial(seed: int, units: tuple[int, ...] = UNITS) -> dict[str, np.ndarray]:
-    """Draws the initial weights (He, normal), in float32; biases are 0."""
+    """Draw the initial weights (He, normal), in float32; biases are 0."""
     rng = np.random.default_rng(seed)
     made = {}
     for i, (m, n) in enumerate(itertools.pairwise(units)):
@@ -26,7 +26,7 @@ def initial(seed: int, units: tuple[int, ...] = UNITS) -> dict[str, np.ndarray]:
 
 
 def forward(params: Weights, X: Any) -> Any:
-    """Applies the network with ReLU, to arrays of NumPy or JAX, or to tensors."""
+    """Apply the network with ReLU, to arrays of NumPy or JAX, or to tensors."""
     last = len(params) // 2 - 1
     for i in range(last + 1):
         X = X @ params[f"kernel_{i}"] + params[f"bias_{i}"]
@@ -35,7 +35,7 @@ def forward(params: Weights, X: Any) -> Any:
 
 
 def to_torch(weights: dict[str, np.ndarray]) -> torch.nn.Sequential:
-    """Makes the same network as a torch module, at these weights."""
+    """Make the same network as a torch module, at these weights."""
     layers: list[torch.nn.Module] = []
     for i, kernel in enumerate(kernels(weights)):
         linear = torch.nn.Linear(*kernel.shape)
@@ -47,7 +47,7 @@ def to_torch(weights: dict[str, np.ndarray]) -> torch.nn.Sequential:
 
 
 def from_torch(model: torch.nn.Sequential) -> dict[str, np.ndarray]:
-    """Reads the weights of a network that `to_torch` made."""
+    """Read the weights of a network that `to_torch` made."""
     weights = {}
     for i, linear in enumerate(m for m in model if isinstance(m, torch.nn.Linear)):
         weights[f"kernel_{i}"] = linear.weight.detach().numpy().T
@@ -56,12 +56,12 @@ def from_torch(model: torch.nn.Sequential) -> dict[str, np.ndarray]:
 
 
 def kernels(params: Weights) -> list[Any]:
-    """Gives what is penalised, and counted: the kernels, without the biases."""
+    """Return what is penalised, and counted: the kernels, without the biases."""
     return [v for k, v in params.items() if k.startswith("kernel")]
 
 
 def pruning_ramp(done: Any, begin: float = 0.05, end: float = 0.6) -> Any:
-    """Gives how much of magnitude pruning is done: a cubic ramp from 0 to 1.
+    """Return how much of magnitude pruning is done: a cubic ramp from 0 to 1.
 
     Args:
       done: the fraction of the steps that is done.
@@ -72,7 +72,7 @@ def pruning_ramp(done: Any, begin: float = 0.05, end: float = 0.6) -> Any:
 
 
 def measure(weights: dict[str, np.ndarray], data: Split) -> tuple[float, float, float]:
-    """Gives exact zeros, weights below 1e-3, and test accuracy: all in percent."""
+    """Return exact zeros, weights below 1e-3, and test accuracy: all in percent."""
     flat = np.concatenate([kernel.ravel() for kernel in kernels(weights)])
     right = forward(weights, data.X_test).argmax(1) == data.y_test
     shares = (flat == 0).mean(), (np.abs(flat) < 1e-3).mean(), right.mean()

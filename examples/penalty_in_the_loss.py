@@ -68,7 +68,7 @@ class Problem(NamedTuple):
 
 
 def problems(steps: int) -> list[Problem]:
-    """Makes the regression, on all data, and the network, in minibatches."""
+    """Make the regression, on all data, and the network, in minibatches."""
     X, y = diabetes_with_products()[0], load_diabetes().target  # y has its mean
     w = np.random.default_rng(0).normal(0, 0.1, X.shape[1])
     regression = Problem(
@@ -99,7 +99,7 @@ def problems(steps: int) -> list[Problem]:
 
 
 def train_jax(problem: Problem, optimizer: str, way: str) -> dict[str, np.ndarray]:
-    """Trains with optax."""
+    """Train with optax."""
     rate = optax.cosine_decay_schedule(problem.rates[optimizer], len(problem.batches))
     factory = {"SGD": optax.sgd, "Adam": optax.adam}[optimizer]
     if way == PROX:
@@ -134,7 +134,7 @@ def train_jax(problem: Problem, optimizer: str, way: str) -> dict[str, np.ndarra
 
 
 def train_torch(problem: Problem, optimizer: str, way: str) -> dict[str, np.ndarray]:
-    """Trains with torch.optim."""
+    """Train with torch.optim."""
     params = {k: torch.nn.Parameter(torch.tensor(v)) for k, v in problem.start.items()}
     cls = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam}[optimizer]
     base = cls(params.items(), lr=problem.rates[optimizer])
@@ -164,13 +164,13 @@ Outcome = collections.namedtuple("Outcome", "objective loss small zeros bias")
 
 
 def flat(params: Params, biases: bool = False) -> np.ndarray:
-    """Gives the absolute weights in one array, or the biases."""
+    """Return the absolute weights in one array, or the biases."""
     kept = [v.ravel() for k, v in params.items() if ("bias" in k) == biases]
     return np.abs(np.concatenate(kept))
 
 
 def measure(problem: Problem, params: Params) -> Outcome:
-    """Evaluates on all training data; the penalty is that of the weights alone."""
+    """Evaluate on all training data; the penalty is that of the weights alone."""
     scores, y, w = problem.forward(params, problem.X), problem.y, flat(params)
     if problem.name == "network":
         loss = -log_softmax(scores, axis=1)[np.arange(len(y)), y].mean()
@@ -182,7 +182,7 @@ def measure(problem: Problem, params: Params) -> Outcome:
 
 
 def check(problem: Problem, runs: Runs) -> None:
-    """Raises if the runs of one framework do not show what this file says."""
+    """Raise if the runs of one framework do not show what this file says."""
     full = len(problem.batches) >= FULL
     for optimizer in problem.rates:
         found = [measure(problem, runs[optimizer, way]) for way in WAYS]
@@ -214,13 +214,13 @@ def check(problem: Problem, runs: Runs) -> None:
 
 
 def check_twins(ours: np.ndarray, theirs: np.ndarray) -> None:
-    """Raises unless an array is the same in both frameworks, with the same zeros."""
+    """Raise unless an array is the same in both frameworks, with the same zeros."""
     np.testing.assert_allclose(ours, theirs, atol=1e-8)
     np.testing.assert_array_equal(ours == 0, theirs == 0, "other zeros")
 
 
 def rules(lib: ModuleType, array: Callable[[Any], Any]) -> Table:
-    """Shows which parameters four rules take for weights.
+    """Show which parameters four rules take for weights.
 
     Raises unless `p.ndim > 0` takes the bias for one, and the library's rule does not.
     """
@@ -242,7 +242,7 @@ def rules(lib: ModuleType, array: Callable[[Any], Any]) -> Table:
 
 
 def report(problem: Problem, runs: Runs, frameworks: str) -> Table:
-    """Makes the table of a problem."""
+    """Make the table of a problem."""
     columns = ["optimizer", "way", "objective", "loss", "< 1e-3", "exactly 0"]
     columns.append("mean |bias|" if problem.name == "network" else "intercept")
     title = f"{problem.name}, {flat(problem.start).size} weights, strength "
@@ -257,7 +257,7 @@ def report(problem: Problem, runs: Runs, frameworks: str) -> Table:
 
 
 def draw_sorted(axes: Axes, title: str, curves: dict[str, Any], unit: str) -> None:
-    """Draws absolute values by rank, largest first; zeros lie at the bottom."""
+    """Draw absolute values by rank, largest first; zeros lie at the bottom."""
     lowest = 1e-11
     for (label, values), look in zip(curves.items(), ("rx", "k."), strict=True):
         shown = np.sort(np.where(values == 0, lowest, values))[::-1]
@@ -274,7 +274,7 @@ def draw_sorted(axes: Axes, title: str, curves: dict[str, Any], unit: str) -> No
 
 
 def draw(regression: Runs, net: Runs) -> Figure:
-    """Draws the sizes of the weights under Adam, and those of the network's biases."""
+    """Draw the sizes of the weights under Adam, and those of the network's biases."""
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     figure.suptitle("Adam: a term in the loss makes small weights, the prox zeros")
     left, middle, right = figure.subplots(1, 3)
@@ -288,7 +288,7 @@ def draw(regression: Runs, net: Runs) -> Figure:
 
 
 def main() -> None:
-    """Trains, checks, prints and draws."""
+    """Train, check, print and draw."""
     parser = command_line(__doc__, __file__)
     parser.add_argument("--steps", type=int, default=FULL)
     arguments = parser.parse_args()

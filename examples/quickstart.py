@@ -62,7 +62,7 @@ class Fit:
 
 
 def load() -> Data:
-    """Splits breast_cancer, and scales it by what the training part knows."""
+    """Split breast_cancer, and scale it by what the training part knows."""
     bunch = load_breast_cancer()
     X, X_test, y, y_test = train_test_split(
         bunch.data,
@@ -86,7 +86,7 @@ def train_flax(
     advance: Advance,
     penalty: Callable[[dict], jax.Array] = lambda params: jnp.zeros([]),
 ) -> Fit:
-    """Trains a Flax model; `penalty` is for the usual way, a term in the loss."""
+    """Train a Flax model; `penalty` is for the usual way, a term in the loss."""
     model, params = nn.Dense(1), initial_params()
     X, y = jnp.asarray(data.X), jnp.asarray(data.y)
 
@@ -113,7 +113,7 @@ def train_flax(
 
 
 def train_torch(data: Data, advance: Advance) -> Fit:
-    """Trains a torch module with `l1torch.Proximal`."""
+    """Train a torch module with `l1torch.Proximal`."""
     dense = initial_params()["params"]
     model = torch.nn.Linear(30, 1)
     with torch.no_grad():
@@ -133,7 +133,7 @@ def train_torch(data: Data, advance: Advance) -> Fit:
 
 
 def solve_sklearn(data: Data) -> Fit:
-    """Solves the same problem by coordinate descent, to twelve digits.
+    """Solve the same problem by coordinate descent, to twelve digits.
 
     liblinear penalises the bias as one more weight; scaled by 1e4 it costs nothing.
     """
@@ -150,7 +150,7 @@ def solve_sklearn(data: Data) -> Fit:
 
 
 def coefficients(data: Data, fits: dict[str, Fit]) -> Table:
-    """Lists the features that any of the fits keeps."""
+    """List the features that any of the fits keeps."""
     table = Table("feature", title="Features kept, of 30, and their coefficients")
     for name in fits:
         table.add_column(name, justify="right")
@@ -168,7 +168,7 @@ def coefficients(data: Data, fits: dict[str, Fit]) -> Table:
 
 
 def main() -> None:
-    """Trains, compares and prints."""
+    """Train, compare and print."""
     console, data = Console(), load()
     lr = data.learning_rate
     with Progress(

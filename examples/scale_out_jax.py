@@ -46,7 +46,7 @@ SPECS = {
 
 
 def make_mesh(axis_type: AxisType) -> Mesh:
-    """Arranges the devices: pairs share a layer, and the pairs a minibatch."""
+    """Arrange the devices: pairs share a layer, and the pairs a minibatch."""
     found = jax.devices()
     if len(found) == 1:
         found = jax.devices("cpu")
@@ -57,7 +57,7 @@ def make_mesh(axis_type: AxisType) -> Mesh:
 
 
 def initial_params() -> dict[str, np.ndarray]:
-    """Draws the initial weights (He, normal); biases are 0."""
+    """Draw the initial weights (He, normal); biases are 0."""
     rng = np.random.default_rng(0)
     return {
         "kernel_1": rng.normal(0, math.sqrt(2 / 64), (64, HIDDEN)),
@@ -68,7 +68,7 @@ def initial_params() -> dict[str, np.ndarray]:
 
 
 def minibatches(X: np.ndarray, y: np.ndarray, steps: int) -> Iterator[Any]:
-    """Shuffles the samples in every epoch."""
+    """Shuffle the samples in every epoch."""
     rng = np.random.default_rng(1)
     order = np.zeros(0, int)
     for _ in range(steps):
@@ -79,14 +79,14 @@ def minibatches(X: np.ndarray, y: np.ndarray, steps: int) -> Iterator[Any]:
 
 
 def forward(params: Params, X: jax.Array, out: P | None = None) -> jax.Array:
-    """Applies the network. An explicit mesh must be told how to share out the sums."""
+    """Apply the network. An explicit mesh must be told how to share out the sums."""
     hidden = jax.nn.relu(X @ params["kernel_1"] + params["bias_1"])
     scores = jnp.einsum("nh,hk->nk", hidden, params["kernel_2"], out_sharding=out)
     return scores + params["bias_2"]
 
 
 def make_optimizer(steps: int) -> optax.GradientTransformationExtraArgs:
-    """Makes Adam with the prox, a strength that warms up, a rate that decays."""
+    """Make Adam with the prox, a strength that warms up, a rate that decays."""
     return l1jax.proximal(
         optax.adam,
         optax.cosine_decay_schedule(LEARNING_RATE, steps),
@@ -95,7 +95,7 @@ def make_optimizer(steps: int) -> optax.GradientTransformationExtraArgs:
 
 
 def make_step(tx: optax.GradientTransformationExtraArgs, out: P | None = None) -> Step:
-    """Compiles a training step. The shardings come with the arguments."""
+    """Compile a training step. The shardings come with the arguments."""
 
     def loss(params: Params, X: jax.Array, targets: jax.Array) -> jax.Array:
         scores = forward(params, X, out)
@@ -115,7 +115,7 @@ def make_step(tx: optax.GradientTransformationExtraArgs, out: P | None = None) -
 def train(
     X: np.ndarray, y: np.ndarray, steps: int, mesh: Mesh | None = None
 ) -> tuple[Params, Any]:
-    """Trains on one device, or on a mesh; gives the parameters and the state."""
+    """Train on one device, or on a mesh; return the parameters and the state."""
     tx, place, params = make_optimizer(steps), jnp.asarray, initial_params()
     if mesh is None:
         params, out = jax.tree.map(jnp.asarray, params), None
@@ -138,7 +138,7 @@ def train(
 
 
 def show(console: Console, params: Params, state: Any) -> None:
-    """Prints where the parameters and Adam's second moments are, and the zeros."""
+    """Print where the parameters and Adam's second moments are, and the zeros."""
     table = Table(title="Parameters, shared out over the mesh")
     for column in ("array", "shape", "on each device", "sharding", "second moment"):
         table.add_column(column)
@@ -157,7 +157,7 @@ def show(console: Console, params: Params, state: Any) -> None:
 
 
 def main() -> None:
-    """Trains on a mesh and on one device, and compares."""
+    """Train on a mesh and on one device, and compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--axes", choices=("auto", "explicit"), default="auto")

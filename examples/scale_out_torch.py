@@ -47,13 +47,13 @@ class Trainer(NamedTuple):
 
 
 def load() -> list[np.ndarray]:
-    """Splits the digits 75 to 25: pixels, test pixels, labels, test labels."""
+    """Split the digits 75 to 25: pixels, test pixels, labels, test labels."""
     X, y = load_digits(return_X_y=True)
     return train_test_split(X / 16, y, test_size=0.25, random_state=0, stratify=y)
 
 
 def minibatches(steps: range) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffles the samples in every epoch; the same for all processes."""
+    """Shuffle the samples in every epoch; the same for all processes."""
     X, _, y, _ = (torch.from_numpy(x) for x in load())
     rng = np.random.default_rng(1)
     order = np.zeros(0, int)
@@ -66,7 +66,7 @@ def minibatches(steps: range) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def make_model(device: str) -> nn.Module:
-    """Makes the same network in every process."""
+    """Make the same network in every process."""
     torch.manual_seed(0)
     # In double precision the order in which processes add up does not reach the zeros;
     # in single precision a few of them may differ.
@@ -78,7 +78,7 @@ def make_model(device: str) -> nn.Module:
 
 
 def distribute(model: nn.Module, strategy: str, device: str) -> nn.Module:
-    """Copies or shards the model over the processes."""
+    """Copy or shard the model over the processes."""
     if strategy == "ddp":
         return nn.parallel.DistributedDataParallel(model)
     mesh = init_device_mesh(torch.device(device).type, (PROCESSES,))
@@ -90,7 +90,7 @@ def distribute(model: nn.Module, strategy: str, device: str) -> nn.Module:
 
 
 def make_trainer(model: nn.Module, steps: int) -> Trainer:
-    """Wraps Adam; the strength warms up and the learning rate decays."""
+    """Wrap Adam; the strength warms up and the learning rate decays."""
 
     def warm_up(step: int) -> float:
         return STRENGTH * min(1, step / max(1, steps // 10))
@@ -102,7 +102,7 @@ def make_trainer(model: nn.Module, steps: int) -> Trainer:
 
 
 def train(trainer: Trainer, steps: range, device: str, part: int, parts: int) -> None:
-    """Takes the steps, on this process's part of every minibatch."""
+    """Take the steps, on this process's part of every minibatch."""
     model, optimizer, schedule = trainer
     for batch, labels in minibatches(steps):
         X, y = (x.chunk(parts)[part].to(device) for x in (batch, labels))
@@ -113,7 +113,7 @@ def train(trainer: Trainer, steps: range, device: str, part: int, parts: int) ->
 
 
 def save(trainer: Trainer, folder: pathlib.Path) -> None:
-    """Saves a checkpoint, each process what it holds."""
+    """Save a checkpoint, each process what it holds."""
     model, optimizer = get_state_dict(trainer.model, trainer.optimizer)
     schedule = trainer.schedule.state_dict()
     state = {"model": model, "optimizer": optimizer, "schedule": schedule}
@@ -121,7 +121,7 @@ def save(trainer: Trainer, folder: pathlib.Path) -> None:
 
 
 def restore(trainer: Trainer, folder: pathlib.Path) -> None:
-    """Loads a checkpoint; it may have been saved by another number of processes."""
+    """Load a checkpoint; it may have been saved by another number of processes."""
     model, optimizer = get_state_dict(trainer.model, trainer.optimizer)
     schedule = trainer.schedule.state_dict()
     state = {"model": model, "optimizer": optimizer, "schedule": schedule}
@@ -136,7 +136,7 @@ def restore(trainer: Trainer, folder: pathlib.Path) -> None:
 
 
 def describe(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """Gathers the whole parameters, and tells what this process holds of them."""
+    """Gather the whole parameters, and tell what this process holds of them."""
     found = {}
     for name, parameter in model.named_parameters():
         x = parameter.detach()
@@ -150,12 +150,12 @@ def describe(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def device_of(rank: int) -> str:
-    """Gives each process a GPU, if there are enough of them."""
+    """Give each process a GPU, if there are enough of them."""
     return f"cuda:{rank}" if torch.cuda.device_count() >= PROCESSES else "cpu"
 
 
 def worker(rank: int, strategy: str, steps: int, folder: str) -> None:
-    """Trains in one of the processes; the first one leaves the parameters behind."""
+    """Train in one of the processes; the first one leaves the parameters behind."""
     torch.set_num_threads(1)
     device = device_of(rank)
     if device != "cpu":
@@ -187,7 +187,7 @@ def worker(rank: int, strategy: str, steps: int, folder: str) -> None:
 
 
 def main() -> None:
-    """Trains in two processes, and in one without a break, and compares."""
+    """Train in two processes, and in one without a break, and compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--strategy", choices=("ddp", "fsdp2"), default="fsdp2")
     parser.add_argument("--steps", type=int, default=400)

@@ -41,7 +41,7 @@ PENALTIES: dict[str, Callable[[Any], Any]] = {
 
 
 def curves(text: str, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Gives prox(X) by JAX, compiled, and by torch."""
+    """Return prox(X) by JAX, compiled, and by torch."""
     in_jax, in_torch = PENALTIES[text](l1jax), PENALTIES[text](l1torch)
     ours = jax.jit(lambda x: in_jax.prox(x, threshold))(jnp.asarray(X))
     theirs = in_torch.prox(torch.tensor(X), threshold)
@@ -49,7 +49,7 @@ def curves(text: str, threshold: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(axes: Axes, text: str) -> None:
-    """Draws one penalty's curves, broken where they jump."""
+    """Draw one penalty's curves, broken where they jump."""
     convex = "convex" if PENALTIES[text](l1jax).convex else "not convex"
     axes.set_title(f"{text}\n{convex}", fontsize=9)
     axes.plot(X, X, color="0.8", linewidth=1)
@@ -77,7 +77,7 @@ def draw(axes: Axes, text: str) -> None:
 
 
 def main() -> None:
-    """Draws all penalties into one figure."""
+    """Draw all penalties into one figure."""
     out = command_line(__doc__, __file__, frameworks=False).parse_args().out
     figure = Figure(figsize=(10, 8.2), layout="constrained")
     figure.suptitle("What a weight x becomes: prox(x) against x (grey: x unchanged)")

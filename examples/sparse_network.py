@@ -110,13 +110,13 @@ class Network(nnx.Module):
         self.first, self.second, self.third = map(linear, kernels(weights))
 
     def __call__(self, X: jax.Array) -> jax.Array:
-        """Gives the scores of the digits."""
+        """Return the scores of the digits."""
         return self.third(nnx.relu(self.second(nnx.relu(self.first(X)))))
 
 
 @nnx.jit
 def step(model: Network, optimizer: nnx.Optimizer, X: jax.Array, y: jax.Array) -> None:
-    """Updates model and optimizer in place, on one batch."""
+    """Update model and optimizer in place, on one batch."""
 
     def loss(model: Network) -> jax.Array:
         losses = optax.softmax_cross_entropy_with_integer_labels(model(X), y)
@@ -126,7 +126,7 @@ def step(model: Network, optimizer: nnx.Optimizer, X: jax.Array, y: jax.Array) -
 
 
 def train_flax(way: str, data: Split, steps: int) -> tuple[Any, Weights]:
-    """Gives the report of the kernels' zeros, and the weights."""
+    """Return the report of the kernels' zeros, and the weights."""
     model = Network(initial(0))
     strength, penalty = WAYS[way](l1jax, model, steps)
     rate = optax.cosine_decay_schedule(LEARNING_RATE, steps)
@@ -143,7 +143,7 @@ def train_flax(way: str, data: Split, steps: int) -> tuple[Any, Weights]:
 
 
 def train_torch(way: str, data: Split, steps: int) -> tuple[Any, Weights]:
-    """Does the same in torch."""
+    """Do the same in torch."""
     model = to_torch(initial(0))  # a Sequential of Linear and ReLU
     strength, penalty = WAYS[way](l1torch, model, steps)
     adam = torch.optim.Adam(model.named_parameters(), lr=LEARNING_RATE)
@@ -159,7 +159,7 @@ def train_torch(way: str, data: Split, steps: int) -> tuple[Any, Weights]:
 
 
 def cut(weights: Weights) -> Weights:
-    """Cuts hidden units out of the network, which computes the same without them."""
+    """Cut hidden units out of the network, which computes the same without them."""
     small, gone = dict(weights), 0
     for i in range(len(kernels(weights)) - 1):
         kernel, bias, after = (
@@ -177,7 +177,7 @@ def cut(weights: Weights) -> Weights:
 
 
 def examine(way: str, report: Any, weights: Weights, data: Split) -> Trained:
-    """Measures a network and cuts it; raises where it is not as it should be."""
+    """Measure a network and cut it; raise where it is not as it should be."""
     small = cut(weights)
     whole, less = (forward(each, data.X_test) for each in (weights, small))
     error = np.abs(whole - less).max() / np.abs(whole).max()
@@ -192,7 +192,7 @@ def examine(way: str, report: Any, weights: Weights, data: Split) -> Trained:
 
 
 def mosaic(trained: Trained, axes: Axes, limit: float) -> Any:
-    """Draws the weights into the first hidden units as images of 8 x 8 pixels."""
+    """Draw the weights into the first hidden units as images of 8 x 8 pixels."""
     rows, columns = SHOWN
     kernel, after = kernels(trained.weights)[:2]
     shown = kernel[:, : rows * columns].reshape(8, 8, rows, columns)
@@ -211,7 +211,7 @@ def mosaic(trained: Trained, axes: Axes, limit: float) -> Any:
 
 
 def figure_of(name: str, found: dict[str, Trained]) -> Figure:
-    """Draws the first layer's weights, and the zeros by layer."""
+    """Draw the first layer's weights, and the zeros by layer."""
     figure = Figure(figsize=(10, 8), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(2.6, 1))
     above.suptitle(
@@ -257,7 +257,7 @@ def figure_of(name: str, found: dict[str, Trained]) -> Figure:
 
 
 def main() -> None:
-    """Trains, cuts, prints and draws."""
+    """Train, cut, print and draw."""
     parser = command_line(__doc__, __file__)
     parser.add_argument("--steps", type=int, default=FULL)
     args = parser.parse_args()

@@ -59,7 +59,7 @@ def pruned_sizes(target: float, steps: int) -> np.ndarray:
 def train_jax(
     target: float, way: str, data: Split, steps: int, seeds: int
 ) -> list[Weights]:
-    """Trains one network for each seed, all at once."""
+    """Train one network for each seed, all at once."""
     options = WAYS[way]
     rate = optax.cosine_decay_schedule(LEARNING_RATE, steps)
     if options is None:
@@ -150,7 +150,7 @@ def train_torch(
 
 
 def draw(found: dict[str, np.ndarray], seeds: int) -> Figure:
-    """Draws accuracy by target, of each way; `found` has (targets, ways) per panel."""
+    """Draw accuracy by target, of each way; `found` has (targets, ways) per panel."""
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     figure.suptitle(
         "Accuracy by the zeros that were asked for: a target, with and without a\n"
@@ -170,7 +170,7 @@ def draw(found: dict[str, np.ndarray], seeds: int) -> Figure:
 
 
 def main() -> None:
-    """Prints a table for each framework, and draws."""
+    """Print a table for each framework, and draw."""
     parser = command_line(__doc__, __file__)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=1)

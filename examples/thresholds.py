@@ -69,7 +69,7 @@ class Problem:
 
 
 def make_problem() -> Problem:
-    """Makes 400 samples of 220 features and solves their Lasso by scikit-learn."""
+    """Make 400 samples of 220 features and solve their Lasso by scikit-learn."""
     X, y = make_regression(400, 220, n_informative=20, noise=30.0, random_state=0)
     y /= y.std()
     lasso = Lasso(alpha=STRENGTH, fit_intercept=False, tol=1e-14, max_iter=100_000)
@@ -91,7 +91,7 @@ class Row:
     """The first two are metrics of the proximal optimizers."""
 
     def make_jax(self, lr: optax.Schedule) -> optax.GradientTransformation:
-        """Makes the optimizer with `l1jax`."""
+        """Make the optimizer with `l1jax`."""
         base = self.jax(lr, **self.settings)
         if self.way == "subgradient":
             return optax.chain(l1jax.add_subgradient(STRENGTH), base)
@@ -100,7 +100,7 @@ class Row:
         return l1jax.proximal(self.jax, lr, STRENGTH, metric=self.way, **self.settings)
 
     def make_torch(self, w: torch.nn.Parameter) -> torch.optim.Optimizer:
-        """Makes the optimizer with `l1torch`; its learning rate is set at each step."""
+        """Make the optimizer with `l1torch`; its learning rate is set at each step."""
         base = self.torch([("w", w)], **self.settings)
         if self.way == "subgradient":
             return l1torch.Subgradient(base, STRENGTH)
@@ -149,7 +149,7 @@ def gradient(X: Array, y: Array, w: Array, batch: Array) -> Array:
 
 
 def train_jax(row: Row, data: Problem, lr: float, batches: np.ndarray) -> np.ndarray:
-    """Trains in JAX; gives the weights after each step, shape (steps, features)."""
+    """Train in JAX; return the weights after each step, shape (steps, features)."""
     X, y = jnp.asarray(data.X), jnp.asarray(data.y)
     tx = row.make_jax(optax.cosine_decay_schedule(lr, len(batches)))
 
@@ -167,7 +167,7 @@ def train_jax(row: Row, data: Problem, lr: float, batches: np.ndarray) -> np.nda
 
 
 def train_torch(row: Row, data: Problem, lr: float, batches: np.ndarray) -> np.ndarray:
-    """Trains in torch; gives what `train_jax` gives."""
+    """Train in torch; return what `train_jax` gives."""
     X, y = torch.tensor(data.X), torch.tensor(data.y)
     w = torch.nn.Parameter(torch.full(X.shape[1:], 0.01, dtype=X.dtype))
     optimizer = row.make_torch(w)
@@ -182,7 +182,7 @@ def train_torch(row: Row, data: Problem, lr: float, batches: np.ndarray) -> np.n
 
 
 def draw(curves: dict[tuple[str, str], np.ndarray], data: Problem, path: Path) -> None:
-    """Draws gap and exact zeros by step: lines for JAX, markers for torch."""
+    """Draw gap and exact zeros by step: lines for JAX, markers for torch."""
     figure = Figure(figsize=(10, 4.8), layout="constrained")
     figure.suptitle("Adam on the Lasso, full batch. Lines: JAX; markers: torch")
     gaps, zeros = figure.subplots(1, 2)
@@ -205,7 +205,7 @@ def draw(curves: dict[tuple[str, str], np.ndarray], data: Problem, path: Path) -
 
 
 def main() -> None:
-    """Trains every row, prints the table and draws the figure."""
+    """Train every row, print the table and draw the figure."""
     parser = command_line(__doc__, __file__)
     parser.add_argument("--steps", type=int, default=1_500)
     args, data = parser.parse_args(), make_problem()

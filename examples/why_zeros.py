@@ -68,7 +68,7 @@ RUNS += [Run("Adam", way, rate) for way in (SUBGRADIENT, PROX) for rate in RATES
 
 
 def train_jax(run: Run) -> np.ndarray:
-    """Gives the weight at the start and after each step, by optax."""
+    """Return the weight at the start and after each step, by optax."""
     factory = optax.sgd if run.optimizer == "SGD" else optax.adam
     if run.way == PROX:
         tx = l1jax.proximal(factory, run.rate, STRENGTH)
@@ -112,13 +112,13 @@ TRAINERS: dict[str, Callable[[Run], np.ndarray]] = {
 
 
 def first_zero(trail: np.ndarray) -> int | None:
-    """Gives the step from which on the weight is exactly zero, if there is one."""
+    """Return the step from which on the weight is exactly zero, if there is one."""
     at = int(np.flatnonzero(np.append(START, trail) != 0)[-1])
     return at if at < len(trail) else None
 
 
 def check(run: Run, trail: np.ndarray) -> None:
-    """Raises if a run does not do what this file says of it."""
+    """Raise if a run does not do what this file says of it."""
     zeros, tail = np.count_nonzero(trail == 0), np.abs(trail[-STEPS // 4 :])
     if run.way == PROX:
         kept = first_zero(trail) is not None
@@ -139,7 +139,7 @@ def check(run: Run, trail: np.ndarray) -> None:
 
 
 def report(trails: dict[Run, np.ndarray], title: str) -> None:
-    """Prints the table."""
+    """Print the table."""
     columns = ("optimizer", "way", "lr", "zero from step", "|w| at the end", "in lr")
     table = Table(*columns, title=title, box=box.SIMPLE_HEAD)
     for run, trail in trails.items():
@@ -161,7 +161,7 @@ def report(trails: dict[Run, np.ndarray], title: str) -> None:
 
 
 def draw_forces(axes: Axes) -> None:
-    """Draws the pull of the loss and the pushes; they balance at the solutions."""
+    """Draw the pull of the loss and the pushes; they balance at the solutions."""
     w = np.array([-0.4, 1.05])
     axes.plot(w, GOAL - w, color="0", linestyle=":", linewidth=2)
     axes.plot(w, STRENGTH * w, **LOOKS[L2])
@@ -186,7 +186,7 @@ def draw_forces(axes: Axes) -> None:
 
 
 def draw_sizes(axes: Axes, trails: dict[Run, np.ndarray], optimizer: str) -> None:
-    """Draws the largest |w| of 20 steps to come; exact zeros lie at the bottom."""
+    """Draw the largest |w| of 20 steps to come; exact zeros lie at the bottom."""
     lowest, window = 1e-4, 20
     for rate in RATES:
         jumps, path = (trails[Run(optimizer, way, rate)] for way in (SUBGRADIENT, PROX))
@@ -207,7 +207,7 @@ def draw_sizes(axes: Axes, trails: dict[Run, np.ndarray], optimizer: str) -> Non
 
 
 def draw(trails: dict[Run, np.ndarray]) -> Figure:
-    """Draws the forces, the paths, and what they do near zero."""
+    """Draw the forces, the paths, and what they do near zero."""
     figure = Figure(figsize=(10, 7.6), layout="constrained")
     figure.suptitle(
         f"One weight, loss 1/2 (w - {GOAL:g})², strength λ = {STRENGTH:g}:\n"
@@ -230,7 +230,7 @@ def draw(trails: dict[Run, np.ndarray]) -> Figure:
 
 
 def main() -> None:
-    """Trains, checks, prints and draws."""
+    """Train, check, print and draw."""
     arguments = command_line(__doc__, __file__).parse_args()
     jax.config.update("jax_enable_x64", True)
     torch.set_num_threads(1)

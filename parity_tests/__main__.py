@@ -19,31 +19,31 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the report; gives the exit code."""
+    """Run the report, and return the exit code."""
     options = parser().parse_args(arguments)
     try:
         # Not before the arguments are known to be good: these take seconds.
         from parity_tests.frameworks.twin import installed
-        from parity_tests.report import rendering as report
+        from parity_tests.report import rendering
 
         twins = installed()
-        sides = report.choose_sides(twins, options.device)
+        sides = rendering.choose_sides(twins, options.device)
         if options.json not in (None, "-"):
             # Before minutes are spent on what cannot be written.
             pathlib.Path(options.json).touch()
     except ImportError as error:
         print(f'{error}. Install it by: pip install ".[parity]"', file=sys.stderr)
         return 2
-    except (report.UnavailableError, OSError) as error:
+    except (rendering.UnavailableError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    result = report.run(sides, quick=options.quick)
+    result = rendering.run(sides, quick=options.quick)
     if options.json == "-":
-        print(report.to_json(result))
+        print(rendering.to_json(result))
     else:
-        report.show(result)
+        rendering.show(result)
     if options.json not in (None, "-"):
-        pathlib.Path(options.json).write_text(report.to_json(result) + "\n")
+        pathlib.Path(options.json).write_text(rendering.to_json(result) + "\n")
     return 0 if result.passed else 1
 
 

@@ -25,13 +25,13 @@ threadpoolctl.threadpool_limits(1)  # numpy's
 
 @pytest.fixture(params=TWINS, ids=[twin.name for twin in TWINS])
 def twin(request: pytest.FixtureRequest) -> Twin:
-    """Runs the test once for each framework."""
+    """Run the test once for each framework."""
     return request.param
 
 
 @pytest.fixture(params=WRAPPERS)
 def wrap(request: pytest.FixtureRequest) -> Callable[..., torch.optim.Optimizer]:
-    """Runs the test once for each torch wrapper: `wrap(base, strength, ...)`."""
+    """Run the test once for each torch wrapper: `wrap(base, strength, ...)`."""
     wrapper = WRAPPERS[request.param]
     return lambda base, strength=STRENGTH, **kwargs: wrapper(base, strength, **kwargs)
 

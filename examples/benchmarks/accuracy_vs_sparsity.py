@@ -65,7 +65,7 @@ class Way(NamedTuple):
 
 
 def adam(penalty: Callable[[ModuleType], Any], **options: Any) -> tuple[Any, Any]:
-    """Makes Adam with exact zeros, for optax and for torch."""
+    """Make Adam with exact zeros, for optax and for torch."""
     return (
         lambda rate, l1: l1jax.proximal(
             optax.adam, rate(ADAM), l1, penalty=penalty(l1jax), **options
@@ -114,7 +114,7 @@ PANELS = {
 
 
 def without(weights: Weights, cut: float) -> Weights:
-    """Sets the weights of the kernels up to `cut` in absolute value to zero."""
+    """Set the weights of the kernels up to `cut` in absolute value to zero."""
     return {
         k: np.where(abs(v) <= cut, np.float32(0), v) if k.startswith("kernel") else v
         for k, v in weights.items()
@@ -122,14 +122,14 @@ def without(weights: Weights, cut: float) -> Weights:
 
 
 def pruned(weights: Weights, left: float, done: float) -> Weights:
-    """Prunes the smallest weights, to the fraction `left` at the end of the ramp."""
+    """Prune the smallest weights, to the fraction `left` at the end of the ramp."""
     sizes = np.sort(np.concatenate([abs(k).ravel() for k in kernels(weights)]))
     zeros = round((1 - left) * pruning_ramp(done) * sizes.size)
     return without(weights, sizes[zeros - 1]) if zeros else weights
 
 
 def jax_trainer(way: Way, data: Split, steps: int) -> Callable[..., Weights]:
-    """Gives the training of a strength and a seed, compiled once."""
+    """Return the training of a strength and a seed, compiled once."""
     X, y = jnp.asarray(data.X), jnp.asarray(data.y)
     rate = functools.partial(optax.cosine_decay_schedule, decay_steps=steps)
 
@@ -165,7 +165,7 @@ def jax_trainer(way: Way, data: Split, steps: int) -> Callable[..., Weights]:
 
 
 def torch_trainer(way: Way, data: Split, steps: int) -> Callable[..., Weights]:
-    """Does in torch what `jax_trainer` does."""
+    """Do in torch what `jax_trainer` does."""
     X, y = torch.tensor(data.X), torch.tensor(data.y)
     warm_up = max(1, steps // 10)
 
@@ -192,21 +192,21 @@ def torch_trainer(way: Way, data: Split, steps: int) -> Callable[..., Weights]:
 
 
 def look(way: Way, weights: Weights, data: Split) -> tuple[float, ...]:
-    """Gives exact zeros, weights below the cut, what counts as zero, and accuracy."""
+    """Return exact zeros, weights below the cut, what counts as zero, and accuracy."""
     exact, small, _ = measure(weights, data)
     zeros, _, accuracy = measure(without(weights, CUT) if way.cuts else weights, data)
     return exact, small, zeros, accuracy
 
 
 def accuracy_at(points: np.ndarray) -> np.ndarray:
-    """Interpolates the means of a sweep linearly, at `SHOWN`; NaN beyond its ends."""
+    """Interpolate the means of a sweep linearly, at `SHOWN`; NaN beyond its ends."""
     *_, zeros, accuracy = points.mean(1).T
     order = zeros.argsort()
     return np.interp(SHOWN, zeros[order], accuracy[order], np.nan, np.nan)
 
 
 def table_of(title: str, found: Found) -> Table:
-    """Makes the table of one framework."""
+    """Make the table of one framework."""
     table = Table(title=title)
     table.add_column("way", no_wrap=True)
     for name in ("exact zeros", "|w|<1e-3", *(f"at {s}" for s in SHOWN)):
@@ -220,7 +220,7 @@ def table_of(title: str, found: Found) -> Table:
 
 
 def check(found: Found, twins: Found, full: bool) -> None:
-    """Raises where the zeros are not what the docstring says, or not the twin's."""
+    """Raise where the zeros are not what the docstring says, or not the twin's."""
     for name, points in found.items():
         way, exact = WAYS[name], points[..., 0]
         left = np.geomspace(way.first, way.last, len(points))[:, None]
@@ -258,7 +258,7 @@ def check(found: Found, twins: Found, full: bool) -> None:
 
 
 def figure_of(framework: str, found: Found, seeds: int) -> Figure:
-    """Draws accuracy over zeros: the reference beside some others in each panel."""
+    """Draw accuracy over zeros: the reference beside some others in each panel."""
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     figure.suptitle(
         "A network's accuracy against its zeros: L1 under Adam (black) beside "
@@ -293,7 +293,7 @@ def figure_of(framework: str, found: Found, seeds: int) -> Figure:
 
 
 def main() -> None:
-    """Trains, prints the tables and draws the first."""
+    """Train, print the tables and draw the first."""
     parser = command_line(__doc__, __file__)
     parser.set_defaults(framework="jax")
     for option, default in FULL.items():

@@ -25,7 +25,7 @@ LIMIT = "2"
 
 
 def strengths() -> dict[str, tuple[object, l1jax.Penalty]]:
-    """Gives strength and penalty of every row, the baseline first."""
+    """Return strength and penalty of every row, the baseline first."""
     end = {"begin": 0.0, "end": 0.5}
     target = l1jax.target_sparsity
     return {
@@ -42,7 +42,7 @@ def strengths() -> dict[str, tuple[object, l1jax.Penalty]]:
 
 
 def compile_seconds(strength: object, penalty: l1jax.Penalty, leaves: int) -> float:
-    """Gives the processor time from nothing to a compiled step."""
+    """Return the processor time from nothing to a compiled step."""
     jax.clear_caches()
     shapes = [SHAPES[i % len(SHAPES)] for i in range(leaves)]
     params = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
@@ -54,7 +54,7 @@ def compile_seconds(strength: object, penalty: l1jax.Penalty, leaves: int) -> fl
 
 
 def main() -> None:
-    """Prints a table for each number of arrays."""
+    """Print a table for each number of arrays."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--leaves", type=int, nargs="+", default=[200, 500])
     parser.add_argument("--repeats", type=int, default=3)

@@ -61,7 +61,7 @@ def transforms(steps: int) -> dict[str, optax.GradientTransformation]:
 
 
 def stepper(tx: optax.GradientTransformation) -> Callable[[], None]:
-    """Makes a step that waits for its result."""
+    """Make a step that waits for its result."""
     keys = iter(jax.random.split(jax.random.key(0), 8))
     params = [
         {name: jax.random.normal(next(keys), shape) for name, shape in layer.items()}
@@ -79,7 +79,7 @@ def stepper(tx: optax.GradientTransformation) -> Callable[[], None]:
 
 
 def resident_memory() -> int:
-    """Gives the bytes of memory that this process has, as Linux counts them."""
+    """Return the bytes of memory that this process has, as Linux counts them."""
     pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
@@ -87,7 +87,7 @@ def resident_memory() -> int:
 def measure(
     base: Callable[[], None], step: Callable[[], None], steps: int
 ) -> tuple[float, float]:
-    """Gives a step's time over the base's, and the kB that a turn of both keeps."""
+    """Return a step's time over the base's, and the kB that a turn of both keeps."""
     ratios = []
     for turn in range(WARM_UP + steps):
         if turn == WARM_UP:
@@ -103,7 +103,7 @@ def measure(
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=200)
     steps = parser.parse_args().steps

@@ -36,7 +36,7 @@ LIMITS_OF_MANY = {METRIC: "2.00", TARGET: "2.00", GROUPS: "5.00"}
 
 
 def parameters(size: int, tensors: int) -> list[torch.nn.Parameter]:
-    """Makes `size` float32 numbers with gradients, spread over some tensors."""
+    """Make `size` float32 numbers with gradients, spread over some tensors."""
     made = []
     for _ in range(tensors):
         p = torch.nn.Parameter(torch.randn(size // tensors))
@@ -103,7 +103,7 @@ def steps_of_many(tensors: int) -> dict[str, Callable[[], object]]:
 
 
 def peak_memory(step: Callable[[], object]) -> int:
-    """Gives the bytes that a step holds at most beyond what was there before it."""
+    """Return the bytes that a step holds at most beyond what was there before it."""
     with torch.autograd.profiler.profile(
         use_kineto=False, profile_memory=True
     ) as profile:
@@ -118,7 +118,7 @@ def peak_memory(step: Callable[[], object]) -> int:
 def time_ratio(
     baseline: Callable[[], object], step: Callable[[], object], repeats: int
 ) -> float:
-    """Gives the median, over turns, of a step's time over the baseline's beside it."""
+    """Return the median, over turns, of a step's time over the baseline's beside it."""
     ratios = []
     for turn in range(repeats + 2):
         seconds = []
@@ -138,7 +138,7 @@ def torch_table(
     tensors: int,
     repeats: int,
 ) -> Table:
-    """Times every step against the first."""
+    """Time every step against the first."""
     baseline = next(iter(steps.values()))
     table = Table(
         "torch step",
@@ -158,7 +158,7 @@ def torch_table(
 
 
 def jax_table(size: int, tensors: int) -> Table:
-    """Reads the cost of the compiled update, parameters and state donated."""
+    """Read the cost of the compiled update, parameters and state donated."""
     params = [jax.ShapeDtypeStruct((size // tensors,), jnp.float32)] * tensors
     table = Table(
         "JAX update",
@@ -200,7 +200,7 @@ def jax_table(size: int, tensors: int) -> Table:
 
 
 def main() -> None:
-    """Prints tables for one large array, for 200, and for thousands of small ones."""
+    """Print tables for one large array, for 200, and for thousands of small ones."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=25_000_000)
     parser.add_argument("--repeats", type=int, default=31)

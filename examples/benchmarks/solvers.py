@@ -37,7 +37,7 @@ Solver = Callable[[float], tuple[np.ndarray, float]]
 
 
 def problem(n: int, p: int, rho: float) -> tuple[np.ndarray, np.ndarray]:
-    """Makes features that correlate by `rho ** distance`, and a target."""
+    """Make features that correlate by `rho ** distance`, and a target."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(n, p))
     for j in range(1, p):
@@ -50,7 +50,7 @@ def problem(n: int, p: int, rho: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def solvers(X: np.ndarray, y: np.ndarray, strength: float) -> dict[str, Solver | None]:
-    """Gives the solvers, with their own copies of the data; None if not installed."""
+    """Return the solvers, with their own copies of the data; None if not installed."""
     ordered = np.asfortranarray(X)  # as coordinate descent wants it
     arrays = jnp.asarray(X), jnp.asarray(y)
     tensors = torch.tensor(X), torch.tensor(y)
@@ -101,7 +101,7 @@ def solvers(X: np.ndarray, y: np.ndarray, strength: float) -> dict[str, Solver |
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    """Times one run."""
+    """Time one run."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
@@ -110,7 +110,7 @@ def seconds(run: Callable[[], Any]) -> float:
 def tuned(
     solve: Solver, measure: Callable[..., Any], gap: float, patience: float
 ) -> tuple[float, float, Any, int]:
-    """Gives the first call's time, the tolerance, its gap and the coefficients used."""
+    """Return the first call's time, the tolerance, its gap, the coefficients used."""
     first = seconds(lambda: solve(1e-1))
     for power in range(3, 15):
         start = time.perf_counter()
@@ -125,7 +125,7 @@ def tuned(
 def compare(
     X: np.ndarray, y: np.ndarray, strength: float, arguments: Any, title: str
 ) -> Table:
-    """Runs all solvers on one problem."""
+    """Run all solvers on one problem."""
 
     def measure(coef: np.ndarray, intercept: float) -> Any:
         return l1jax.duality_gap(X, y, coef, strength, intercept=intercept)
@@ -155,7 +155,7 @@ def compare(
 
 
 def main() -> None:
-    """Prints the times as ratios."""
+    """Print the times as ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--features", type=int, default=10_000)

@@ -31,7 +31,7 @@ Step = Callable[[], object]
 def torch_step(
     strength: object, size: int, tensors: int, **adam: object
 ) -> tuple[Step, Callable[[], float]]:
-    """Makes a step that draws no numbers, and what tells the fraction of zeros."""
+    """Make a step that draws no numbers, and what tells the fraction of zeros."""
     params = [torch.nn.Parameter(torch.randn(size // tensors)) for _ in range(tensors)]
     turns = [[torch.randn_like(p) for p in params] for _ in range(2)]
     base = torch.optim.Adam(params, lr=LR, **adam)
@@ -81,7 +81,7 @@ def jax_step(
 
 
 def compare(baseline: Step, step: Step, repeats: int) -> tuple[float, float, float]:
-    """Gives the median seconds of both, and the median of their ratios."""
+    """Return the median seconds of both, and the median of their ratios."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(repeats + WARM_UP):
         for kept, run in zip(seconds, (baseline, step), strict=True):
@@ -94,7 +94,7 @@ def compare(baseline: Step, step: Step, repeats: int) -> tuple[float, float, flo
 
 
 def main() -> None:
-    """Prints one table."""
+    """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=25_000_000)
     parser.add_argument("--repeats", type=int, default=11)

@@ -88,7 +88,7 @@ def torch_rows(x: np.ndarray, metric: np.ndarray, radius: float, k: int) -> list
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    """Times one run, until its result is there."""
+    """Time one run, until its result is there."""
     start = time.perf_counter()
     jax.block_until_ready(run())
     return time.perf_counter() - start
@@ -97,13 +97,13 @@ def seconds(run: Callable[[], Any]) -> float:
 def time_ratio(
     other: Callable[[], Any], ours: Callable[[], Any], repeats: int
 ) -> float:
-    """Gives the median, over turns, of the other way's time over ours."""
+    """Return the median, over turns, of the other way's time over ours."""
     turns = [(seconds(other), seconds(ours)) for _ in range(repeats + 1)]
     return statistics.median(a / b for a, b in turns[1:])
 
 
 def main() -> None:
-    """Prints how many times faster it is than the other ways."""
+    """Print how many times faster it is than the other ways."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=1_000_000)
     parser.add_argument("--repeats", type=int, default=7)

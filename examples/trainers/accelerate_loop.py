@@ -41,7 +41,7 @@ class Training(NamedTuple):
 def prepare(
     epochs: int, batch_size: int | None = None, accumulate: int = 1
 ) -> Training:
-    """Makes the model and what trains it; `accumulate` batches make one step."""
+    """Make the model and what trains it; `accumulate` batches make one step."""
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulate)
     pairs = [tuple(map(torch.tensor, pair)) for pair in batches(batch_size)]
     # They are batches already: a data set of samples would take batch_size=... here.
@@ -58,7 +58,7 @@ def prepare(
 
 
 def train_epoch(training: Training) -> None:
-    """Passes once through the data."""
+    """Pass once through the data."""
     accelerator, model, optimizer, loader, scheduler = training
     for X, y in loader:
         with accelerator.accumulate(model):
@@ -72,7 +72,7 @@ def train_epoch(training: Training) -> None:
 def train(
     epochs: int = EPOCHS, batch_size: int | None = None, accumulate: int = 1
 ) -> torch.nn.Module:
-    """Trains the model; on full batches unless a batch size is given."""
+    """Train the model; on full batches unless a batch size is given."""
     training = prepare(epochs, batch_size, accumulate)
     for _ in range(epochs):
         train_epoch(training)
@@ -80,12 +80,12 @@ def train(
 
 
 def coefficients(model: torch.nn.Module) -> np.ndarray:
-    """Gives the weights, of shape (pixels, digits)."""
+    """Return the weights, of shape (pixels, digits)."""
     return model.weight.detach().cpu().numpy().T
 
 
 def main() -> None:
-    """Trains and prints the zeros of each parameter."""
+    """Train and print the zeros of each parameter."""
     args = arguments(__doc__.splitlines()[0])
     torch.set_num_threads(1)  # tensors as small as these gain nothing from more
     print(l1torch.sparsity_report(train(args.epochs, args.batch_size)))

@@ -24,7 +24,7 @@ Batches = list[tuple[np.ndarray, np.ndarray]]
 
 
 def batches(size: int | None = None) -> Batches:
-    """Cuts the data into minibatches.
+    """Cut the data into minibatches.
 
     Args:
       size: samples in each, the last one taking what is left; None for one batch of
@@ -48,7 +48,7 @@ def batches(size: int | None = None) -> Batches:
 
 
 def arguments(description: str) -> argparse.Namespace:
-    """Reads `--epochs` and `--batch-size` from the command line."""
+    """Read `--epochs` and `--batch-size` from the command line."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--batch-size", type=int, help="all samples unless given")

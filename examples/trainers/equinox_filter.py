@@ -32,7 +32,7 @@ Step = Callable[[Carry, jax.Array, jax.Array], Carry]
 
 
 def make_step(tx: optax.GradientTransformation) -> Step:
-    """Makes the function that takes one step on one batch."""
+    """Make the function that takes one step on one batch."""
 
     @eqx.filter_grad
     def loss(model: eqx.nn.Linear, X: jax.Array, y: jax.Array) -> jax.Array:
@@ -51,7 +51,7 @@ def make_step(tx: optax.GradientTransformation) -> Step:
 
 
 def start(steps: int) -> tuple[Carry, Step]:
-    """Makes a model, its optimizer's state and the step, for so many of them."""
+    """Make a model, its optimizer's state and the step, for so many of them."""
     model = eqx.nn.Linear(FEATURES, CLASSES, dtype=jnp.float32, key=jax.random.key(0))
     model = eqx.tree_at(
         lambda model: (model.weight, model.bias),
@@ -65,7 +65,7 @@ def start(steps: int) -> tuple[Carry, Step]:
 
 
 def train(epochs: int = EPOCHS, batch_size: int | None = None) -> eqx.nn.Linear:
-    """Trains the model; on full batches unless a batch size is given."""
+    """Train the model; on full batches unless a batch size is given."""
     data = [(jnp.asarray(X), jnp.asarray(y)) for X, y in batches(batch_size)]
     carry, step = start(epochs * len(data))
     for _ in range(epochs):
@@ -75,12 +75,12 @@ def train(epochs: int = EPOCHS, batch_size: int | None = None) -> eqx.nn.Linear:
 
 
 def coefficients(model: eqx.nn.Linear) -> np.ndarray:
-    """Gives the weights, of shape (pixels, digits)."""
+    """Return the weights, of shape (pixels, digits)."""
     return np.asarray(model.weight).T
 
 
 def main() -> None:
-    """Trains and prints the zeros of each array."""
+    """Train and print the zeros of each array."""
     args = arguments(__doc__.splitlines()[0])
     print(l1jax.sparsity_report(train(args.epochs, args.batch_size)))
 

@@ -42,12 +42,12 @@ class Classifier(lightning.LightningModule):
     def training_step(
         self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int
     ) -> torch.Tensor:
-        """Gives the loss without the penalty."""
+        """Return the loss without the penalty."""
         X, y = batch
         return torch.nn.functional.cross_entropy(self.linear(X), y)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Wraps the optimizer, and tells Lightning to step its schedule every step."""
+        """Wrap the optimizer, and tell Lightning to step its schedule every step."""
         base = torch.optim.Adam(self.named_parameters(), lr=LEARNING_RATE)
         optimizer = l1torch.Proximal(base, STRENGTH)
         steps = int(self.trainer.estimated_stepping_batches)
@@ -59,14 +59,14 @@ class Classifier(lightning.LightningModule):
 
 
 def loader(batch_size: int | None = None) -> DataLoader:
-    """Loads full batches unless a size is given."""
+    """Load full batches unless a size is given."""
     pairs = [tuple(map(torch.tensor, pair)) for pair in batches(batch_size)]
     # They are batches already: a data set of samples would take batch_size=... here.
     return DataLoader(pairs, batch_size=None)
 
 
 def trainer(epochs: int, **kwargs: Any) -> lightning.Trainer:
-    """Makes a quiet Trainer, on CPU; the arguments are those of `lightning.Trainer`."""
+    """Make a quiet Trainer, on CPU; the arguments are those of `lightning.Trainer`."""
     return lightning.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
@@ -81,19 +81,19 @@ def trainer(epochs: int, **kwargs: Any) -> lightning.Trainer:
 def train(
     epochs: int = EPOCHS, batch_size: int | None = None, **kwargs: Any
 ) -> Classifier:
-    """Trains the model; on full batches unless a batch size is given."""
+    """Train the model; on full batches unless a batch size is given."""
     model = Classifier()
     trainer(epochs, **kwargs).fit(model, loader(batch_size))
     return model
 
 
 def coefficients(model: Classifier) -> np.ndarray:
-    """Gives the weights, of shape (pixels, digits)."""
+    """Return the weights, of shape (pixels, digits)."""
     return model.linear.weight.detach().cpu().numpy().T
 
 
 def main() -> None:
-    """Trains and prints the zeros of each parameter."""
+    """Train and print the zeros of each parameter."""
     args = arguments(__doc__.splitlines()[0])
     torch.set_num_threads(1)  # tensors as small as these gain nothing from more
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -28,7 +28,7 @@ from digits import (
 
 @jax.jit
 def step(state: TrainState, X: jax.Array, y: jax.Array) -> TrainState:
-    """Takes one step on one batch."""
+    """Take one step on one batch."""
 
     def loss(params: dict) -> jax.Array:
         logits = state.apply_fn({"params": params}, X)
@@ -40,7 +40,7 @@ def step(state: TrainState, X: jax.Array, y: jax.Array) -> TrainState:
 
 
 def start(steps: int) -> TrainState:
-    """Makes a model and its optimizer, for a training of so many steps."""
+    """Make a model and its optimizer, for a training of so many steps."""
     model = nn.Dense(CLASSES, kernel_init=nn.initializers.constant(START))
     variables = model.init(jax.random.key(0), jnp.zeros((1, FEATURES)))
     rate = optax.cosine_decay_schedule(LEARNING_RATE, steps)
@@ -49,7 +49,7 @@ def start(steps: int) -> TrainState:
 
 
 def train(epochs: int = EPOCHS, batch_size: int | None = None) -> TrainState:
-    """Trains the model; on full batches unless a batch size is given."""
+    """Train the model; on full batches unless a batch size is given."""
     data = [(jnp.asarray(X), jnp.asarray(y)) for X, y in batches(batch_size)]
     state = start(epochs * len(data))
     for _ in range(epochs):
@@ -59,12 +59,12 @@ def train(epochs: int = EPOCHS, batch_size: int | None = None) -> TrainState:
 
 
 def coefficients(state: TrainState) -> np.ndarray:
-    """Gives the weights, of shape (pixels, digits)."""
+    """Return the weights, of shape (pixels, digits)."""
     return np.asarray(state.params["kernel"])
 
 
 def main() -> None:
-    """Trains and prints the zeros of each array."""
+    """Train and print the zeros of each array."""
     args = arguments(__doc__.splitlines()[0])
     print(l1jax.sparsity_report(train(args.epochs, args.batch_size).params))
 

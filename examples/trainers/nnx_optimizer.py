@@ -29,7 +29,7 @@ from digits import (
 def step(
     model: nnx.Linear, optimizer: nnx.Optimizer, X: jax.Array, y: jax.Array
 ) -> None:
-    """Updates model and optimizer in place, on one batch."""
+    """Update model and optimizer in place, on one batch."""
 
     def loss(model: nnx.Linear) -> jax.Array:
         losses = optax.softmax_cross_entropy_with_integer_labels(model(X), y)
@@ -39,7 +39,7 @@ def step(
 
 
 def start(steps: int) -> tuple[nnx.Linear, nnx.Optimizer]:
-    """Makes a model and its optimizer, for a training of so many steps."""
+    """Make a model and its optimizer, for a training of so many steps."""
     model = nnx.Linear(
         FEATURES,
         CLASSES,
@@ -53,7 +53,7 @@ def start(steps: int) -> tuple[nnx.Linear, nnx.Optimizer]:
 
 
 def train(epochs: int = EPOCHS, batch_size: int | None = None) -> nnx.Linear:
-    """Trains the model; on full batches unless a batch size is given."""
+    """Train the model; on full batches unless a batch size is given."""
     data = [(jnp.asarray(X), jnp.asarray(y)) for X, y in batches(batch_size)]
     model, optimizer = start(epochs * len(data))
     for _ in range(epochs):
@@ -63,12 +63,12 @@ def train(epochs: int = EPOCHS, batch_size: int | None = None) -> nnx.Linear:
 
 
 def coefficients(model: nnx.Linear) -> np.ndarray:
-    """Gives the weights, of shape (pixels, digits)."""
+    """Return the weights, of shape (pixels, digits)."""
     return np.asarray(model.kernel[...])
 
 
 def main() -> None:
-    """Trains and prints the zeros of each array."""
+    """Train and print the zeros of each array."""
     args = arguments(__doc__.splitlines()[0])
     print(l1jax.sparsity_report(train(args.epochs, args.batch_size)))
 

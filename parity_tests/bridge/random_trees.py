@@ -10,7 +10,7 @@ F64 = {"param_dtype": jnp.float64}
 
 
 def quickly(function):
-    """Compiles without optimizing, which takes a tenth of the time."""
+    """Compile without optimizing, which takes a tenth of the time."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 

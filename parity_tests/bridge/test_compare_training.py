@@ -153,18 +153,27 @@ class Grown(TorchDense):
         ({"loss": (true_loss, other_loss)}, 1, "loss", "", "not the same function"),
         (
             {"model": lambda: TorchDense(detach=True)},
-            *(1, "gradient", "first", "detach"),
+            1,
+            "gradient",
+            "first",
+            "detach",
         ),
         ({"optimizers": optimizers(eps=1e-7)}, 1, "update", "first", "epsilon"),
         # The first step of Adam does not depend on its decay rates.
         (
             {"optimizers": optimizers(betas=(0.9, 0.99))},
-            *(2, "update", "first", "decay rates"),
+            2,
+            "update",
+            "first",
+            "decay rates",
         ),
         ({"optimizers": optimizers(0.0201)}, 1, "update", "first", "strength"),
         (
             {"optimizers": optimizers(0.03), "tolerance": 1.0},
-            *(1, "zeros", "first", "support_tolerance="),
+            1,
+            "zeros",
+            "first",
+            "support_tolerance=",
         ),
     ],
 )

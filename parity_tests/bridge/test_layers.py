@@ -75,7 +75,8 @@ def attention(self_attention, **settings):
         nn.MultiHeadAttention(num_heads=2, qkv_features=6, **F64, **settings),
         (
             lambda rngs: nnx.MultiHeadAttention(
-                *(2, 6),
+                2,
+                6,
                 decode=False,
                 attention_fn=attend_in_double_precision,
                 rngs=rngs,

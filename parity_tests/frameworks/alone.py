@@ -17,7 +17,7 @@ sys.meta_path.insert(0, Block())
 def run_without(
     packages: Collection[str], code: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs Python code in a process of its own that cannot import the packages."""
+    """Run Python code in a process of its own that cannot import the packages."""
     script = BLOCK.format(packages=set(packages)) + code
     return subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False

@@ -48,7 +48,7 @@ def train(
     l1_ratio: float | None = None,
     **kwargs: Any,
 ) -> Params:
-    """Trains by `l1jax.proximal`; gives the last parameters, or those of all steps."""
+    """Train by `l1jax.proximal`; return the last parameters, or those of all steps."""
     problem = case(name, l1_ratio)
     X, y = jnp.asarray(problem.X, dtype), jnp.asarray(problem.y, dtype)
     factory, settings = row.jax

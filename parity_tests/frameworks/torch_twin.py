@@ -47,7 +47,7 @@ def train(
     l1_ratio: float | None = None,
     **kwargs: Any,
 ) -> Params:
-    """Trains by `l1torch.Proximal`; gives what `parity_tests.jax_twin.train` gives."""
+    """Train by `l1torch.Proximal`; return what `jax_twin.train` returns."""
     problem = case(name, l1_ratio)
     precision = getattr(torch, dtype)
     X, y = (torch.tensor(a, dtype=precision) for a in (problem.X, problem.y))

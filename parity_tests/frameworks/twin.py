@@ -40,16 +40,16 @@ class Twin:
     """A context in which new arrays are made on a device."""
 
     def module(self, path: str) -> ModuleType:
-        """Gives a module of the library, by its path below the package."""
+        """Return a module of the library, by its path below the package."""
         return importlib.import_module(f"{self.lib.__name__}.{path}")
 
     def tree(self, arrays: dict[str, Any], dtype: str = "float64") -> dict[str, Any]:
-        """Makes a flat tree of arrays."""
+        """Make a flat tree of arrays."""
         return {name: self.array(value, dtype) for name, value in arrays.items()}
 
 
 def rounded(values: Any, dtype: str) -> np.ndarray:
-    """Takes values to single precision where a framework is to round them to half.
+    """Take values to single precision where a framework is to round them to half.
 
     The frameworks differ in rounding double to half precision, but not from single.
     """
@@ -58,7 +58,7 @@ def rounded(values: Any, dtype: str) -> np.ndarray:
 
 
 def installed() -> tuple[Twin, ...]:
-    """Gives the twins whose framework is installed, JAX first."""
+    """Return the twins whose framework is installed, JAX first."""
     found = []
     for name in ("jax", "torch"):
         try:

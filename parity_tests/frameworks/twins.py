@@ -14,7 +14,7 @@ TRAIN = {twin.name: twin.train for twin in TWINS}
 
 
 def assert_bitwise(actual: np.ndarray, desired: np.ndarray) -> None:
-    """Fails unless dtype, shape and bits agree, any NaN being as good as another.
+    """Fail unless dtype, shape and bits agree, any NaN being as good as another.
 
     XLA on CPU takes subnormal numbers for zero, in intermediate results too: values may
     differ by the smallest normal number, but two zeros not in their sign.

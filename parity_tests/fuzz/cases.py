@@ -3,21 +3,19 @@
 import importlib
 
 from parity_tests.frameworks.twin import Twin
-from parity_tests.fuzz import fit_cases as fuzz_fits
-from parity_tests.fuzz import penalty_cases as fuzz_penalties
-from parity_tests.fuzz import training_cases as fuzz_training
+from parity_tests.fuzz import fit_cases, penalty_cases, training_cases
 from parity_tests.fuzz.rules import Case
 
 
 def cases(twin: Twin) -> dict[str, Case]:
-    """Gives the calls by name."""
+    """Return the calls by name."""
     own = importlib.import_module(f"parity_tests.fuzz.{twin.name}_cases")
     return (
-        fuzz_penalties.penalties(twin)
-        | fuzz_penalties.methods(twin)
-        | fuzz_training.transforms(twin)
-        | fuzz_training.measures(twin)
-        | fuzz_fits.full_batch(twin)
-        | fuzz_fits.linear(twin)
+        penalty_cases.penalties(twin)
+        | penalty_cases.methods(twin)
+        | training_cases.transforms(twin)
+        | training_cases.measures(twin)
+        | fit_cases.full_batch(twin)
+        | fit_cases.linear(twin)
         | own.optimizers(twin)
     )

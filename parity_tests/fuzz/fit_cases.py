@@ -24,7 +24,7 @@ from parity_tests.fuzz.training_cases import params
 
 
 def full_batch(twin: Twin) -> dict[str, Case]:
-    """Gives the calls that minimise a loss of one's own by name."""
+    """Return the calls that minimise a loss of one's own by name."""
     lib = twin.lib
     X, y = (twin.array(a) for a in _data())
 
@@ -84,7 +84,7 @@ def full_batch(twin: Twin) -> dict[str, Case]:
 
 
 def linear(twin: Twin) -> dict[str, Case]:
-    """Gives the calls for linear models by name."""
+    """Return the calls for linear models by name."""
     lib = twin.lib
     X, y = _data()
 

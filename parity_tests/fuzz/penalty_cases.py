@@ -20,7 +20,7 @@ from parity_tests.fuzz.rules import (
 
 
 def penalties(twin: Twin) -> dict[str, Case]:
-    """Gives the calls that make penalties by name."""
+    """Return the calls that make penalties by name."""
     lib = twin.lib
     arguments: dict[str, tuple[dict[str, Any], dict[str, Rule | None]]] = {
         "adaptive_l1": (
@@ -84,7 +84,7 @@ def penalties(twin: Twin) -> dict[str, Case]:
 
 
 def methods(twin: Twin) -> dict[str, Case]:
-    """Gives the calls of penalties' methods by name."""
+    """Return the calls of penalties' methods by name."""
     lib = twin.lib
     penalties = {
         "l1": lib.l1(),
@@ -155,7 +155,7 @@ def methods(twin: Twin) -> dict[str, Case]:
 
 
 def _used(twin: Twin, make: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes a penalty, and uses it."""
+    """Make a penalty, and use it."""
 
     def call(**arguments: Any) -> Any:
         penalty = make(**arguments)

@@ -51,18 +51,18 @@ class Case:
     """A pattern of errors that are the base optimizer's own."""
 
     def allowed(self, argument: str, value: Any) -> bool | None:
-        """Says what the argument's rule says of a value."""
+        """Say what the argument's rule says of a value."""
         rule = self.kinds[argument]
         return None if rule is None else rule(value)
 
     def names(self, argument: str, message: str) -> bool:
-        """Tells whether a message names the argument."""
+        """Tell whether a message names the argument."""
         names = "|".join(map(re.escape, (argument, *ALIASES.get(argument, ()))))
         return re.search(rf"(?<![A-Za-z_])({names})(?![A-Za-z_])", message) is not None
 
 
 def number_of(value: Any, kind: type) -> bool:
-    """Tells a Python or numpy number from all else."""
+    """Tell a Python or numpy number from all else."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     odd = isinstance(value, bool | np.bool_ | np.timedelta64)

@@ -1,23 +1,22 @@
 """A fuzz of the public surface: odd values in the place of every argument.
 
-    python -m parity_tests.fuzz.sweep [part of a callable's name ...]
+    python -m parity_tests.fuzz.sweep [CALLABLE ...]
 
-prints what is left to mend. Each call of `parity_tests.fuzz.cases` is made with one
-argument replaced by each value of `parity_tests.fuzz.values`. It must give a sensible
-result, or raise ValueError or TypeError with a message that names the argument; and the
-twins must agree.
+prints what is left to mend; `CALLABLE` is a part of a name, such as `l1_ball`. Each
+call of `parity_tests.fuzz.cases` is made with one argument replaced by each value of
+`parity_tests.fuzz.values`. It must give a sensible result, or raise ValueError or
+TypeError with a message that names the argument; and the twins must agree.
 """
 
-import collections
+import argparse
 import contextlib
 import dataclasses
 import numbers
 import re
 import signal
-import sys
 import warnings
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,11 +33,14 @@ REFUSALS = (ValueError, TypeError, IndexError)
 """IndexError is Python's own for an index, see `RegularisationPath.at`."""
 
 
-class Outcome(collections.namedtuple("Outcome", "kind error text")):
-    """What came of a call.
+class Outcome(NamedTuple):
+    """What came of a call."""
 
-    `kind` is "accepted" or "refused", or what is wrong: "unclear", "silent", "slow".
-    """
+    kind: str
+    """"accepted" or "refused", or what is wrong: "unclear", "silent", "slow"."""
+    error: str
+    """The error's class; empty without one."""
+    text: str
 
     @property
     def verdict(self) -> str:
@@ -52,7 +54,7 @@ class TooSlow(BaseException):
 
 @contextlib.contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Raises TooSlow after some seconds."""
+    """Raise TooSlow after some seconds."""
 
     def stop(*_: Any) -> None:
         raise TooSlow
@@ -67,7 +69,7 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def outcome(twin: Twin, case: Case, argument: str, value: Any) -> Outcome:
-    """Makes a call with one argument replaced, and judges it."""
+    """Make a call with one argument replaced, and judge it."""
     arguments = case.arguments() | {argument: value}
     wild = not is_tame(twin, value, case)
     allowed = case.allowed(argument, value)
@@ -98,7 +100,7 @@ def outcome(twin: Twin, case: Case, argument: str, value: Any) -> Outcome:
 
 
 def leaves(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Gives the numbers and arrays of a result with the names of their fields."""
+    """Return the numbers and arrays of a result with the names of their fields."""
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         tree = vars(tree)
     elif hasattr(tree, "_asdict"):
@@ -115,7 +117,7 @@ def leaves(tree: Any) -> Iterator[tuple[str, Any]]:
 
 
 def is_tame(twin: Twin, value: Any, case: Case) -> bool:
-    """Tells whether all numbers are finite, neither huge nor tiny nor, in arrays, < 0.
+    """Tell whether all numbers are finite, neither huge nor tiny nor, in arrays, < 0.
 
     A number out of range in an array makes NaN, as documented.
     """
@@ -135,13 +137,13 @@ def is_tame(twin: Twin, value: Any, case: Case) -> bool:
 
 
 def is_complex(twin: Twin, value: Any) -> bool:
-    """Tells whether a value holds complex numbers, as its result may then."""
+    """Tell whether a value holds complex numbers, as its result may then."""
     found = [np.asarray(twin.numpy(leaf)).dtype.kind for _, leaf in leaves(value)]
     return "c" in found
 
 
 def odd(twin: Twin, case: Case, result: Any, value: Any) -> str | None:
-    """Says what is wrong with a result, if something is."""
+    """Say what is wrong with a result, if something is."""
     kinds = "biufVc" if is_complex(twin, value) else "biufV"
     for name, leaf in leaves(result):
         array = np.asarray(twin.numpy(leaf))
@@ -155,93 +157,118 @@ def odd(twin: Twin, case: Case, result: Any, value: Any) -> str | None:
     return None
 
 
-def sweep(
-    only: tuple[str, ...] = (), every: int = 1
-) -> dict[tuple[str, str, str], tuple[Outcome | None, Outcome | None]]:
-    """Makes the calls of both twins; of all calls, each `every`-th."""
-    found: dict[tuple[str, str, str], list[Outcome | None]] = {}
-    for side, (twin, other) in enumerate(((JAX, TORCH), (TORCH, JAX))):
+class Call(NamedTuple):
+    """A call with one argument replaced."""
+
+    name: str
+    """The callable's."""
+    argument: str
+    value: str
+    """The name of the odd value."""
+
+
+class Pair(NamedTuple):
+    """What came of a call in each twin; None where a twin has no such call."""
+
+    jax: Outcome | None = None
+    torch: Outcome | None = None
+
+
+def sweep(only: Collection[str] = (), every: int = 1) -> dict[Call, Pair]:
+    """Make the calls of both twins; of all calls, each `every`-th."""
+    found: dict[Call, Pair] = {}
+    for twin, other in ((JAX, TORCH), (TORCH, JAX)):
         odd_ones = values(twin, other)
         for name, case in cases(twin).items():
             if only and not any(part in name for part in only):
                 continue
             for argument in case.kinds:
                 for label, make in odd_ones.items():
-                    key = name, argument, label
-                    if sum(map(ord, "".join(key))) % (every * case.every) == 0:
-                        found.setdefault(key, [None, None])[side] = outcome(
-                            twin, case, argument, make()
-                        )
-    return {key: tuple(pair) for key, pair in found.items()}
+                    call = Call(name, argument, label)
+                    if sum(map(ord, "".join(call))) % (every * case.every) == 0:
+                        result = outcome(twin, case, argument, make())
+                        pair = found.get(call, Pair())
+                        found[call] = pair._replace(**{twin.name: result})
+    return found
 
 
-# Where the twins may differ: what JAX says, what torch says, of which values, in which
-# arguments, and why.
-EXCEPTIONS = (
-    (
+class Exemption(NamedTuple):
+    """Where the twins may differ, as patterns, and why."""
+
+    jax: str
+    """What JAX says."""
+    torch: str
+    value: str
+    argument: str
+    """With the callable's name before it."""
+    reason: str
+
+
+EXEMPTIONS = (
+    Exemption(
         "accepted|refused (Type|Value)Error",
         "refused TypeError",
         r"-?[\d.e*-]+|nan|-?inf|bfloat16|np.*|{'w': np}|True|False|complex|1j",
         ".*",
         "numbers and numpy's arrays are arrays in JAX, tensors alone are in torch",
     ),
-    (
+    Exemption(
         "accepted|refused ValueError",
         "refused TypeError",
         r"\[.*\]|\(.*\)|None|{}|{'w': (0.1|list|True)}|{'a': 1}|{1: 2}",
         ".*",
         "any tree is one of parameters in JAX, a mapping to tensors is in torch",
     ),
-    (
+    Exemption(
         "accepted",
         "refused TypeError",
         "own 0-d .*",
         ".*max_ratio",
         "an array in the place of a number may be traced in JAX: inject_hyperparams",
     ),
-    (
+    Exemption(
         "refused TypeError",
         "accepted",
         "int",
         ".*(strength|learning_rate)",
         "an int cannot be made of a traced count",
     ),
-    (
+    Exemption(
         "accepted",
         "refused ValueError",
         "own 0-d (-1|nan|inf)",
         "proximal.strength",
         "an array may be traced in JAX, and is not looked into; in torch it is a float",
     ),
-    (
+    Exemption(
         "accepted",
         "refused TypeError",
         "own.*",
         r"clip_by_global_l1_norm\.update\.updates",
         "a single array is a tree in JAX, a mapping from names is asked for in torch",
     ),
-    (
+    Exemption(
         "accepted",
         "refused TypeError",
         "own.*|{'w': (own.*|None})",
         "layouts.params",
         "a tree of arrays has names that tell in JAX, the classes of modules in torch",
     ),
-    (
+    Exemption(
         "refused TypeError",
         "accepted|refused ValueError",
         "own 0-d int64",
         "(weights_only|by_path.__call__).params",
         "optax.inject_hyperparams takes a mask for a schedule, and calls it so",
     ),
-    (
+    Exemption(
         "accepted",
         "refused ValueError",
         "(np.)?True_?",
         "regularisation_path.vectorised",
         "torch.func.vmap does not show solve the values that it decides by",
     ),
-    (
+    Exemption(
         "accepted",
         "refused TypeError",
         "own.*",
@@ -251,40 +278,48 @@ EXCEPTIONS = (
 )
 
 
-def excused(key: tuple[str, str, str], pair: tuple[Outcome, Outcome]) -> bool:
-    """Tells whether the twins may differ so."""
-    name, argument, label = key
-    texts = (*(one.verdict for one in pair), label, f"{name}.{argument}")
-    return any(all(map(re.fullmatch, patterns, texts)) for *patterns, _ in EXCEPTIONS)
+def exempt(call: Call, pair: Pair) -> bool:
+    """Tell whether the twins may differ so."""
+    texts = (
+        pair.jax.verdict,
+        pair.torch.verdict,
+        call.value,
+        f"{call.name}.{call.argument}",
+    )
+    return any(all(map(re.fullmatch, patterns, texts)) for *patterns, _ in EXEMPTIONS)
 
 
-def left(
-    found: dict[tuple[str, str, str], tuple[Outcome | None, Outcome | None]],
-) -> list[str]:
-    """Gives a line for each call that came out wrong."""
+def left(found: Mapping[Call, Pair]) -> list[str]:
+    """Return a line for each call that came out wrong."""
     lines = []
-    for key, pair in sorted(found.items()):
-        name, argument, label = key
-        for twin, result in zip((JAX, TORCH), pair, strict=True):
+    for call, pair in sorted(found.items()):
+        shown = f"{call.name}({call.argument}={call.value})"
+        for twin, result in pair._asdict().items():
             if result and result.kind not in ("accepted", "refused"):
                 text = re.sub(r"\s+", " ", result.text)[:110]
-                lines.append(
-                    f"{twin.name}: {name}({argument}={label}): {result.verdict}: {text}"
-                )
+                lines.append(f"{twin}: {shown}: {result.verdict}: {text}")
         clear = all(one and one.kind in ("accepted", "refused") for one in pair)
-        if clear and len({one.verdict for one in pair}) > 1 and not excused(key, pair):
+        if clear and len({one.verdict for one in pair}) > 1 and not exempt(call, pair):
             verdicts = " but ".join(one.verdict for one in pair)
-            lines.append(f"twins: {name}({argument}={label}): {verdicts}")
+            lines.append(f"twins: {shown}: {verdicts}")
     return lines
 
 
 def main() -> None:
-    """Prints what is left, and how many calls were made."""
+    """Print what is left, and how many calls were made."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "callables",
+        nargs="*",
+        help="parts of names of callables, such as l1_ball; default all",
+    )
+    arguments = parser.parse_args()
     for twin in (JAX, TORCH):
         twin.set_up()
-    found = sweep(tuple(sys.argv[1:]))
+    found = sweep(arguments.callables)
     lines = left(found)
-    print("\n".join(lines))
+    for line in lines:
+        print(line)
     calls = sum(result is not None for pair in found.values() for result in pair)
     print(f"{len(lines)} of {calls} calls left")
 

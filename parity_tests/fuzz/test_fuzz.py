@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from parity_tests.fuzz import sweep as fuzz
+from parity_tests.fuzz import sweep
 from parity_tests.fuzz.cases import cases
 
 
 @pytest.mark.slow
 def test_every_argument_takes_or_refuses_every_odd_value():
-    lines = fuzz.left(fuzz.sweep())
+    lines = sweep.left(sweep.sweep())
     assert not lines, "\n".join([f"{len(lines)} are left", *lines])
 
 
 def test_a_few_odd_values():
-    lines = fuzz.left(fuzz.sweep(every=FEW))
+    lines = sweep.left(sweep.sweep(every=FEW))
     assert not lines, "\n".join(lines)
 
 
@@ -30,11 +30,24 @@ FEW = 199
 def test_every_public_function_is_in_it(twin):
     names = {name.split(".")[0].split(" ")[0] for name in cases(twin)}
     results = {  # what functions give, and are not called by users
-        *("AddSubgradientState", "ArraySparsity", "Control", "CrossValidation"),
-        *("DualityGap", "EffectiveStep", "KeptFeatures", "LinearSolution"),
-        *("OptimalityResidual", "PathPoint", "ProximalState", "ProximalStepState"),
-        *("Solution", "SparsityReport", "__version__", "GradientTransformation"),
-        *("Penalty", "PenaltyFormula"),  # abstract; what its method returns
+        "AddSubgradientState",
+        "ArraySparsity",
+        "Control",
+        "CrossValidation",
+        "DualityGap",
+        "EffectiveStep",
+        "KeptFeatures",
+        "LinearSolution",
+        "OptimalityResidual",
+        "PathPoint",
+        "ProximalState",
+        "ProximalStepState",
+        "Solution",
+        "SparsityReport",
+        "__version__",
+        "GradientTransformation",
+        "Penalty",  # abstract; its methods are those of every penalty
+        "PenaltyFormula",
     }
     assert set(twin.lib.__all__) - results <= names
 
@@ -178,33 +191,52 @@ def test_values_that_need_a_framework(twin):
         ("proximal", "metric", twin.array(1.0), TypeError, "metric must be one of"),
         ("proximal", "strength", 10**400, ValueError, "strength must be a finite"),
         (
-            *("l1.optimality_distance", "grad", twin.array(np.ones(2)), ValueError),
+            "l1.optimality_distance",
+            "grad",
+            twin.array(np.ones(2)),
+            ValueError,
             r"grad must have the shape of x, \(3,\), got \(2,\)",
         ),
         (
-            *("l1_ball.optimality_distance", "grad", twin.array(np.ones(2))),
-            *(ValueError, r"grad must have the shape of x, \(3,\), got \(2,\)"),
+            "l1_ball.optimality_distance",
+            "grad",
+            twin.array(np.ones(2)),
+            ValueError,
+            r"grad must have the shape of x, \(3,\), got \(2,\)",
         ),
         (
-            *("proximal_step.update", "updates"),
-            *(twin.tree({"w": np.ones(3) * 1j, "b": 0.0}, "complex128"), TypeError),
+            "proximal_step.update",
+            "updates",
+            twin.tree({"w": np.ones(3) * 1j, "b": 0.0}, "complex128"),
+            TypeError,
             r"updates\['[wb]'\] must be .* real floating point, .*complex128",
         ),
         (
-            *("optimality_residual", "grads"),
-            *(twin.tree({"w": np.ones(3) * 1j, "b": 0.0}, "complex128"), TypeError),
+            "optimality_residual",
+            "grads",
+            twin.tree({"w": np.ones(3) * 1j, "b": 0.0}, "complex128"),
+            TypeError,
             r"grads\['[wb]'\] must be .* real floating point, .*complex128",
         ),
         (
-            *("owl.lambda_max", "grad", twin.array([1.0]), ValueError),
+            "owl.lambda_max",
+            "grad",
+            twin.array([1.0]),
+            ValueError,
             "owl has 3 weights, but 'grad' has 1 elements",
         ),
         (
-            *("add_subgradient.update", "params", {"w": "a"}, TypeError),
+            "add_subgradient.update",
+            "params",
+            {"w": "a"},
+            TypeError,
             r"params\['w'\] must be an? (array|tensor), got 'a'",
         ),
         (
-            *("soft_threshold", "x", twin.array([1.0], "float8_e4m3fn"), TypeError),
+            "soft_threshold",
+            "x",
+            twin.array([1.0], "float8_e4m3fn"),
+            TypeError,
             "x must be real floating point, .* 16 bits at least, got dtype .*float8",
         ),
     ):
@@ -231,6 +263,6 @@ def test_the_judge_sees_what_is_wrong(twin):
         (lambda x: int("a"), 1),
         (lambda x: 1.0, 2),
     ):
-        case = fuzz.Case(result, lambda: {}, {"x": lambda value: value == 1})
-        counts[fuzz.outcome(twin, case, "x", value).kind] += 1
+        case = sweep.Case(result, lambda: {}, {"x": lambda value: value == 1})
+        counts[sweep.outcome(twin, case, "x", value).kind] += 1
     assert counts == {"unclear": 2, "silent": 3}

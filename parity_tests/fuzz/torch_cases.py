@@ -21,7 +21,7 @@ from parity_tests.fuzz.training_cases import grads, params
 
 
 def optimizers(twin: Twin) -> dict[str, Case]:
-    """Gives the calls by name, as `fuzz_cases.cases` does."""
+    """Return the calls by name, as `fuzz.cases.cases` does."""
     kinds = {
         "strength": finite_strength,
         "penalty": nothing,

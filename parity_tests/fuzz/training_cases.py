@@ -21,17 +21,17 @@ from parity_tests.fuzz.rules import (
 
 
 def params(twin: Twin) -> dict[str, Any]:
-    """Makes parameters: weights `w`, and a bias."""
+    """Make parameters: weights `w`, and a bias."""
     return twin.tree({"w": np.array([2.0, 0.0, 0.5]), "b": np.array(1.0)})
 
 
 def grads(twin: Twin) -> dict[str, Any]:
-    """Makes gradients of `params`."""
+    """Make gradients of `params`."""
     return twin.tree({"w": np.array([-1.0, 0.01, 0.5]), "b": np.array(1.0)})
 
 
 def transforms(twin: Twin) -> dict[str, Case]:
-    """Gives the calls of transforms by name."""
+    """Return the calls of transforms by name."""
     lib = twin.lib
 
     def step(tx: Any) -> Any:
@@ -92,7 +92,7 @@ def transforms(twin: Twin) -> dict[str, Case]:
 
 
 def measures(twin: Twin) -> dict[str, Case]:
-    """Gives the calls of measures, masks, schedules and targets by name."""
+    """Return the calls of measures, masks, schedules and targets by name."""
     lib = twin.lib
     weighed = {
         "params": None,

@@ -94,7 +94,7 @@ DTYPES = ("float64", "float32", "bfloat16", "int64", "bool", "complex128")
 
 
 def values(twin: Twin, other: Twin) -> dict[str, Callable[[], Any]]:
-    """Gives functions that make the odd values for a twin; each makes a new one."""
+    """Return functions by name, each of which makes one odd value anew."""
     lib = twin.lib
 
     def own(values: Any, dtype: str) -> Callable[[], Any]:

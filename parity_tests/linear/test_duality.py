@@ -109,7 +109,9 @@ def test_it_bounds_the_distance_to_the_optimum(twin: Twin, loss, penalty, interc
     made, strength = PENALTIES[penalty][0](twin.lib), STRENGTHS[loss]
     settings = {"loss": loss, "penalty": made}
     found = twin.lib.solve_linear(
-        *(twin.array(X), twin.array(y), strength),
+        twin.array(X),
+        twin.array(y),
+        strength,
         **settings,
         fit_intercept=intercept,
         tol=1e-12,

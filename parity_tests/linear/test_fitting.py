@@ -8,8 +8,7 @@ import pytest
 from sklearn.linear_model import ElasticNet, Lasso, LinearRegression
 
 from parity_tests.frameworks.twins import JAX, TORCH, TWINS, Twin
-from parity_tests.oracles import optima as oracles
-from parity_tests.oracles import problems
+from parity_tests.oracles import optima, problems
 from parity_tests.oracles.problems import multinomial_gradient
 
 EXACT = {"tol": 1e-14, "max_iter": 1_000_000}
@@ -94,7 +93,7 @@ def test_weights_rescale_free_and_hold(twin: Twin):
 
 def test_logistic_regression_is_liblinears(twin: Twin):
     problem = problems.breast_cancer()
-    best = oracles.sklearn_logistic(problem)
+    best = optima.sklearn_logistic(problem)
     settings = {"loss": "logistic", "fit_intercept": False}
     found = fit(twin, problem.X, (problem.y > 0) * 1.0, problem.strength, **settings)
     coef, b = coefficients(twin, found)
@@ -122,7 +121,7 @@ def test_multinomial_regression_is_optimal(twin: Twin):
     found = fit(twin, X, Y.argmax(1), 0.02, loss="multinomial", tol=1e-13)
     w, b = coefficients(twin, found)
     params = {"w": w, "b": b}
-    assert oracles.multinomial_kkt_residual(X, Y, 0.02, params) < 1e-8
+    assert optima.multinomial_kkt_residual(X, Y, 0.02, params) < 1e-8
     assert abs(b.sum()) < 1e-12
     assert (np.abs(multinomial_gradient(np, X, Y, params)["w"])[w == 0] < 0.02).all()
     assert 40 < np.count_nonzero(w) < 300
@@ -252,7 +251,10 @@ def test_infinite_weights_are_as_if_the_columns_were_left_out(twin: Twin, loss):
         assert not twin.numpy(found.coef)[[1, 4]].any()
         np.testing.assert_allclose(found.objective, without.objective, rtol=1e-9)
     gap = twin.lib.duality_gap(
-        *(twin.array(X), twin.array(y), found.coef, 0.05),
+        twin.array(X),
+        twin.array(y),
+        found.coef,
+        0.05,
         intercept=found.intercept,
         loss=loss,
         penalty=penalty,

@@ -103,7 +103,11 @@ def test_groups_are_in_double_precision_whatever_the_datas(twin: Twin, l1_ratio)
     penalty = twin.lib.sparse_group_l1(l1_ratio, 0, block=4)
     wide, single = (
         linear(twin).solve_linear(
-            *(twin.array(a, dtype) for a in (X, y)), 2.0, penalty=penalty, tol=1e-10
+            twin.array(X, dtype),
+            twin.array(y, dtype),
+            2.0,
+            penalty=penalty,
+            tol=1e-10,
         )
         for dtype in ("float64", "float32")
     )

@@ -142,8 +142,13 @@ def test_multinomial_cross_validation(twin):
     fold = twin.module("linear.model_selection").fold_indices(3, len(y), None)[1]
     rest = np.setdiff1d(np.arange(len(y)), fold)
     path = call(
-        *(twin, "linear_path", X[rest], y[rest], ours.strengths),
-        **{"loss": "multinomial", "tol": 1e-9},
+        twin,
+        "linear_path",
+        X[rest],
+        y[rest],
+        ours.strengths,
+        loss="multinomial",
+        tol=1e-9,
     )
     params = {name: twin.numpy(x)[4] for name, x in path.params.items()}
     scores = X[fold] @ params["coef"] + params["intercept"]

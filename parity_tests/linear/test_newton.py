@@ -40,7 +40,7 @@ def hard(kind, classes):
 
 @functools.cache
 def solved(data, loss, penalty="l1()", tol=1e-9):
-    """Solves along a path in both twins; gives the solutions of each."""
+    """Solve along a path in both twins; return the solutions of each."""
     X, y, strengths = data()
     found = []
     for twin in TWINS:

@@ -131,7 +131,10 @@ def test_validation_losses_of_single_precision_are_double(twin):
     settings = {"folds": [fold, rest], "tol": 1e-4}
     losses = twin.lib.cross_validate(*arrays, [0.5], **settings).losses
     model = twin.lib.solve_linear(
-        *(twin.array(a[rest], "float32") for a in (X, y)), 0.5, tol=1e-4
+        twin.array(X[rest], "float32"),
+        twin.array(y[rest], "float32"),
+        0.5,
+        tol=1e-4,
     )
     coef, b = (twin.numpy(a).astype(float) for a in (model.coef, model.intercept))
     expected = np.mean((X[fold].astype(float) @ coef + b - y[fold]) ** 2) / 2

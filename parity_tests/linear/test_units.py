@@ -31,7 +31,10 @@ CORE = [
 ]
 CASES = [
     pytest.param(
-        *(loss, penalty, unit, size),
+        loss,
+        penalty,
+        unit,
+        size,
         marks=() if (loss, penalty, unit, size) in CORE else pytest.mark.slow,
     )
     for loss in ("squared", "logistic", "multinomial")
@@ -89,7 +92,9 @@ def test_solutions_gaps_and_paths(twin: Twin, loss, penalty, unit, size):
             # What was the solution elsewhere is not certified here.
             old, c = twin.numpy(before.coef), twin.numpy(before.intercept)
             gap = twin.lib.duality_gap(
-                *(*arrays, before.coef, strength),
+                *arrays,
+                before.coef,
+                strength,
                 intercept=before.intercept,
                 **settings,
             )

@@ -7,24 +7,24 @@ import numpy as np
 import pytest
 
 from parity_tests.frameworks.twins import DTYPES, JAX, TORCH, assert_bitwise
-from parity_tests.oracles import optima as oracles
+from parity_tests.oracles import optima
 
 PROXES = {
     "soft_threshold": (
         lambda twin: twin.prox.soft_threshold,
-        oracles.l1_value,
+        optima.l1_value,
     ),
     "nonnegative_l1": (
         lambda twin: twin.prox.prox_nonnegative_l1,
-        oracles.nonnegative_l1_value,
+        optima.nonnegative_l1_value,
     ),
     "elastic_net": (
         lambda twin: functools.partial(twin.prox.prox_elastic_net, l1_ratio=0.3),
-        oracles.elastic_net_value(0.3),
+        optima.elastic_net_value(0.3),
     ),
     "ridge": (
         lambda twin: functools.partial(twin.prox.prox_elastic_net, l1_ratio=0.0),
-        oracles.elastic_net_value(0.0),
+        optima.elastic_net_value(0.0),
     ),
 }
 
@@ -79,7 +79,7 @@ def test_solves_its_argmin(twin, named_prox, dtype):
     xs = np.array([-3.0, -1.0, -0.5, -0.1, 0.0, 0.05, 0.5, 1.0, 2.5])
     for t in (0.0, 0.3, 1.0, 5.0):
         actual = twin.numpy(make(twin)(twin.array(xs, dtype), t))
-        expected = [oracles.grid_argmin(float(x), t, value) for x in xs]
+        expected = [optima.grid_argmin(float(x), t, value) for x in xs]
         tolerance = 2e-7 if dtype == "float32" else 2e-8
         np.testing.assert_allclose(actual, expected, atol=tolerance, rtol=tolerance)
 

@@ -117,7 +117,8 @@ MANY = {
     "snap": (l1jax.target_sparsity(0.5, 10, snap=0.75), l1jax.l1(), 2.5),
     "array": (l1jax.target_sparsity(0.5, 10, scope="array"), l1jax.l1(), 2.5),
     "array, snap": (
-        *(l1jax.target_sparsity(0.5, 10, scope="array", snap=0.75), l1jax.l1()),
+        l1jax.target_sparsity(0.5, 10, scope="array", snap=0.75),
+        l1jax.l1(),
         4,
     ),
     "ball": (1.0, l1jax.l1_ball(1.0, scope="tree"), 2.5),

@@ -12,8 +12,7 @@ import torch
 import l1jax
 import l1torch
 from parity_tests.frameworks.twins import DTYPES, JAX, TORCH, TWINS
-from parity_tests.oracles import optima as oracles
-from parity_tests.oracles import problems
+from parity_tests.oracles import optima, problems
 
 # Units in the last place. Half precision is summed and scaled in single: rounded once.
 CLOSE = {
@@ -188,7 +187,7 @@ def test_it_does_not_regularise():
     size = np.abs(problem.gradient(np, problem.X, problem.y, found)).sum()
     assert size > most
     stronger = dataclasses.replace(problem, strength=problem.strength * size / most)
-    wanted = oracles.sklearn_lasso(stronger)
+    wanted = optima.sklearn_lasso(stronger)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
     np.testing.assert_array_equal(found == 0, wanted == 0)
     assert 0 < np.count_nonzero(found) < 10

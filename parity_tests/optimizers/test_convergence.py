@@ -11,8 +11,7 @@ import torch
 
 import l1jax
 import l1torch
-from parity_tests.oracles import optima as oracles
-from parity_tests.oracles import problems
+from parity_tests.oracles import optima, problems
 
 STEPS = {"diabetes": 1_000, "breast_cancer": 14_000}
 
@@ -21,9 +20,9 @@ STEPS = {"diabetes": 1_000, "breast_cancer": 14_000}
 def problem_and_optimum(name):
     if name == "diabetes":
         problem = problems.diabetes()
-        return problem, oracles.sklearn_lasso(problem)
+        return problem, optima.sklearn_lasso(problem)
     problem = problems.breast_cancer(0.2)
-    return problem, oracles.sklearn_logistic(problem)
+    return problem, optima.sklearn_logistic(problem)
 
 
 @functools.cache
@@ -90,14 +89,14 @@ def test_same_optimum_as_scikit_learn(name, run):
     w = TRAJECTORIES[run](name, STEPS[name])[-1]
     np.testing.assert_array_equal(w != 0, optimum != 0)
     assert 3 <= (optimum == 0).sum() <= 26
-    assert abs(oracles.relative_gap(problem, w, optimum)) <= 1e-9
-    assert oracles.l1_kkt_residual(problem, w) <= 1e-7
+    assert abs(optima.relative_gap(problem, w, optimum)) <= 1e-9
+    assert optima.l1_kkt_residual(problem, w) <= 1e-7
 
 
 def test_the_oracles_are_optimal_themselves():
     for name in STEPS:
         problem, optimum = problem_and_optimum(name)
-        assert oracles.l1_kkt_residual(problem, optimum) < 1e-11
+        assert optima.l1_kkt_residual(problem, optimum) < 1e-11
 
 
 @pytest.mark.parametrize("run", TRAJECTORIES)
@@ -105,10 +104,10 @@ def test_elastic_net_on_diabetes(run):
     problem, _ = problem_and_optimum("diabetes")
     lib = l1jax if run == "jax" else l1torch
     w = TRAJECTORIES[run]("diabetes", 1_000, penalty=lib.elastic_net(0.5))[-1]
-    optimum = oracles.sklearn_lasso(problem, l1_ratio=0.5)
-    value = oracles.elastic_net_value(0.5)
+    optimum = optima.sklearn_lasso(problem, l1_ratio=0.5)
+    value = optima.elastic_net_value(0.5)
     np.testing.assert_array_equal(w != 0, optimum != 0)
-    assert abs(oracles.relative_gap(problem, w, optimum, value)) <= 1e-12
+    assert abs(optima.relative_gap(problem, w, optimum, value)) <= 1e-12
 
 
 @pytest.mark.parametrize("other", ["torch", "torch_wrapper"])
@@ -158,4 +157,4 @@ def test_subgradients_find_no_zeros():
     (w, _), _ = jax.lax.scan(body, (start, tx.init(start)), length=2_000)
     assert (np.asarray(w) != 0).all()
     assert (optimum == 0).any()
-    assert oracles.relative_gap(problem, np.asarray(w), optimum) < 1e-2
+    assert optima.relative_gap(problem, np.asarray(w), optimum) < 1e-2

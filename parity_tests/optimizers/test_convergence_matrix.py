@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from parity_tests.frameworks.twins import TRAIN
-from parity_tests.oracles import optima as oracles
+from parity_tests.oracles import optima
 from parity_tests.oracles.convergence_matrix import CASES, ROWS, STEPS, case
 
 SLOW = pytest.mark.slow
@@ -32,7 +32,7 @@ def test_every_optimizer_reaches_the_optimum(framework, name, problem):
 @SLOW
 def test_the_oracles_are_optimal_themselves():
     problem = case("multinomial")
-    assert oracles.multinomial_kkt_residual(
+    assert optima.multinomial_kkt_residual(
         problem.X, problem.y, problem.strength, problem.optimum
     ) <= (1e-13)
     for name in CASES:

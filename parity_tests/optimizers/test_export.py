@@ -13,8 +13,13 @@ from parity_tests.report import tpu_report as tpu
 
 EVERYWHERE = ["cpu", "tpu", "cuda"]
 SERIALISED = (
-    *("adam", "rmsprop, momentum", "adam, window", "metric tensor", "scheduled"),
-    *("proximal_step", "add_subgradient"),
+    "adam",
+    "rmsprop, momentum",
+    "adam, window",
+    "metric tensor",
+    "scheduled",
+    "proximal_step",
+    "add_subgradient",
 )
 
 

@@ -168,7 +168,10 @@ def test_tree_map_params_does_not_take_strengths_for_parameters():
     state = tx.init(params)
     shapes = jax.tree.map(jnp.shape, params)
     mapped = optax.tree_utils.tree_map_params(
-        *(tx, lambda x, shape: jnp.reshape(x, shape), state, shapes),
+        tx,
+        lambda x, shape: jnp.reshape(x, shape),
+        state,
+        shapes,
         transform_non_params=lambda _: "other",
     )
     assert mapped.control.strength == "other"

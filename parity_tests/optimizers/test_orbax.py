@@ -25,7 +25,7 @@ from parity_tests.optimizers.trainings import (
 from parity_tests.oracles.convergence_matrix import ROWS
 
 JAX_CASES = {
-    name: functools.partial(proximal, row.jax[0], decaying, **row.jax[1])
+    name: functools.partial(proximal, row.jax.make, decaying, **row.jax.settings)
     for name, row in ROWS.items()
     if row.jax
 } | {

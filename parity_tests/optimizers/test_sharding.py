@@ -80,7 +80,7 @@ def loss(params, X, Y, explicit=False):
 
 
 def train(tx, params, state, X, Y, explicit=False):
-    """Gives the parameters of all steps, and the last ones with their state."""
+    """Return the parameters of all steps, and the last ones with their state."""
 
     def body(carry, _):
         params, state = carry
@@ -115,7 +115,7 @@ def assert_same_trail(trail, name):
 
 
 def of_parameters(state, params):
-    """Lists the arrays of a state that belong to parameters, with their names."""
+    """List the arrays of a state that belong to parameters, with their names."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
         names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
         if names and names[-1] in params:

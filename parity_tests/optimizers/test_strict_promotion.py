@@ -57,7 +57,7 @@ def tree(dtypes):
 
 
 def take(tx, dtypes):
-    """Traces two steps, where promotion happens; to compute them would take longer."""
+    """Trace two steps, where promotion happens; to compute them would take longer."""
     params = tree(dtypes)
 
     def steps(params):

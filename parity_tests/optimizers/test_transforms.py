@@ -12,7 +12,7 @@ import torch
 
 import l1jax
 from parity_tests.frameworks.twins import DTYPES, JAX, TORCH, assert_bitwise
-from parity_tests.oracles import optima as oracles
+from parity_tests.oracles import optima
 
 
 def steps(twin, tx, params, updates, n=1):
@@ -253,7 +253,7 @@ def test_nonnegative_prox_step(twin):
     tx = twin.lib.proximal_step(0.1, 1.0, penalty=twin.lib.nonnegative_l1())
     new = steps(twin, tx, params, updates)[0]["w"]
     expected = [
-        oracles.grid_argmin(z, 0.1, oracles.nonnegative_l1_value) for z in (-0.2, 1.0)
+        optima.grid_argmin(z, 0.1, optima.nonnegative_l1_value) for z in (-0.2, 1.0)
     ]
     np.testing.assert_allclose(twin.numpy(new), expected, atol=1e-8)
 

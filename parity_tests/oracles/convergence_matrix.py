@@ -8,12 +8,11 @@ import functools
 import importlib
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from parity_tests.oracles import optima as oracles
-from parity_tests.oracles import problems
+from parity_tests.oracles import optima, problems
 
 Params = dict[str, Any]
 
@@ -63,21 +62,21 @@ def case(name: str, l1_ratio: float | None = None) -> Case:
                 problems.multinomial_loss(X, Y, params)
                 + strength * np.abs(params["w"]).sum()
             ),
-            optimum=oracles.multinomial_optimum(X, Y, strength),
+            optimum=optima.multinomial_optimum(X, Y, strength),
             lipschitz=float(np.linalg.norm(X, 2) ** 2 / (2 * len(X))),
             haste=12.0,
         )
     problem = problems.diabetes()
-    value, haste = oracles.l1_value, 1.0
+    value, haste = optima.l1_value, 1.0
     if name == "logistic":
         problem, haste = problems.breast_cancer(0.2), 30.0
-        optimum = oracles.sklearn_logistic(problem)
+        optimum = optima.sklearn_logistic(problem)
     elif name == "elastic_net":
         l1_ratio = 0.5 if l1_ratio is None else l1_ratio
-        value = oracles.elastic_net_value(l1_ratio)
-        optimum = oracles.sklearn_lasso(problem, l1_ratio)
+        value = optima.elastic_net_value(l1_ratio)
+        optimum = optima.sklearn_lasso(problem, l1_ratio)
     else:
-        optimum = oracles.sklearn_lasso(problem)
+        optimum = optima.sklearn_lasso(problem)
     return Case(
         X=problem.X,
         y=problem.y,
@@ -85,7 +84,7 @@ def case(name: str, l1_ratio: float | None = None) -> Case:
         gradient=lambda xp, X, y, params: {
             "w": problem.gradient(xp, X, y, params["w"])
         },
-        objective=lambda params: oracles.objective(problem, params["w"], value),
+        objective=lambda params: optima.objective(problem, params["w"], value),
         optimum={"w": optimum},
         lipschitz=problem.lipschitz,
         l1_ratio=1.0 if l1_ratio is None else l1_ratio,
@@ -97,8 +96,24 @@ STEPS = {"lasso": 2_000, "elastic_net": 2_000, "logistic": 5_000, "multinomial":
 CASES = tuple(STEPS)
 
 
-Named = tuple[str, dict[str, Any]]
-"""The name of an optimizer, and its settings."""
+class Named(NamedTuple):
+    """An optimizer by its name."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+class Found(NamedTuple):
+    """An optimizer of a framework that is installed."""
+
+    make: Callable[..., Any]
+    """optax's factory, or torch's class."""
+    settings: dict[str, Any]
+
+
+def named(name: str, **settings: Any) -> Named:
+    """Return an optimizer's name and settings."""
+    return Named(name, settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,84 +135,85 @@ class Row:
         return rate / case.lipschitz if self.per_lipschitz else rate
 
     @property
-    def jax(self) -> tuple[Callable[..., Any], dict[str, Any]] | None:
-        """The factory of optax, and its settings."""
-        return self.optax and _found("optax", *self.optax)
+    def jax(self) -> Found | None:
+        """optax's optimizer."""
+        return self.optax and _found("optax", self.optax)
 
     @property
-    def torch(self) -> tuple[Callable[..., Any], dict[str, Any]] | None:
-        """The class of torch, and its settings."""
-        return self.torch_optim and _found("torch.optim", *self.torch_optim)
+    def torch(self) -> Found | None:
+        """torch's optimizer."""
+        return self.torch_optim and _found("torch.optim", self.torch_optim)
 
 
-def _found(module: str, name: str, settings: dict[str, Any]) -> tuple[Any, Any]:
-    return getattr(importlib.import_module(module), name), settings
+def _found(module: str, optimizer: Named) -> Found:
+    make = getattr(importlib.import_module(module), optimizer.name)
+    return Found(make, optimizer.settings)
 
 
 ROWS = {
-    "sgd": Row(("sgd", {}), ("SGD", {}), 1.0, True, equal=True),
+    "sgd": Row(named("sgd"), named("SGD"), rate=1.0, per_lipschitz=True, equal=True),
     "sgd, momentum": Row(
-        ("sgd", {"momentum": 0.9}),
-        ("SGD", {"momentum": 0.9}),
-        0.1,
-        True,
+        named("sgd", momentum=0.9),
+        named("SGD", momentum=0.9),
+        rate=0.1,
+        per_lipschitz=True,
         equal=True,
     ),
     "sgd, nesterov": Row(
-        ("sgd", {"momentum": 0.9, "nesterov": True}),
-        ("SGD", {"momentum": 0.9, "nesterov": True}),
-        0.1,
-        True,
+        named("sgd", momentum=0.9, nesterov=True),
+        named("SGD", momentum=0.9, nesterov=True),
+        rate=0.1,
+        per_lipschitz=True,
         equal=True,
     ),
     "sgd, dampening": Row(
-        None, ("SGD", {"momentum": 0.9, "dampening": 0.5}), 0.2, True
+        None, named("SGD", momentum=0.9, dampening=0.5), rate=0.2, per_lipschitz=True
     ),
-    "adam": Row(("adam", {}), ("Adam", {}), equal=True),
+    "adam": Row(named("adam"), named("Adam"), equal=True),
     "adamw": Row(
-        ("adamw", {"weight_decay": 0.0}),
-        ("AdamW", {"weight_decay": 0.0}),
+        named("adamw", weight_decay=0.0),
+        named("AdamW", weight_decay=0.0),
         equal=True,
     ),
-    "amsgrad": Row(("amsgrad", {}), ("Adam", {"amsgrad": True}), 0.1),
-    "nadam": Row(("nadam", {}), ("NAdam", {})),
+    "amsgrad": Row(named("amsgrad"), named("Adam", amsgrad=True), rate=0.1),
+    "nadam": Row(named("nadam"), named("NAdam")),
     "nadamw": Row(
-        ("nadamw", {"weight_decay": 0.0}),
-        ("NAdam", {"decoupled_weight_decay": True}),
+        named("nadamw", weight_decay=0.0),
+        named("NAdam", decoupled_weight_decay=True),
     ),
-    "radam": Row(("radam", {}), ("RAdam", {})),
+    "radam": Row(named("radam"), named("RAdam")),
     "rmsprop": Row(
-        ("rmsprop", {"decay": 0.99, "eps_in_sqrt": False}),
-        ("RMSprop", {}),
+        named("rmsprop", decay=0.99, eps_in_sqrt=False),
+        named("RMSprop"),
         equal=True,
     ),
-    "rmsprop, eps inside": Row(("rmsprop", {}), None),
-    "rmsprop, unbiased": Row(("rmsprop", {"bias_correction": True}), None),
+    "rmsprop, eps inside": Row(named("rmsprop"), None),
+    "rmsprop, unbiased": Row(named("rmsprop", bias_correction=True), None),
     "rmsprop, momentum": Row(
-        ("rmsprop", {"decay": 0.99, "eps_in_sqrt": False, "momentum": 0.9}),
-        ("RMSprop", {"momentum": 0.9}),
-        0.003,
+        named("rmsprop", decay=0.99, eps_in_sqrt=False, momentum=0.9),
+        named("RMSprop", momentum=0.9),
+        rate=0.003,
     ),
     "rmsprop, nesterov": Row(
-        ("rmsprop", {"momentum": 0.9, "nesterov": True}), None, 0.003
+        named("rmsprop", momentum=0.9, nesterov=True), None, rate=0.003
     ),
     "rmsprop, centered": Row(
-        ("rmsprop", {"decay": 0.99, "eps_in_sqrt": False, "centered": True}),
-        ("RMSprop", {"centered": True}),
+        named("rmsprop", decay=0.99, eps_in_sqrt=False, centered=True),
+        named("RMSprop", centered=True),
         equal=True,
     ),
     "adagrad": Row(
-        ("adagrad", {"initial_accumulator_value": 0.1, "eps": 0.0}),
-        ("Adagrad", {"initial_accumulator_value": 0.1, "eps": 0.0}),
-        0.3,
+        named("adagrad", initial_accumulator_value=0.1, eps=0.0),
+        named("Adagrad", initial_accumulator_value=0.1, eps=0.0),
+        rate=0.3,
         equal=True,
     ),
-    "adagrad, lr_decay": Row(None, ("Adagrad", {"lr_decay": 1e-4}), 0.3),
-    "adadelta": Row(("adadelta", {}), ("Adadelta", {}), 1.0, equal=True),
-    "adamax": Row(("adamax", {}), ("Adamax", {}), equal=True),
-    "adamaxw": Row(("adamaxw", {"weight_decay": 0.0}), None),
-    "adabelief": Row(("adabelief", {}), None),
-    "yogi": Row(("yogi", {}), None),
+    "adagrad, lr_decay": Row(None, named("Adagrad", lr_decay=1e-4), rate=0.3),
+    "adadelta": Row(named("adadelta"), named("Adadelta"), rate=1.0, equal=True),
+    "adamax": Row(named("adamax"), named("Adamax"), equal=True),
+    "adamaxw": Row(named("adamaxw", weight_decay=0.0), None),
+    "adabelief": Row(named("adabelief"), None),
+    "yogi": Row(named("yogi"), None),
 }
 
 

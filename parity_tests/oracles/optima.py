@@ -29,7 +29,7 @@ def nonnegative_l1_value(u: np.ndarray) -> np.ndarray:
 
 
 def grid_argmin(x: float, threshold: float, value: PenaltyValue) -> float:
-    """Minimises `(u - x)^2/2 + threshold * value(u)` on a grid that holds 0.
+    """Minimise `(u - x)^2/2 + threshold * value(u)` on a grid that holds 0.
 
     Three grids, each around the best point of the one before it: within 2e-9 |x|.
     """

@@ -44,8 +44,13 @@ def test_optimizers_start_where_they_are_said_to(twin):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             path = run(
-                *(twin, *lasso(twin), strengths),
-                **{"optimizer": sgd(twin, rate), "steps": 1, "tol": 1e-13, **kwargs},
+                twin,
+                *lasso(twin),
+                strengths,
+                optimizer=sgd(twin, rate),
+                steps=1,
+                tol=1e-13,
+                **kwargs,
             )
         (warning,) = caught
         assert warning.filename.endswith("diabetes_paths.py"), (
@@ -83,8 +88,13 @@ def test_adam_ends_at_the_zeros_of_solve(twin):
     strengths = spaced()[[2, 5]]
     loss, params = lasso(twin)
     path = run(
-        *(twin, loss, params, strengths),
-        **{"optimizer": adam(twin), "steps": 1000, "tol": 1e-5},
+        twin,
+        loss,
+        params,
+        strengths,
+        optimizer=adam(twin),
+        steps=1000,
+        tol=1e-5,
     )
     expected = reference(strengths)
     np.testing.assert_array_equal(weights(twin, path) == 0, expected == 0)

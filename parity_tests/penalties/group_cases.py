@@ -12,7 +12,7 @@ from parity_tests.oracles.formulas.groups import PENALTIES
 @functools.cache
 def penalty_of(twin, name):
     """Return a penalty of the formulas, by its name."""
-    return PENALTIES[name][0](twin.lib)
+    return PENALTIES[name].make(twin.lib)
 
 
 @functools.cache
@@ -39,7 +39,7 @@ each_case = pytest.mark.parametrize(
 
 def draw(name, seed=0, count=()):
     """Return random weights of the shape that fits a penalty."""
-    return np.random.default_rng(seed).normal(size=(*count, *PENALTIES[name][2]))
+    return np.random.default_rng(seed).normal(size=(*count, *PENALTIES[name].shape))
 
 
 def solved(twin, name, x, t, dtype="float64"):

@@ -13,7 +13,7 @@ SETS = formulas.PENALTIES
 @functools.cache
 def everything(twin, name):
     """Return all methods, by their names, in one compiled function."""
-    penalty = SETS[name][0](twin.lib)
+    penalty = SETS[name].make(twin.lib)
 
     def compute(x, grad, t):
         return {
@@ -41,7 +41,7 @@ def prox(twin, name, x, t=1.0, dtype="float64"):
 @functools.cache
 def scalar_prox(twin, name):
     """Return the compiled prox, for thresholds that are scalars."""
-    return twin.jit(SETS[name][0](twin.lib).prox)
+    return twin.jit(SETS[name].make(twin.lib).prox)
 
 
 # The others run the same code, at its edges.

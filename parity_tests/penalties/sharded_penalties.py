@@ -78,7 +78,7 @@ def single(case: tuple[str, str]) -> Tensor:
 
 
 def worker(rank: int, folder: str) -> None:
-    """Leaves in `folder` what two processes find, or the errors that refuse it."""
+    """Leave in `folder` what two processes find, or the errors that refuse it."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2

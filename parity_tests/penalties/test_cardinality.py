@@ -15,7 +15,7 @@ COUNTS = [row for row in NAMES if "ball" not in str(row)]
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_counts_are_the_best_of_all_supports(twin, name):
-    value = SETS[name][1]
+    value = SETS[name].value
     supports = np.array(list(itertools.product([0, 1], repeat=6)))
     supports = supports[[value(s) == 0 for s in supports]]
     for x, t in draws():

@@ -22,14 +22,14 @@ def arguments(which, x, grad, strength):
 
 @each_set
 def test_no_point_of_the_set_is_nearer(twin, name):
-    value = SETS[name][1]
+    value = SETS[name].value
     rng = np.random.default_rng(1)
     for x, t in draws():
         p = prox(twin, name, x, t)
         # Points of the set around the projection, and all over it.
         for scale in (1e-3, 0.1, 1, 10):
             u = p + scale * rng.normal(size=(200, 6)) * (rng.random((200, 6)) < 0.5)
-            if SETS[name][0](twin.lib).convex:
+            if SETS[name].make(twin.lib).convex:
                 size = np.abs(u).sum(1, keepdims=True)
                 u = u * min(1, np.abs(p).sum()) / np.maximum(size, 1e-300)
             u = np.append(u[[value(v) == 0 for v in u]], [p], axis=0)
@@ -43,7 +43,7 @@ def test_no_point_of_the_set_is_nearer(twin, name):
 )
 @each_set
 def test_projections_are_in_the_set_and_points_of_the_set_stay(twin, name, dtype):
-    is_ball = SETS[name][0](twin.lib).convex
+    is_ball = SETS[name].make(twin.lib).convex
     half = dtype.endswith("16")
     for x, _ in draws(12):
         p = prox(twin, name, x, 0.5, dtype)
@@ -233,7 +233,7 @@ def test_empty_and_scalar_arrays(twin):
 def test_attributes(name):
     for twin in TWINS:
         lib = twin.lib
-        penalty = SETS[name][0](lib)
+        penalty = SETS[name].make(lib)
         assert penalty.constraint
         assert penalty.takes_metric
         assert not any((penalty.finite, penalty.separable, penalty.has_subgradient))
@@ -241,7 +241,7 @@ def test_attributes(name):
         assert penalty.joint == ("tree" in name)
         assert penalty.least_slope == 0
         assert pickle.loads(pickle.dumps(penalty)) == penalty
-        assert hash(penalty) == hash(SETS[name][0](lib))
+        assert hash(penalty) == hash(SETS[name].make(lib))
         with pytest.raises(ValueError, match=r"no lambda_max: a constraint has no"):
             penalty.lambda_max(twin.array(np.ones(6)))
 

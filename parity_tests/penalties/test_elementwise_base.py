@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from parity_tests.frameworks.twins import DTYPES, JAX, TORCH, assert_bitwise
-from parity_tests.oracles import optima as oracles
+from parity_tests.oracles import optima
 from parity_tests.oracles.formulas.separable import ELEMENTS
 
 # JAX compiles for long; test_acceptance.py has quick tests of both.
@@ -21,7 +21,7 @@ TS = np.array([0.0, 1e-4, 0.05, 0.3, 0.59, 0.9, 1.9, 2.3, 2.5, 4.0, 20.0])
 
 @functools.cache
 def penalty(twin_name, name):
-    return ELEMENTS[name][0]((JAX if twin_name == "jax" else TORCH).lib)
+    return ELEMENTS[name].make((JAX if twin_name == "jax" else TORCH).lib)
 
 
 @functools.cache
@@ -54,11 +54,11 @@ def prox(twin, name, x, t, dtype="float64"):
 @functools.cache
 def global_minima(name):
     """The argmin, to 1e-8, of each x and t; and the least objective on a grid."""
-    value = ELEMENTS[name][1]
+    value = ELEMENTS[name].value
     places, least = np.empty((2, len(TS), len(XS)))
     for i, t in enumerate(TS):
         for j, x in enumerate(XS):
-            places[i, j] = u = oracles.grid_argmin(float(x), float(t), value)
+            places[i, j] = u = optima.grid_argmin(float(x), float(t), value)
             grid = np.r_[u, 0.0, x, np.linspace(0, x, 20_001)]
             least[i, j] = ((grid - x) ** 2 / 2 + t * value(grid)).min()
     return places, least
@@ -67,7 +67,7 @@ def global_minima(name):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_prox_is_the_global_minimum(twin, name, dtype):
     x, t = np.broadcast_arrays(XS, TS[:, None])
-    value = ELEMENTS[name][1]
+    value = ELEMENTS[name].value
     places, least = global_minima(name)
     u = prox(twin, name, x, t, dtype).astype(np.float64)
     excess = (u - x) ** 2 / 2 + t * value(u) - least
@@ -249,7 +249,7 @@ def test_large_weights_do_not_overflow(twin, sample):
 def test_optimality_distance_at_zero(twin, name):
     # The set of slopes of the penalty at zero, from its formula.
     h = 1e-9
-    reach = 0.7 * (float(ELEMENTS[name][1](np.array(h))) / h)
+    reach = 0.7 * (float(ELEMENTS[name].value(np.array(h))) / h)
     reach = np.inf if name.startswith("l0") or name.startswith("lp") else reach
     grad = np.array([0.0, 0.3, -0.7, 1.0, -2.0, 5.0])
     zero = np.zeros_like(grad)
@@ -282,7 +282,7 @@ def test_prox_in_place_equals_prox(sample):
 
 
 def test_what_they_are(twin, name):
-    one, again = (ELEMENTS[name][0](twin.lib) for _ in range(2))
+    one, again = (ELEMENTS[name].make(twin.lib) for _ in range(2))
     assert one == again == pickle.loads(pickle.dumps(one))
     assert hash(one) == hash(again)
     assert one.separable

@@ -39,7 +39,7 @@ def arguments(twin, method, x, grad, t, dtype):
 def test_twins_agree_to_four_ulp(name, method, dtype):
     name = name[1]
     rng = np.random.default_rng(9)
-    shape = PENALTIES[name][2]
+    shape = PENALTIES[name].shape
     for _ in range(10 if "prox" in method else 4):
         x, grad = 10 ** rng.uniform(-3, 3) * rng.normal(size=(2, *shape))
         x.flat[0] = 0
@@ -97,7 +97,7 @@ def slopes(twin, name):
 def test_gradients_through_the_prox(case):
     # Against central differences, where no element or group is about to be zero.
     twin, name = case
-    shape = PENALTIES[name][2]
+    shape = PENALTIES[name].shape
     rng = np.random.default_rng(11)
     x, weights = 2 * rng.normal(size=(2, *shape))
     for t in thresholds(rng, shape):
@@ -135,7 +135,7 @@ def test_gradients_at_zeros_are_numbers(case):
 def test_jax_transformations(name):
     # No NaN inside, abstract values, a batch, and no second compilation.
     penalty = penalty_of(JAX, name)
-    shape = PENALTIES[name][2]
+    shape = PENALTIES[name].shape
     x = draw(name, 12, (4,))
     x[0] = 0
     x[1].flat[0] = 0

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow_in_jax
 @each_case
 def test_value_matches_the_formula(case):
     twin, name = case
-    _, formula, _ = PENALTIES[name]
+    formula = PENALTIES[name].value
     x = draw(name)
     x.flat[0] = 0
     for scale in (1.0, 1e-200, 1e200):
@@ -37,7 +37,7 @@ def test_value_matches_the_formula(case):
 @each_case
 def test_subgradient_matches_finite_differences(case):
     twin, name = case
-    _, formula, _ = PENALTIES[name]
+    formula = PENALTIES[name].value
     x, h = draw(name), 1e-6
     steps = h * np.eye(x.size).reshape(-1, *x.shape)
     expected = [0.7 * (formula(x + e) - formula(x - e)) / (2 * h) for e in steps]
@@ -354,7 +354,7 @@ def test_empty_arrays_and_scalars(twin, shape):
 @each_case
 def test_a_penalty_is_a_hashable_constant(case):
     twin, name = case
-    first, second = (PENALTIES[name][0](twin.lib) for _ in range(2))
+    first, second = (PENALTIES[name].make(twin.lib) for _ in range(2))
     assert hash(first) == hash(second)
     assert first == second == pickle.loads(pickle.dumps(first))
     assert first.convex
@@ -375,7 +375,7 @@ def test_prox_in_place_equals_prox(name):
 @each_case
 def test_integers_are_refused(case):
     twin, name = case
-    x = twin.array(np.ones(PENALTIES[name][2]), "int32")
+    x = twin.array(np.ones(PENALTIES[name].shape), "int32")
     for call in (penalty_of(twin, name).prox, penalty_of(twin, name).value):
         with pytest.raises(TypeError, match="dtype .*int32"):
             call(x, 0.1)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from parity_tests.oracles import optima as oracles
-from parity_tests.oracles import problems
+from parity_tests.oracles import optima, problems
 
 
 @pytest.mark.parametrize("scope", ["array", "tree"])
@@ -45,7 +44,7 @@ def test_distance_of_the_ball_is_that_to_its_normal_cone(twin, scope):
 )
 def test_ball_and_penalty_have_the_same_solutions(twin, fraction, steps):
     problem = problems.diabetes(fraction)
-    optimum = oracles.sklearn_lasso(problem)
+    optimum = optima.sklearn_lasso(problem)
     lib = twin.lib
     radius = float(lib.implied_radius({"w": twin.array(optimum)}))
     np.testing.assert_allclose(radius, np.abs(optimum).sum(), rtol=1e-15)

@@ -10,25 +10,25 @@ import pytest
 import torch
 
 from parity_tests.frameworks.twins import DTYPES, JAX, TORCH, assert_bitwise
-from parity_tests.oracles import optima as oracles
+from parity_tests.oracles import optima
 
 PENALTIES = {
-    "l1": (lambda twin: twin.lib.l1(), oracles.l1_value),
+    "l1": (lambda twin: twin.lib.l1(), optima.l1_value),
     "elastic_net": (
         lambda twin: twin.lib.elastic_net(0.3),
-        oracles.elastic_net_value(0.3),
+        optima.elastic_net_value(0.3),
     ),
     "lasso_end": (
         lambda twin: twin.lib.elastic_net(1),
-        oracles.elastic_net_value(1.0),
+        optima.elastic_net_value(1.0),
     ),
     "ridge_end": (
         lambda twin: twin.lib.elastic_net(0.0),
-        oracles.elastic_net_value(0.0),
+        optima.elastic_net_value(0.0),
     ),
     "nonnegative_l1": (
         lambda twin: twin.lib.nonnegative_l1(),
-        oracles.nonnegative_l1_value,
+        optima.nonnegative_l1_value,
     ),
 }
 METHODS = ("value", "subgradient", "prox", "optimality_distance")

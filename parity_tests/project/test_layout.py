@@ -39,7 +39,7 @@ def files(lib):
 
 
 def imports(lib):
-    """Yields file, imported module and name of all imports from the same library."""
+    """Yield file, imported module and name of all imports from the same library."""
     for path in sorted(folder(lib).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Import | ast.ImportFrom):

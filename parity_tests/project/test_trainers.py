@@ -13,8 +13,7 @@ import orbax.checkpoint
 import pytest
 from flax import nnx
 
-from parity_tests.oracles import optima as oracles
-from parity_tests.oracles import problems
+from parity_tests.oracles import optima, problems
 
 FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "trainers"
 RECIPES = {
@@ -30,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:::lightning")
 
 @pytest.fixture
 def recipe(monkeypatch):
-    """Imports a recipe by its name, as the scripts import what they share."""
+    """Import a recipe by its name, as the scripts import what they share."""
     monkeypatch.syspath_prepend(FOLDER)
 
     def load(name):
@@ -56,7 +55,7 @@ def one_hot(problem):
 @functools.cache
 def optimum(problem):
     """The oracle's weights and biases, in float64."""
-    return oracles.multinomial_optimum(*one_hot(problem), problem.STRENGTH)
+    return optima.multinomial_optimum(*one_hot(problem), problem.STRENGTH)
 
 
 def assert_optimal(weights, problem):

@@ -87,7 +87,7 @@ def precisions(sides: Sequence[Side]) -> tuple[str, ...]:
 
 
 def tasks(sides: Sequence[Side], quick: bool) -> Iterator[tuple[str, Task]]:
-    """Gives all checks by name, to be run one by one.
+    """Return all checks by name, to be run one by one.
 
     `quick` leaves out float16, all problems but the Lasso, and optimizers in single
     precision where there is double; without it these have the Lasso alone.
@@ -114,7 +114,7 @@ def tasks(sides: Sequence[Side], quick: bool) -> Iterator[tuple[str, Task]]:
 
 
 def check_operation(sides: Sequence[Side], name: str, dtype: str) -> OperationCheck:
-    """Compares the sides' results of one operation."""
+    """Compare the sides' results of one operation."""
     (ours, made), (theirs, other) = (side.operation(name, dtype) for side in sides)
     on_cpu = all(side.kind == "cpu" for side in sides)
     limit = ULPS["cpu" if on_cpu else "accelerator"]
@@ -136,7 +136,7 @@ def check_operation(sides: Sequence[Side], name: str, dtype: str) -> OperationCh
 def check_optimizer(
     sides: Sequence[Side], name: str, problem: str, dtype: str
 ) -> OptimizerCheck | None:
-    """Compares the sides' weights step by step, and where they end with the oracle."""
+    """Compare the sides' weights step by step, and where they end with the oracle."""
     figures: dict[str, Any] = {}
     if name in VARIANTS and problem == "lasso":
         figures |= compare_trails(*(side.trail(name, dtype) for side in sides))
@@ -155,7 +155,7 @@ def check_optimizer(
 
 
 def compare_trails(ours: Any, theirs: Any) -> dict[str, Any]:
-    """Gives the figures of two runs' weights by step; none where one is not stored."""
+    """Return the figures of two runs' weights by step; none where one is not stored."""
     if ours is None or theirs is None:
         return {}
     if len(ours) != len(theirs):  # one is stored, and that every few steps

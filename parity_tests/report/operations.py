@@ -22,7 +22,7 @@ STRENGTH = 0.7
 
 
 def inputs() -> tuple[np.ndarray, np.ndarray]:
-    """Gives values and gradients, the same numbers on every machine.
+    """Return values and gradients, the same numbers on every machine.
 
     Between 1e-6 and 16 in size, with zeros, and gradients equal to the value itself.
     """
@@ -146,7 +146,7 @@ apart, in units in the last place of the largest number."""
 
 
 def compute(twin: Twin, device: Any, name: str, dtype: str) -> tuple[np.ndarray, str]:
-    """Runs an operation, compiled in JAX; gives the values and their dtype."""
+    """Run an operation, compiled in JAX; return the values and their dtype."""
     with twin.on(device):
         x, grad = (twin.array(values, dtype) for values in inputs())
         result = twin.jit(lambda x, grad: OPERATIONS[name](twin, x, grad))(x, grad)
@@ -186,7 +186,7 @@ def ulps(a: np.ndarray, b: np.ndarray, dtype: str) -> float:
 
 
 def _order(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Numbers floating point values by their order, as unsigned integers."""
+    """Number floating point values by their order, as unsigned integers."""
     tiny = np.finfo(np.float16 if dtype == "float16" else values.dtype).tiny
     values = np.where(np.abs(values) < tiny, np.copysign(0, values), values)
     if dtype == "float16":

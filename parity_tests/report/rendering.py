@@ -44,7 +44,7 @@ class Report:
 
 
 def choose_sides(twins: Sequence[Twin], kind: str | None) -> tuple[Side, ...]:
-    """Gives each framework its device, and stored results where one is missing.
+    """Give each framework its device, and stored results where one is missing.
 
     Args:
       twins: the installed ones, JAX first.
@@ -87,7 +87,7 @@ def choose_sides(twins: Sequence[Twin], kind: str | None) -> tuple[Side, ...]:
 
 
 def run(sides: tuple[Side, ...], quick: bool) -> Report:
-    """Runs all checks, with a progress bar on the terminal's error stream."""
+    """Run all checks, with a progress bar on the terminal's error stream."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -113,7 +113,7 @@ def run(sides: tuple[Side, ...], quick: bool) -> Report:
 
 
 def to_json(report: Report) -> str:
-    """Gives the report as a JSON object."""
+    """Return the report as a JSON object."""
 
     def plain(check: Check) -> dict[str, Any]:
         return dataclasses.asdict(check) | {"passed": check.passed}
@@ -150,7 +150,7 @@ def _finite(value: Any) -> Any:
 
 
 def describe(side: Side) -> str:
-    """Names a side's device."""
+    """Name a side's device."""
     if side.stored:
         return "stored results, made on a CPU"
     kind = getattr(side.device, "device_kind", "")
@@ -162,7 +162,7 @@ def describe(side: Side) -> str:
 
 
 def show(report: Report, console: Console | None = None) -> None:
-    """Prints the report."""
+    """Print the report."""
     console = console or Console()
     # Narrower, the tables would lose their figures.
     console.width = max(80, console.width)

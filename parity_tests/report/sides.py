@@ -1,11 +1,12 @@
 """The two sides of a parity report: a framework at hand, or its stored results.
 
-    python -m parity_tests.report.sides
+    python -m parity_tests.report.sides [--folder FOLDER]
 
 stores the results of the frameworks at hand, with their versions, for machines that
 have only one of them.
 """
 
+import argparse
 import dataclasses
 import json
 import pathlib
@@ -55,11 +56,11 @@ class Live:
         return self.twin.versions()
 
     def operation(self, name: str, dtype: str) -> tuple[np.ndarray, str]:
-        """Runs one of `OPERATIONS`; gives the values and their dtype."""
+        """Run one of `OPERATIONS`; return the values and their dtype."""
         return compute(self.twin, self.device, name, dtype)
 
     def trail(self, variant: str, dtype: str = "float64") -> np.ndarray:
-        """Trains one of `VARIANTS` on the Lasso; gives the weights of every step."""
+        """Train one of `VARIANTS` on the Lasso; return the weights of every step."""
         name, kwargs = VARIANTS[variant]
         with self.twin.on(self.device):
             return self.twin.train(
@@ -67,7 +68,7 @@ class Live:
             )["w"]
 
     def optimum(self, problem: str, name: str, steps: int, dtype: str) -> Params:
-        """Trains a row on a problem; gives the last parameters."""
+        """Train a row on a problem; return the last parameters."""
         with self.twin.on(self.device):
             return self.twin.train(problem, ROWS[name], steps, dtype=dtype)
 
@@ -99,8 +100,8 @@ class Stored:
 Side = Live | Stored
 
 
-def store(twin: Twin) -> pathlib.Path:
-    """Writes what `Stored` reads."""
+def store(twin: Twin, folder: pathlib.Path = FOLDER) -> pathlib.Path:
+    """Write what `Stored` reads, and return the file's path."""
     side = Live(twin, "cpu", twin.device("cpu"))
     arrays: dict[str, Any] = {"versions": json.dumps(side.versions())}
     for name in OPERATIONS:
@@ -109,17 +110,25 @@ def store(twin: Twin) -> pathlib.Path:
             arrays |= {f"{name}/{dtype}": values, f"{name}/{dtype}/dtype": made}
     for variant in VARIANTS:
         arrays[variant] = side.trail(variant)[STRIDE - 1 :: STRIDE]
-    FOLDER.mkdir(exist_ok=True)
-    path = FOLDER / f"{twin.name}.npz"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{twin.name}.npz"
     np.savez_compressed(path, **arrays)
     return path
 
 
 def main() -> None:
-    """Stores the results of every framework at hand."""
+    """Store the results of every framework at hand."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--folder",
+        type=pathlib.Path,
+        default=FOLDER,
+        help="where to; by default that of the package, which reports read",
+    )
+    folder = parser.parse_args().folder
     for twin in installed():
         twin.set_up()
-        print(store(twin))
+        print(store(twin, folder))
 
 
 if __name__ == "__main__":

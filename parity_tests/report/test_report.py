@@ -9,8 +9,7 @@ import pytest
 from parity_tests.__main__ import main
 from parity_tests.frameworks.alone import run_without
 from parity_tests.frameworks.twins import DTYPES, JAX, TORCH
-from parity_tests.report import checks, operations, sides
-from parity_tests.report import rendering as report
+from parity_tests.report import checks, operations, rendering, sides
 from parity_tests.report.operations import ulps
 from parity_tests.report.sides import STRIDE, Live, Stored
 
@@ -148,9 +147,11 @@ def test_every_limit_counts(changes):
     assert check().passed
     failed = check(**changes)
     assert not failed.passed
-    whole = report.Report(True, live(JAX, TORCH), [], [check(), failed], "2000-01-01")
+    whole = rendering.Report(
+        True, live(JAX, TORCH), [], [check(), failed], "2000-01-01"
+    )
     assert not whole.passed
-    assert json.loads(report.to_json(whole))["passed"] is False
+    assert json.loads(rendering.to_json(whole))["passed"] is False
 
 
 @pytest.mark.parametrize(
@@ -179,27 +180,31 @@ def test_accelerators_have_limits_of_their_own():
 
 
 def test_devices(capsys):
-    assert [side.kind for side in report.choose_sides((JAX, TORCH), None)] == [
+    assert [side.kind for side in rendering.choose_sides((JAX, TORCH), None)] == [
         "cpu"
     ] * 2
     gpu = dataclasses.replace(
         TORCH, device=lambda kind: {"cpu": "c", "gpu": "g"}.get(kind)
     )
-    chosen = report.choose_sides((JAX, gpu), None)
+    chosen = rendering.choose_sides((JAX, gpu), None)
     assert [(side.kind, side.device) for side in chosen] == [
         ("cpu", JAX.device("cpu")),
         ("gpu", "g"),
     ]
-    assert [side.kind for side in report.choose_sides((JAX, gpu), "cpu")] == ["cpu"] * 2
+    assert [side.kind for side in rendering.choose_sides((JAX, gpu), "cpu")] == [
+        "cpu"
+    ] * 2
     nothing = dataclasses.replace(JAX, device=lambda kind: None)
-    with pytest.raises(report.UnavailableError, match="none here for jax"):
-        report.choose_sides((nothing,), None)
-    with pytest.raises(report.UnavailableError, match="jax has no cpu device here"):
-        report.choose_sides((nothing, TORCH), None)
+    with pytest.raises(rendering.UnavailableError, match="none here for jax"):
+        rendering.choose_sides((nothing,), None)
+    with pytest.raises(rendering.UnavailableError, match="jax has no cpu device here"):
+        rendering.choose_sides((nothing, TORCH), None)
     assert main(["--device", "tpu"]) == 2
     assert "none here for jax nor torch. Take one of: cpu" in capsys.readouterr().err
-    with pytest.raises(report.UnavailableError, match="Neither framework is installed"):
-        report.choose_sides((), None)
+    with pytest.raises(
+        rendering.UnavailableError, match="Neither framework is installed"
+    ):
+        rendering.choose_sides((), None)
     assert main(["--json", "/nonexistent/report.json"]) == 2
     assert "/nonexistent/report.json" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:

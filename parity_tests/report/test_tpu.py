@@ -41,7 +41,10 @@ def lines():
             quick = topology == QUICK_TOPOLOGY and name in tpu.QUICK
             for program in tpu.programs(topology, name):
                 yield pytest.param(
-                    *(topology, name, program, quick),
+                    topology,
+                    name,
+                    program,
+                    quick,
                     marks=slow_unless(quick),
                     id=f"{topology}-{name}-{program}",
                 )

@@ -133,7 +133,12 @@ def structured() -> dict[str, Case]:
 # What most people use, each of our transformations, and the two that a whole training
 # step is compiled with.
 QUICK = (
-    *("sgd", "sgd, momentum", "adam", "rmsprop"),
-    *("proximal_step", "add_subgradient", "metric tensor"),
+    "sgd",
+    "sgd, momentum",
+    "adam",
+    "rmsprop",
+    "proximal_step",
+    "add_subgradient",
+    "metric tensor",
 )
 TRAINING = ("sgd, momentum", "adam")

@@ -144,7 +144,7 @@ def shapes(case: Case) -> dict[str, jax.ShapeDtypeStruct]:
 def compile_step(
     tx: optax.GradientTransformation, case: Case, program: str, devices: Any
 ) -> tuple[jax.stages.Compiled, int]:
-    """Compiles one program for the devices; gives also the bytes of its parameters."""
+    """Compile one program for the devices; return also the bytes of its parameters."""
     grid = np.array(devices[:1] if program == "one chip" else devices)
     mesh = Mesh(grid.reshape(-1, 1 if grid.size == 1 else 2), ("x", "y"))
 
@@ -171,7 +171,7 @@ def compile_step(
 
 
 def require_tpu(compiled: jax.stages.Compiled) -> None:
-    """Raises unless the program is one for TPUs, whose arrays lie in tiles."""
+    """Raise unless the program is one for TPUs, whose arrays lie in tiles."""
     if not re.search(r"\{1,0:T\(\d+,128\)", compiled.as_text()):
         raise RuntimeError(
             "the program was compiled, but not for a TPU. Place the abstract arguments "
@@ -180,7 +180,7 @@ def require_tpu(compiled: jax.stages.Compiled) -> None:
 
 
 def figures(compiled: jax.stages.Compiled) -> Figures:
-    """Reads what the compiler tells of a program."""
+    """Read what the compiler tells of a program."""
     text = compiled.as_text()
     return Figures(
         bytes=compiled.cost_analysis()["bytes accessed"],
@@ -191,7 +191,7 @@ def figures(compiled: jax.stages.Compiled) -> Figures:
 
 
 def compare(name: str, program: str, devices: Any, topology: str) -> Comparison:
-    """Compiles the two programs of a case."""
+    """Compile the two programs of a case."""
     case = every_case()[name]
     # Many cases have the same base.
     base, array = _base(case.base, case.dtype, case.side, program, devices)
@@ -229,7 +229,7 @@ def tpu_devices(topology: str) -> tuple[Any, ...]:
 
 
 def compare_all(chosen: list[str], quick: bool) -> Iterator[Comparison]:
-    """Compares, for the chosen topologies, all cases or the quick ones."""
+    """Compare, for the chosen topologies, all cases or the quick ones."""
     for topology in chosen:
         devices = tpu_devices(topology)
         # What takes long to compile is compiled for one of them.
@@ -240,7 +240,7 @@ def compare_all(chosen: list[str], quick: bool) -> Iterator[Comparison]:
 
 
 def print_table(rows: list[Comparison]) -> None:
-    """Prints a line for each case and program, the topologies beside each other."""
+    """Print a line for each case and program, the topologies beside each other."""
     title = "Bytes moved with our part, over those without; and what else it adds"
     table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
     for column in ("case", "program"):
@@ -270,7 +270,7 @@ def print_table(rows: list[Comparison]) -> None:
 
 
 def main() -> None:
-    """Compiles, and prints a table, or JSON for the tests."""
+    """Compile, and print a table, or JSON for the tests."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--topology", choices=TOPOLOGIES, nargs="+", help="default all")
     parser.add_argument("--quick", action="store_true", help="the usual optimizers")

@@ -6,8 +6,7 @@ from sklearn.datasets import load_wine
 from sklearn.linear_model import ElasticNet, Lasso, MultiTaskLasso
 
 from parity_tests.frameworks.twins import TWINS
-from parity_tests.oracles import optima as oracles
-from parity_tests.oracles import problems
+from parity_tests.oracles import optima, problems
 from parity_tests.solvers.losses import (
     cross_entropy,
     few_digits,
@@ -73,17 +72,17 @@ def test_groups_are_those_of_the_multi_task_lasso(twin):
 
 def test_logistic_regression_is_liblinears_and_the_twins_take_the_same_steps():
     problem = problems.breast_cancer()
-    wanted = oracles.sklearn_logistic(problem)
+    wanted = optima.sklearn_logistic(problem)
     steps, points = [], []
     for twin in TWINS:
         params, found = solve(
             twin, of_problem(twin, problem), zeros(problem), problem.strength, tol=1e-10
         )
-        assert oracles.l1_kkt_residual(problem, params["w"]) <= 1.01e-10
+        assert optima.l1_kkt_residual(problem, params["w"]) <= 1.01e-10
         # liblinear stops at a residual of 5e-9 or so.
         np.testing.assert_allclose(params["w"], wanted, rtol=0, atol=1e-6)
         np.testing.assert_array_equal(params["w"] == 0, wanted == 0)
-        value = oracles.objective(problem, params["w"])
+        value = optima.objective(problem, params["w"])
         assert float(found.objective) == pytest.approx(value, rel=1e-12)
         loss = problem.loss(np, problem.X, problem.y, params["w"])
         assert float(found.loss) == pytest.approx(loss, rel=1e-12)
@@ -96,13 +95,13 @@ def test_logistic_regression_is_liblinears_and_the_twins_take_the_same_steps():
 def test_multinomial_regression_with_free_biases():
     X, Y = few_digits()
     strength, points, steps = 0.01, [], []
-    wanted = oracles.multinomial_optimum(X, Y, strength)
+    wanted = optima.multinomial_optimum(X, Y, strength)
     for twin in TWINS:
         start = {"w": np.zeros((64, 10)), "b": np.zeros(10)}
         params, found = solve(
             twin, cross_entropy(twin, X, Y), start, strength, tol=1e-12
         )
-        residual = oracles.multinomial_kkt_residual(X, Y, strength, params)
+        residual = optima.multinomial_kkt_residual(X, Y, strength, params)
         assert residual <= 1.1e-12
         np.testing.assert_allclose(params["w"], wanted["w"], rtol=0, atol=1e-8)
         np.testing.assert_array_equal(params["w"] == 0, wanted["w"] == 0)
@@ -117,7 +116,7 @@ def test_multinomial_regression_with_free_biases():
 @pytest.mark.parametrize("scope", ["array", "tree"])
 def test_a_ball_of_the_solutions_size_gives_the_solution(twin, scope):
     problem = problems.diabetes()
-    wanted = oracles.sklearn_lasso(problem)
+    wanted = optima.sklearn_lasso(problem)
     X, y = twin.array(problem.X), twin.array(problem.y)
 
     def loss(xp, params):
@@ -148,7 +147,7 @@ def test_badly_scaled_columns(twin):
         {"w": twin.array(problem.strength * scales)},
         tol=1e-9,
     )
-    wanted = oracles.sklearn_lasso(problem)
+    wanted = optima.sklearn_lasso(problem)
     np.testing.assert_allclose(params["w"] * scales, wanted, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(params["w"] == 0, wanted == 0)
     assert int(found.iterations) < 5000

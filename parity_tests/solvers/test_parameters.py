@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from parity_tests.frameworks.twins import JAX, TORCH
-from parity_tests.oracles import optima as oracles
-from parity_tests.oracles import problems
+from parity_tests.oracles import optima, problems
 from parity_tests.solvers.losses import XP, of_problem, solve
 
 
@@ -66,13 +65,13 @@ def test_precisions_may_be_mixed(twin):
     dtypes = {k: twin.dtype(v) for k, v in found.params.items()}
     assert dtypes == {"u": "float32", "v": "float64", "x": "bfloat16"}
     w = np.concatenate([twin.numpy(v) for v in found.params.values()])
-    assert oracles.relative_gap(problem, w, oracles.sklearn_lasso(problem)) < 1e-5
+    assert optima.relative_gap(problem, w, optima.sklearn_lasso(problem)) < 1e-5
 
 
 @pytest.mark.slow_in_jax
 def test_it_starts_where_it_is_told_and_leaves_the_start_alone(twin):
     problem = problems.diabetes()
-    wanted = oracles.sklearn_lasso(problem)
+    wanted = optima.sklearn_lasso(problem)
     loss = of_problem(twin, problem)
     params, found = solve(twin, loss, {"w": wanted}, problem.strength, tol=1e-8)
     assert int(found.iterations) == 0

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from parity_tests.frameworks.twins import JAX, TORCH
-from parity_tests.oracles import optima as oracles
-from parity_tests.oracles import problems
+from parity_tests.oracles import optima, problems
 from parity_tests.solvers.losses import (
     of_problem,
     solve,
@@ -30,7 +29,7 @@ def test_single_precision_ends_at_its_floor(twin):
     assert not bool(found.converged)
     assert int(found.iterations) < 3000
     assert float(found.residual.largest) < 3e-7
-    assert oracles.l1_kkt_residual(problem, params["w"].astype(float)) < 3e-7
+    assert optima.l1_kkt_residual(problem, params["w"].astype(float)) < 3e-7
 
 
 @pytest.mark.slow_in_jax
@@ -39,7 +38,7 @@ def test_double_precision_reaches_1e_12(twin):
     loss = of_problem(twin, problem)
     params, found = solve(twin, loss, zeros(problem), problem.strength, tol=1e-12)
     assert bool(found.converged)
-    assert oracles.l1_kkt_residual(problem, params["w"]) < 1.1e-12
+    assert optima.l1_kkt_residual(problem, params["w"]) < 1.1e-12
 
 
 def test_it_says_when_it_has_not_arrived(twin):

@@ -14,10 +14,8 @@ import l1jax.thresholds.metrics
 import l1torch
 import l1torch.thresholds.metrics
 from parity_tests.frameworks.twins import JAX, TORCH, TRAIN
-from parity_tests.oracles import convergence_matrix as matrix
-from parity_tests.oracles import optima as oracles
-from parity_tests.oracles import problems
-from parity_tests.oracles.convergence_matrix import ROWS, case
+from parity_tests.oracles import optima, problems
+from parity_tests.oracles.convergence_matrix import ROWS, Row, case, cosine, named
 
 MODULES = {"jax": l1jax.thresholds.metrics, "torch": l1torch.thresholds.metrics}
 SCALE, STRENGTH = 0.1, 0.3
@@ -207,7 +205,7 @@ def gradient(params):
 @pytest.mark.parametrize("framework", TRAIN)
 def test_tensor_metric_minimises_a_weighted_l1(framework):
     """With the weights D / rms(D): on a full batch D is the gradient's size."""
-    row = matrix.Row(("adam", {"b2": 0.9}), ("Adam", {"betas": (0.9, 0.9)}))
+    row = Row(named("adam", b2=0.9), named("Adam", betas=(0.9, 0.9)))
     w = TRAIN[framework]("lasso", row, 6_000, metric="tensor")["w"]
     g, strength = gradient({"w": w}), case("lasso").strength
     # Here D is |g|: where w is not 0, |g_j| = strength * |g_j| / rms(g), and rms(g) is
@@ -219,21 +217,21 @@ def test_tensor_metric_minimises_a_weighted_l1(framework):
 
 @pytest.mark.parametrize("framework", TRAIN)
 def test_decoupled_ends_at_the_minimum_of_the_loss_alone(framework):
-    row = matrix.Row(("adam", {"b2": 0.9}), ("Adam", {"betas": (0.9, 0.9)}))
+    row = Row(named("adam", b2=0.9), named("Adam", betas=(0.9, 0.9)))
     w = TRAIN[framework]("lasso", row, 6_000, metric="none")["w"]
     problem = problems.diabetes()
     least_squares = np.linalg.lstsq(problem.X, problem.y, rcond=None)[0]
     np.testing.assert_allclose(w, least_squares, atol=1e-4)
     assert (w != 0).all()
-    assert oracles.relative_gap(problem, w, case("lasso").optimum["w"]) > 0.01
+    assert optima.relative_gap(problem, w, case("lasso").optimum["w"]) > 0.01
 
 
 @pytest.mark.parametrize("framework", TRAIN)
 def test_decoupled_weight_decay_adds_its_term_in_adams_metric(framework):
     decay = 0.5
-    row = matrix.Row(
-        ("adamw", {"weight_decay": decay, "b2": 0.9}),
-        ("AdamW", {"weight_decay": decay, "betas": (0.9, 0.9)}),
+    row = Row(
+        named("adamw", weight_decay=decay, b2=0.9),
+        named("AdamW", weight_decay=decay, betas=(0.9, 0.9)),
     )
     w = TRAIN[framework]("lasso", row, 8_000)["w"]
     g = gradient({"w": w})
@@ -251,7 +249,7 @@ def test_clipping_before_the_optimizer_scales_the_strength():
         optax.clip_by_global_norm(limit),
         l1jax.proximal(
             optax.adam,
-            lambda t: matrix.cosine(0.03, t, 4_000, jnp.cos),
+            lambda t: cosine(0.03, t, 4_000, jnp.cos),
             problem.strength,
         ),
     )
@@ -277,7 +275,7 @@ def test_clipping_before_the_optimizer_scales_the_strength():
 @pytest.mark.parametrize("framework", TRAIN)
 def test_the_first_step_is_capped(framework):
     """Of weights without any gradient, the cap takes max_ratio * lr, not all."""
-    row = matrix.Row(("adam", {}), ("Adam", {}), rate=5e-5)
+    row = Row(named("adam"), named("Adam"), rate=5e-5)
     params = {}
     for max_ratio in (2.0, 10.0, math.inf):
         params[max_ratio] = TRAIN[framework](
@@ -310,9 +308,9 @@ def test_rmsprop_with_momentum_follows_a_falling_learning_rate(rate):
     """optax puts the momentum behind the rate: the threshold knows past rates."""
     row = ROWS["rmsprop, nesterov" if rate else "rmsprop, momentum"]
     tx = l1jax.proximal(
-        row.jax[0], lambda t: 0.5**t, STRENGTH, max_ratio=math.inf, **row.jax[1]
+        row.jax.make, lambda t: 0.5**t, STRENGTH, max_ratio=math.inf, **row.jax.settings
     )
-    base = row.jax[0](lambda t: 0.5**t, **row.jax[1])
+    base = row.jax.make(lambda t: 0.5**t, **row.jax.settings)
     w, g = {"w": jnp.full(1, 1e6)}, {"w": jnp.ones(1)}
     state, base_state = tx.init(w), base.init(w)
     for _ in range(30):
@@ -320,7 +318,7 @@ def test_rmsprop_with_momentum_follows_a_falling_learning_rate(rate):
         alone, base_state = base.update(g, base_state, w)
     nu = base_state[0].nu["w"]
     eps = 1e-8
-    inside = row.jax[1].get("eps_in_sqrt", True)
+    inside = row.jax.settings.get("eps_in_sqrt", True)
     root = jnp.sqrt(nu + eps) if inside else jnp.sqrt(nu) + eps
     # Only the momentum is left of the first steps; D has hardly moved since then.
     shrunk = float((alone["w"] - moved["w"])[0])

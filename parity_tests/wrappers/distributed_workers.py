@@ -65,7 +65,7 @@ def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -
 
 
 def halve(optimizer: torch.optim.Optimizer) -> None:
-    """Changes the strength by hand in the midst of a run, where no schedule does."""
+    """Change the strength by hand in the midst of a run, where no schedule does."""
     for group in optimizer.param_groups:
         if "l1_count" not in group:
             group["l1"] /= 2
@@ -92,7 +92,7 @@ def from_checkpoint(wrapper: str, folder: pathlib.Path) -> dict[str, Tensor]:
 
 
 def worker(rank: int, kind: str, folder: str) -> None:
-    """Trains in one of two processes; rank 0 leaves what it found in `folder`."""
+    """Train in one of two processes; rank 0 leaves what it found in `folder`."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
@@ -149,7 +149,7 @@ def place(kind: str) -> torch.nn.Module:
 def save(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, folder: pathlib.Path
 ) -> None:
-    """Saves a checkpoint, as it is done in training."""
+    """Save a checkpoint, as it is done in training."""
     weights, state = get_state_dict(model, optimizer)
     dcp.save({"model": weights, "optimizer": state}, checkpoint_id=folder)
 
@@ -157,14 +157,14 @@ def save(
 def restore(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, folder: pathlib.Path
 ) -> None:
-    """Loads a checkpoint into model and optimizer, however it was sharded."""
+    """Load a checkpoint into model and optimizer, however it was sharded."""
     weights, state = get_state_dict(model, optimizer)
     dcp.load({"model": weights, "optimizer": state}, checkpoint_id=folder)
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=state)
 
 
 def whole_weights(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Gathers copies of the weights under their plain names."""
+    """Gather copies of the weights under their plain names."""
     return {
         name.removeprefix("module."): (
             value.full_tensor() if hasattr(value, "full_tensor") else value.clone()
@@ -174,7 +174,7 @@ def whole_weights(model: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def by_element(model: torch.nn.Module, wrapper: str) -> None:
-    """Tries strengths by element, and a report, on sharded parameters."""
+    """Try strengths by element, and a report, on sharded parameters."""
     name, weight = next(model.named_parameters())
     copied = torch.nn.Parameter(weight.detach().clone())
     copied.grad = torch.zeros_like(copied)

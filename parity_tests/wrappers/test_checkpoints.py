@@ -39,7 +39,7 @@ def subgradient(params, lr=RATE, strength=growing):
 
 
 TORCH_CASES = {
-    name: wrapped(row.torch[0], settings=row.torch[1])
+    name: wrapped(row.torch.make, settings=row.torch.settings)
     for name, row in ROWS.items()
     if row.torch
 } | {

@@ -304,7 +304,7 @@ SLOW = [
 
 @pytest.fixture
 def double_precision():
-    """Makes float64 the default, in which a compiled optimizer counts its steps."""
+    """Make float64 the default, in which a compiled optimizer counts its steps."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)

@@ -55,7 +55,7 @@ WRAPPERS = {
 
 
 def train(model, optimizer, x, n=3):
-    """Takes n steps and gives copies of the parameters."""
+    """Take n steps and return copies of the parameters."""
     for _ in range(n):
         optimizer.zero_grad()
         model(x).square().mean().backward()

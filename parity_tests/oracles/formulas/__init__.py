@@ -1,30 +1,18 @@
 """Every penalty as a formula of numpy, for tests that know nothing of the library."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 
-from parity_tests.oracles import optima as oracles
+from parity_tests.oracles import optima
 from parity_tests.oracles.formulas import constraints, groups, separable, structured
-
-
-class Entry(NamedTuple):
-    """A penalty, and what it is."""
-
-    make: Callable[[Any], Any]
-    """From `l1jax` or `l1torch` to the penalty."""
-
-    value: Callable[[np.ndarray], float]
-    """The penalty of a whole array in float64; infinity outside its domain."""
-
-    shape: tuple[int, ...] = (6,)
-    """Of an array that it can take."""
+from parity_tests.oracles.formulas.entry import Entry
 
 
 def _elastic_net(ratio: float) -> Callable[[np.ndarray], float]:
-    value = oracles.elastic_net_value(ratio)
+    value = optima.elastic_net_value(ratio)
     return lambda u: float(value(u).sum())
 
 
@@ -33,19 +21,28 @@ PENALTIES = {
     "elastic_net(0.3)": Entry(lambda lib: lib.elastic_net(0.3), _elastic_net(0.3)),
     "nonnegative_l1()": Entry(
         lambda lib: lib.nonnegative_l1(),
-        lambda u: float(oracles.nonnegative_l1_value(u).sum()),
+        lambda u: float(optima.nonnegative_l1_value(u).sum()),
     ),
-} | {
-    name: Entry(*row)
-    for module in (separable, groups, constraints, structured)
-    for name, row in module.PENALTIES.items()
+    **separable.PENALTIES,
+    **groups.PENALTIES,
+    **constraints.PENALTIES,
+    **structured.PENALTIES,
 }
 """By the name that a user would write."""
 
 QUICK = (
-    *("l1()", "weighted_l1", "mcp(0.8, 3.0)", "log_sum(0.3)", "lp(0.5)", "l0()"),
-    *("group_l1(0, block=2)", "l1_ball(1.5)", "top_k(2)", "n_of_m(1, 3)"),
-    *("nuclear()", "fused_lasso(0.4)"),
+    "l1()",
+    "weighted_l1",
+    "mcp(0.8, 3.0)",
+    "log_sum(0.3)",
+    "lp(0.5)",
+    "l0()",
+    "group_l1(0, block=2)",
+    "l1_ball(1.5)",
+    "top_k(2)",
+    "n_of_m(1, 3)",
+    "nuclear()",
+    "fused_lasso(0.4)",
 )
 """One of each kind: the others, which vary it, are for a slow run."""
 

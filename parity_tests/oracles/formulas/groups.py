@@ -1,9 +1,10 @@
 """The penalties of groups: each group is a set of equal labels."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+
+from parity_tests.oracles.formulas.entry import Entry
 
 
 def group_value(
@@ -22,43 +23,42 @@ def group_value(
     return value
 
 
-PENALTIES: dict[str, tuple[Callable[..., Any], Callable[..., float], tuple]] = {
-    "group_l1()": (
+PENALTIES: dict[str, Entry] = {
+    "group_l1()": Entry(
         lambda lib: lib.group_l1(),
         group_value(np.zeros(6)),
         (6,),
     ),
-    "group_l1(0, block=2)": (
+    "group_l1(0, block=2)": Entry(
         lambda lib: lib.group_l1(0, block=2),
         group_value(np.array([0, 0, 1, 1, 2, 2])),
         (6,),
     ),
-    "group_l1(groups={'a': [0, 3], ...})": (
+    "group_l1(groups={'a': [0, 3], ...})": Entry(
         lambda lib: lib.group_l1(groups={"a": [0, 3], "b": [1], "c": [5, 2, 4]}),
         group_value(np.array([0, 1, 2, 0, 2, 2])),
         (6,),
     ),
-    "group_l1(1, scale_by_size=False)": (
+    "group_l1(1, scale_by_size=False)": Entry(
         lambda lib: lib.group_l1(1, scale_by_size=False),
         group_value(np.array([[0, 0], [1, 1], [2, 2]]), scale_by_size=False),
         (3, 2),
     ),
-    "group_l1(groups='output')": (
+    "group_l1(groups='output')": Entry(
         lambda lib: lib.group_l1(groups="output").at("kernel", (3, 2)),
         group_value(np.array([[0, 1], [0, 1], [0, 1]])),
         (3, 2),
     ),
-    "sparse_group_l1(0.3, groups={'a': [0, 3], ...})": (
+    "sparse_group_l1(0.3, groups={'a': [0, 3], ...})": Entry(
         lambda lib: lib.sparse_group_l1(
             0.3, groups={"a": [0, 3], "b": [1], "c": [5, 2, 4]}
         ),
         group_value(np.array([0, 1, 2, 0, 2, 2]), 0.3),
         (6,),
     ),
-    "sparse_group_l1(0.6, 1)": (
+    "sparse_group_l1(0.6, 1)": Entry(
         lambda lib: lib.sparse_group_l1(0.6, 1),
         group_value(np.array([[0, 0], [1, 1], [2, 2]]), 0.6),
         (3, 2),
     ),
 }
-"""For a display name: how a library makes it, its value, the shape it is for."""

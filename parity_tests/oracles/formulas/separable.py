@@ -1,9 +1,10 @@
 """Formulas of the separable penalties: the weighted L1 and the non-convex ones."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+
+from parity_tests.oracles.formulas.entry import Element, Entry
 
 Elementwise = Callable[[np.ndarray], np.ndarray]
 
@@ -26,24 +27,24 @@ def scad(scale: float, a: float) -> Elementwise:
     return value
 
 
-ELEMENTS: dict[str, tuple[Callable[[Any], Any], Elementwise]] = {
-    "mcp(0.8, 3.0)": (lambda lib: lib.mcp(0.8, 3.0), mcp(0.8, 3.0)),
-    "mcp(0.5, 1.2)": (lambda lib: lib.mcp(0.5, 1.2), mcp(0.5, 1.2)),
-    "scad(0.8, 3.7)": (lambda lib: lib.scad(0.8, 3.7), scad(0.8, 3.7)),
-    "capped_l1(0.7)": (
+ELEMENTS: dict[str, Element] = {
+    "mcp(0.8, 3.0)": Element(lambda lib: lib.mcp(0.8, 3.0), mcp(0.8, 3.0)),
+    "mcp(0.5, 1.2)": Element(lambda lib: lib.mcp(0.5, 1.2), mcp(0.5, 1.2)),
+    "scad(0.8, 3.7)": Element(lambda lib: lib.scad(0.8, 3.7), scad(0.8, 3.7)),
+    "capped_l1(0.7)": Element(
         lambda lib: lib.capped_l1(0.7),
         lambda u: np.minimum(np.abs(u), 0.7),
     ),
-    "log_sum(0.3)": (
+    "log_sum(0.3)": Element(
         lambda lib: lib.log_sum(0.3),
         lambda u: np.log(1 + np.abs(u) / 0.3),
     ),
-    "lp(0.5)": (lambda lib: lib.lp(0.5), lambda u: np.sqrt(np.abs(u))),
-    "lp(2/3)": (lambda lib: lib.lp(2 / 3), lambda u: np.cbrt(u**2)),
-    "lp(0.9)": (lambda lib: lib.lp(0.9), lambda u: np.abs(u) ** 0.9),
-    "l0()": (lambda lib: lib.l0(), lambda u: np.where(u == 0, 0.0, 1.0)),
+    "lp(0.5)": Element(lambda lib: lib.lp(0.5), lambda u: np.sqrt(np.abs(u))),
+    "lp(2/3)": Element(lambda lib: lib.lp(2 / 3), lambda u: np.cbrt(u**2)),
+    "lp(0.9)": Element(lambda lib: lib.lp(0.9), lambda u: np.abs(u) ** 0.9),
+    "l0()": Element(lambda lib: lib.l0(), lambda u: np.where(u == 0, 0.0, 1.0)),
 }
-"""The non-convex penalties, of one element: make from a library, and value."""
+"""The penalties that are not convex."""
 
 WEIGHTS = np.array([0.5, 2.0, 0.0, 1.0, np.inf, 0.25])
 
@@ -59,20 +60,17 @@ def _total(value: Elementwise) -> Callable[[np.ndarray], float]:
     return lambda u: float(value(u).sum())
 
 
-PENALTIES: dict[
-    str, tuple[Callable[[Any], Any], Callable[[np.ndarray], float], tuple[int, ...]]
-] = {
-    **{name: (make, _total(f), (6,)) for name, (make, f) in ELEMENTS.items()},
-    "weighted_l1": (lambda lib: lib.weighted_l1(WEIGHTS), weighted, (6,)),
-    "weighted_l1(finite)": (
+PENALTIES: dict[str, Entry] = {
+    **{name: Entry(row.make, _total(row.value)) for name, row in ELEMENTS.items()},
+    "weighted_l1": Entry(lambda lib: lib.weighted_l1(WEIGHTS), weighted, (6,)),
+    "weighted_l1(finite)": Entry(
         lambda lib: lib.weighted_l1([*WEIGHTS[:4].tolist(), 3.0, 0.25]),
         lambda u: float((np.abs(u) * [0.5, 2.0, 0.0, 1.0, 3.0, 0.25]).sum()),
         (6,),
     ),
-    "adaptive_l1": (
+    "adaptive_l1": Entry(
         lambda lib: lib.adaptive_l1(np.array([2.0, 0.5, 1.0, -4.0, 0.1, -0.3])),
         lambda u: float((np.abs(u) / [2.0, 0.5, 1.0, 4.0, 0.1, 0.3]).sum()),
         (6,),
     ),
 }
-"""Display name to: make from a library, value of a whole array, the array's shape."""

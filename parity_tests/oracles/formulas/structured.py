@@ -8,6 +8,8 @@ import numpy as np
 from scipy.optimize import nnls
 from scipy.special import ndtri
 
+from parity_tests.oracles.formulas.entry import Entry
+
 WEIGHTS = (2.0, 1.5, 1.0, 1.0, 0.5, 0.0)
 
 
@@ -38,16 +40,18 @@ def nuclear_value(x: np.ndarray) -> float:
     return float(np.linalg.svd(x, compute_uv=False).sum())
 
 
-PENALTIES = {
-    "nuclear()": (lambda lib: lib.nuclear(), nuclear_value, (2, 3)),
-    "owl((2.0, 1.5, ...))": (lambda lib: lib.owl(WEIGHTS), owl_value(WEIGHTS), (6,)),
-    "slope(0.3)": (lambda lib: lib.slope(0.3), slope_value(0.3), (6,)),
-    "total_variation()": (
+PENALTIES: dict[str, Entry] = {
+    "nuclear()": Entry(lambda lib: lib.nuclear(), nuclear_value, (2, 3)),
+    "owl((2.0, 1.5, ...))": Entry(
+        lambda lib: lib.owl(WEIGHTS), owl_value(WEIGHTS), (6,)
+    ),
+    "slope(0.3)": Entry(lambda lib: lib.slope(0.3), slope_value(0.3), (6,)),
+    "total_variation()": Entry(
         lambda lib: lib.total_variation(),
         fused_lasso_value(0.0),
         (6,),
     ),
-    "fused_lasso(0.4)": (
+    "fused_lasso(0.4)": Entry(
         lambda lib: lib.fused_lasso(0.4),
         fused_lasso_value(0.4),
         (6,),
