@@ -1,7 +1,6 @@
-"""Total variation along the last axis, and the chain problem behind it and SLOPE."""
+"""Total variation along the last axis, and the fused lasso, which adds L1 to it."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,59 +9,39 @@ from jax.typing import ArrayLike
 from l1jax.numerics.chains import fuse, greatest_ratio, row_jumps
 from l1jax.numerics.checks import check_real
 from l1jax.numerics.elementwise import largest, sign
-from l1jax.numerics.prox import apply_prox_formula, from_zero, soft_threshold_unchecked
+from l1jax.numerics.prox import soft_threshold_unchecked
 from l1jax.numerics.sharding import gathering
-from l1jax.penalties.base import Penalty, gradient_operand, operands
+from l1jax.penalties.base import Penalty, gradient_operand
+from l1jax.penalties.coupled_base import Coupled
 
 
 @dataclasses.dataclass(frozen=True)
-class _FusedLasso(Penalty):
+class _FusedLasso(Coupled):
     l1_ratio: float
-    convex = True
 
     def require_fit(
         self, path: str, shape: tuple[int, ...], strength_shape: tuple[int, ...] = ()
     ) -> None:
         _require_one_a_row("strength", strength_shape, path, shape)
 
-    @gathering()
-    def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        x, strength = operands(x, strength)
-        self.require_fit("x", x.shape, strength.shape)
+    def _terms(self, x: jax.Array) -> jax.Array:
         here = jax.lax.stop_gradient(x)
         variation = (1 - self.l1_ratio) * jnp.abs(row_jumps(here))
         terms = variation + jnp.abs(self.l1_ratio * jnp.abs(here))
         # Only the derivative of what is added is not 0: that of |jump| would be wrong
         # where neighbours are equal.
         moved = (x - here) * self.subgradient(here)
-        return jnp.sum(strength * (terms + moved))
+        return terms + moved
 
-    @gathering()
-    def subgradient(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        wide, strength = operands(x, strength)
-        slope = 0.0 - self._residual(wide, jnp.zeros_like(wide), strength)
-        return slope.astype(jnp.asarray(x).dtype)
-
-    @gathering()
-    def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
-        def formula(x: jax.Array, t: jax.Array) -> jax.Array:
-            _require_one_a_row("threshold", t.shape, "x", x.shape)
-            u = x
-            if self.l1_ratio < 1:
-                t_variation = jnp.abs(t * (1 - self.l1_ratio))
-                u = fuse(x, t_variation, t_variation, jnp.zeros(x.shape, jnp.int32))
-            if self.l1_ratio > 0:
-                u = soft_threshold_unchecked(u, jnp.abs(t * self.l1_ratio))
-            return u
-
-        return apply_prox_formula(functools.partial(from_zero, formula), x, threshold)
-
-    @gathering()
-    def optimality_distance(
-        self, x: ArrayLike, grad: ArrayLike, strength: ArrayLike = 1.0
-    ) -> jax.Array:
-        x, grad, strength = operands(x, grad, strength)
-        return jnp.abs(self._residual(x, -grad, strength))
+    def _prox(self, x: jax.Array, t: jax.Array) -> jax.Array:
+        _require_one_a_row("threshold", t.shape, "x", x.shape)
+        u = x
+        if self.l1_ratio < 1:
+            t_variation = jnp.abs(t * (1 - self.l1_ratio))
+            u = fuse(x, t_variation, t_variation, jnp.zeros(x.shape, jnp.int32))
+        if self.l1_ratio > 0:
+            u = soft_threshold_unchecked(u, jnp.abs(t * self.l1_ratio))
+        return u
 
     @gathering()
     def lambda_max(self, grad: ArrayLike) -> jax.Array:
@@ -86,7 +65,6 @@ class _FusedLasso(Penalty):
 
     def _residual(self, x: jax.Array, v: jax.Array, strength: jax.Array) -> jax.Array:
         # Between two jumps of x this is a prox of v, whose slopes at them are known.
-        self.require_fit("x", x.shape, strength.shape)
         t_l1 = jnp.abs(strength * self.l1_ratio)
         t_variation = jnp.abs(strength * (1 - self.l1_ratio))
         jumps = row_jumps(x)

@@ -16,14 +16,12 @@ from jax.typing import ArrayLike
 from l1jax.numerics.chains import fuse
 from l1jax.numerics.checks import check_real, described
 from l1jax.numerics.elementwise import sign
-from l1jax.numerics.prox import apply_prox_formula, from_zero
 from l1jax.numerics.sharding import gathering
-from l1jax.penalties.base import Penalty, gradient_operand, operands
+from l1jax.penalties.base import Penalty, gradient_operand
+from l1jax.penalties.coupled_base import Coupled
 
 
-class _Ordered(Penalty):
-    convex = True
-
+class _Ordered(Coupled):
     @abc.abstractmethod
     def _weights(self, name: str, size: int) -> np.ndarray:
         """Return the weights of an array of `size` elements, the largest first."""
@@ -34,38 +32,13 @@ class _Ordered(Penalty):
         self._weights(path, math.prod(shape))
         _require_one_number("strength", strength_shape, path)
 
-    @gathering()
-    def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        x, strength = operands(x, strength)
-        _require_one_number("strength", strength.shape, "x")
-        # A norm is its subgradient times x: no term is negative.
-        slope = self.subgradient(jax.lax.stop_gradient(x))
-        return jnp.sum(strength * (x * slope))
-
-    @gathering()
-    def subgradient(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
-        wide, strength = operands(x, strength)
-        slope = 0.0 - self._residual(wide, jnp.zeros_like(wide), strength)
-        return slope.astype(jnp.asarray(x).dtype)
-
-    @gathering()
-    def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
-        def formula(x: jax.Array, t: jax.Array) -> jax.Array:
-            self.require_fit("x", x.shape)
-            _require_one_number("threshold", t.shape, "x")
-            # From this threshold on all is zero; beyond, rounding would be of its size.
-            enough = self.lambda_max(jax.lax.stop_gradient(x))
-            u = self._residual(jnp.zeros_like(x), x, jnp.minimum(t, enough))
-            return jnp.where(t < enough, u, 0 * enough)
-
-        return apply_prox_formula(functools.partial(from_zero, formula), x, threshold)
-
-    @gathering()
-    def optimality_distance(
-        self, x: ArrayLike, grad: ArrayLike, strength: ArrayLike = 1.0
-    ) -> jax.Array:
-        x, grad, strength = operands(x, grad, strength)
-        return jnp.abs(self._residual(x, -grad, strength))
+    def _prox(self, x: jax.Array, t: jax.Array) -> jax.Array:
+        self.require_fit("x", x.shape)
+        _require_one_number("threshold", t.shape, "x")
+        # From this threshold on all is zero; beyond, rounding would be of its size.
+        enough = self.lambda_max(jax.lax.stop_gradient(x))
+        u = self._residual(jnp.zeros_like(x), x, jnp.minimum(t, enough))
+        return jnp.where(t < enough, u, 0 * enough)
 
     @gathering()
     def lambda_max(self, grad: ArrayLike) -> jax.Array:
@@ -77,7 +50,6 @@ class _Ordered(Penalty):
     def _residual(self, x: jax.Array, v: jax.Array, strength: jax.Array) -> jax.Array:
         # Elements of one size are a cluster, whose slopes form a permutahedron. The
         # projection onto it leaves the isotonic regression of the sorted v - weights.
-        _require_one_number("strength", strength.shape, "x")
         shape, x, v = x.shape, x.reshape(-1), v.reshape(-1)
         weights = jnp.asarray(self._weights("x", x.size), x.dtype)
         direction = jax.lax.stop_gradient(sign(jnp.where(x == 0, v, x)))

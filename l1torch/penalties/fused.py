@@ -1,7 +1,6 @@
-"""Total variation along the last axis, and the chain problem behind it and SLOPE."""
+"""Total variation along the last axis, and the fused lasso, which adds L1 to it."""
 
 import dataclasses
-import functools
 import math
 
 import torch
@@ -9,65 +8,43 @@ from torch import Tensor
 
 from l1torch.numerics.chains import fuse, greatest_ratio, row_jumps
 from l1torch.numerics.checks import check_real
-from l1torch.numerics.elementwise import Number, largest, sign
+from l1torch.numerics.elementwise import largest, sign
 from l1torch.numerics.prox import (
-    apply_prox_formula,
-    from_zero,
     soft_threshold_unchecked,
 )
 from l1torch.numerics.sharding import gathering
-from l1torch.penalties.base import Penalty, gradient_operand, operands
+from l1torch.penalties.base import Penalty, gradient_operand
+from l1torch.penalties.coupled_base import Coupled
 
 
 @dataclasses.dataclass(frozen=True)
-class _FusedLasso(Penalty):
+class _FusedLasso(Coupled):
     l1_ratio: float
-    convex = True
 
     def require_fit(
         self, path: str, shape: tuple[int, ...], strength_shape: tuple[int, ...] = ()
     ) -> None:
         _require_one_a_row("strength", strength_shape, path, shape)
 
-    @gathering()
-    def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
-        x, strength = operands(x, strength)
-        self.require_fit("x", x.shape, strength.shape)
+    def _terms(self, x: Tensor) -> Tensor:
         here = x.detach()
         variation = (1 - self.l1_ratio) * row_jumps(here).abs()
         terms = variation + self.l1_ratio * here.abs()
         # Only the derivative of what is added is not 0: that of |jump| would be wrong
         # where neighbours are equal.
         moved = (x - here) * self.subgradient(here)
-        return torch.sum(strength * (terms + moved))
+        return terms + moved
 
-    @gathering()
-    def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
-        wide, strength = operands(x, strength)
-        slope = 0.0 - self._residual(wide, torch.zeros_like(wide), strength)
-        return slope.to(x.dtype)
-
-    @gathering()
-    def prox(self, x: Tensor, threshold: Number) -> Tensor:
-        def formula(x: Tensor, t: Tensor) -> Tensor:
-            _require_one_a_row("threshold", t.shape, "x", x.shape)
-            u = x
-            if self.l1_ratio < 1:
-                t_variation = t * (1 - self.l1_ratio)
-                cut = torch.zeros_like(x, dtype=torch.int32)
-                u = fuse(x, t_variation, t_variation, cut)
-            if self.l1_ratio > 0:
-                u = soft_threshold_unchecked(u, t * self.l1_ratio)
-            return u
-
-        return apply_prox_formula(functools.partial(from_zero, formula), x, threshold)
-
-    @gathering()
-    def optimality_distance(
-        self, x: Tensor, grad: Tensor, strength: Number = 1.0
-    ) -> Tensor:
-        x, grad, strength = operands(x, grad, strength)
-        return self._residual(x, -grad, strength).abs()
+    def _prox(self, x: Tensor, t: Tensor) -> Tensor:
+        _require_one_a_row("threshold", t.shape, "x", x.shape)
+        u = x
+        if self.l1_ratio < 1:
+            t_variation = t * (1 - self.l1_ratio)
+            cut = torch.zeros_like(x, dtype=torch.int32)
+            u = fuse(x, t_variation, t_variation, cut)
+        if self.l1_ratio > 0:
+            u = soft_threshold_unchecked(u, t * self.l1_ratio)
+        return u
 
     @gathering()
     def lambda_max(self, grad: Tensor) -> Tensor:
@@ -91,7 +68,6 @@ class _FusedLasso(Penalty):
 
     def _residual(self, x: Tensor, v: Tensor, strength: Tensor) -> Tensor:
         # Between two jumps of x this is a prox of v, whose slopes at them are known.
-        self.require_fit("x", x.shape, strength.shape)
         t_l1 = strength * self.l1_ratio
         t_variation = strength * (1 - self.l1_ratio)
         jumps = row_jumps(x)

@@ -14,15 +14,13 @@ from torch import Tensor
 
 from l1torch.numerics.chains import fuse
 from l1torch.numerics.checks import check_real, described
-from l1torch.numerics.elementwise import Number, largest, sign
-from l1torch.numerics.prox import apply_prox_formula, from_zero
+from l1torch.numerics.elementwise import largest, sign
 from l1torch.numerics.sharding import gathering
-from l1torch.penalties.base import Penalty, gradient_operand, operands
+from l1torch.penalties.base import Penalty, gradient_operand
+from l1torch.penalties.coupled_base import Coupled
 
 
-class _Ordered(Penalty):
-    convex = True
-
+class _Ordered(Coupled):
     @abc.abstractmethod
     def _weights(self, name: str, size: int) -> np.ndarray:
         """Return the weights of an array of `size` elements, the largest first."""
@@ -33,38 +31,13 @@ class _Ordered(Penalty):
         self._weights(path, math.prod(shape))
         _require_one_number("strength", strength_shape, path)
 
-    @gathering()
-    def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
-        x, strength = operands(x, strength)
-        _require_one_number("strength", strength.shape, "x")
-        # A norm is its subgradient times x: no term is negative.
-        slope = self.subgradient(x.detach())
-        return torch.sum(strength * (x * slope))
-
-    @gathering()
-    def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
-        wide, strength = operands(x, strength)
-        slope = 0.0 - self._residual(wide, torch.zeros_like(wide), strength)
-        return slope.to(x.dtype)
-
-    @gathering()
-    def prox(self, x: Tensor, threshold: Number) -> Tensor:
-        def formula(x: Tensor, t: Tensor) -> Tensor:
-            self.require_fit("x", x.shape)
-            _require_one_number("threshold", t.shape, "x")
-            # From this threshold on all is zero; beyond, rounding would be of its size.
-            enough = self.lambda_max(x.detach())
-            u = self._residual(torch.zeros_like(x), x, torch.minimum(t, enough))
-            return torch.where(t < enough, u, 0 * enough)
-
-        return apply_prox_formula(functools.partial(from_zero, formula), x, threshold)
-
-    @gathering()
-    def optimality_distance(
-        self, x: Tensor, grad: Tensor, strength: Number = 1.0
-    ) -> Tensor:
-        x, grad, strength = operands(x, grad, strength)
-        return self._residual(x, -grad, strength).abs()
+    def _prox(self, x: Tensor, t: Tensor) -> Tensor:
+        self.require_fit("x", x.shape)
+        _require_one_number("threshold", t.shape, "x")
+        # From this threshold on all is zero; beyond, rounding would be of its size.
+        enough = self.lambda_max(x.detach())
+        u = self._residual(torch.zeros_like(x), x, torch.minimum(t, enough))
+        return torch.where(t < enough, u, 0 * enough)
 
     @gathering()
     def lambda_max(self, grad: Tensor) -> Tensor:
@@ -76,7 +49,6 @@ class _Ordered(Penalty):
     def _residual(self, x: Tensor, v: Tensor, strength: Tensor) -> Tensor:
         # Elements of one size are a cluster, whose slopes form a permutahedron. The
         # projection onto it leaves the isotonic regression of the sorted v - weights.
-        _require_one_number("strength", strength.shape, "x")
         shape, x, v = x.shape, x.reshape(-1), v.reshape(-1)
         weights = torch.as_tensor(self._weights("x", x.numel())).to(x)
         direction = sign(torch.where(x == 0, v, x)).detach()
