@@ -1,7 +1,8 @@
 """The proximal step of total variation along a chain, by exact minimisation."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -56,13 +57,14 @@ def _levels(
     loaded = x - load + _shift(load, -1)
     starts = _starts(cut)
 
-    def add(first: Sequence[jax.Array], then: Sequence[jax.Array]) -> list[jax.Array]:
-        return [jnp.where(then[1], then[0], first[0] + then[0]), first[1] | then[1]]
+    def add(first: _Sum, then: _Sum) -> _Sum:
+        total = jnp.where(then.starts, then.total, first.total + then.total)
+        return _Sum(total, first.starts | then.starts)
 
     index = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
     first = jax.lax.cummax(jnp.where(starts, index, 0), x.ndim - 1)
     last = _next(_ends(starts))
-    sums = jnp.take_along_axis(_scan(add, [loaded, starts])[0], last, -1)
+    sums = jnp.take_along_axis(_scan(add, _Sum(loaded, starts)).total, last, -1)
     return loaded, sums / (last - first + 1).astype(x.dtype)
 
 
@@ -75,15 +77,37 @@ def _above(
     clipped = jnp.clip(d, -rise, fall)
     low, high = jnp.where(starts, clipped, -rise), jnp.where(starts, clipped, fall)
 
-    def follow(f: Sequence[jax.Array], g: Sequence[jax.Array]) -> list[jax.Array]:
-        bounds = [jnp.clip(f[i] + g[0], g[1], g[2]) for i in (1, 2)]
-        return [f[0] + g[0], *bounds]
+    def follow(first: _Clip, then: _Clip) -> _Clip:
+        return _Clip(
+            first.shift + then.shift,
+            jnp.clip(first.low + then.shift, then.low, then.high),
+            jnp.clip(first.high + then.shift, then.low, then.high),
+        )
 
-    gain = jnp.where(starts, 0, _shift(_scan(follow, [d, low, high])[1], 1)) + d
+    gain = _shift(_scan(follow, _Clip(d, low, high)).low, 1)
+    gain = jnp.where(starts, 0, gain) + d
     ends = _ends(starts)
     decided = ends | (gain > fall) | (gain <= -rise)
     inside = jnp.where(ends, gain > 0, gain > fall)
     return jnp.take_along_axis(inside, _next(decided), -1)
+
+
+class _Sum(NamedTuple):
+    """The sum from the start of a piece, and whether the piece starts here."""
+
+    total: jax.Array
+    starts: jax.Array
+
+
+class _Clip(NamedTuple):
+    """The map `g -> clip(g + shift, low, high)`."""
+
+    shift: jax.Array
+    low: jax.Array
+    high: jax.Array
+
+
+_Items = TypeVar("_Items", _Sum, _Clip)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -111,15 +135,13 @@ def greatest_ratio(grad: jax.Array, l1_ratio: float) -> jax.Array:
     return jax.lax.while_loop(lambda carry: carry[1], climb, start)[0]
 
 
-def _scan(
-    combine: Callable[[Sequence[jax.Array], Sequence[jax.Array]], list[jax.Array]],
-    items: list[jax.Array],
-) -> list[jax.Array]:
+def _scan(combine: Callable[[_Items, _Items], _Items], items: _Items) -> _Items:
     # The inclusive scan along the last axis, by doubling (Hillis and Steele, 1986). The
     # first item must not depend on what combine is given before it. A loop, since
     # unrolled it would take long to compile.
-    def double(k: jax.Array, items: list[jax.Array]) -> list[jax.Array]:
-        return combine([jnp.roll(item, 1 << k, -1) for item in items], items)
+    def double(k: jax.Array, items: _Items) -> _Items:
+        before = type(items)(*(jnp.roll(item, 1 << k, -1) for item in items))
+        return combine(before, items)
 
     return jax.lax.fori_loop(0, (items[0].shape[-1] - 1).bit_length(), double, items)
 

@@ -8,12 +8,12 @@ import math
 import numbers
 import reprlib
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from numpy.typing import DTypeLike
 
 from l1jax.numerics.elementwise import as_float, dtype_of, is_array, is_real_floating
 
@@ -24,7 +24,7 @@ _repr = reprlib.Repr()
 _repr.maxother = _repr.maxstring = _repr.maxlong = 120
 
 
-def check_real(argument: str, value: Any, interval: str, example: str) -> float:
+def check_real(argument: str, value: object, interval: str, example: str) -> float:
     """Return a number as a float, if it lies in an interval.
 
     Args:
@@ -57,7 +57,7 @@ def check_real(argument: str, value: Any, interval: str, example: str) -> float:
 
 def check_int(
     argument: str,
-    value: Any,
+    value: object,
     example: str,
     *,
     least: int | None = 1,
@@ -84,7 +84,7 @@ def check_int(
     return value
 
 
-def check_choice(argument: str, value: Any, choices: Sequence[str]) -> str:
+def check_choice(argument: str, value: object, choices: Sequence[str]) -> str:
     """Return a string, if it is one of a few.
 
     Raises:
@@ -99,7 +99,7 @@ def check_choice(argument: str, value: Any, choices: Sequence[str]) -> str:
     )
 
 
-def check_flag(argument: str, value: Any) -> bool:
+def check_flag(argument: str, value: object) -> bool:
     """Return True or False; anything else, 0 and 1 too, raises TypeError."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
@@ -108,7 +108,7 @@ def check_flag(argument: str, value: Any) -> bool:
     )
 
 
-def is_number(value: Any, kind: type = numbers.Real) -> bool:
+def is_number(value: object, kind: type = numbers.Real) -> bool:
     """Return whether a value is a Python or numpy number of a kind, and no bool.
 
     numpy registers its durations as integers; they do not count here.
@@ -117,17 +117,17 @@ def is_number(value: Any, kind: type = numbers.Real) -> bool:
     return isinstance(value, kind) and not odd
 
 
-def scalar(value: Any) -> Any:
+def scalar(value: object) -> object:
     """Return the number in a 0-d array of numpy, or anything else as it is."""
     return value[()] if isinstance(value, np.ndarray) and not value.ndim else value
 
 
-def described(value: Any) -> str:
+def described(value: object) -> str:
     """Return a value, shortened, and its type, for a message."""
     return f"{_repr.repr(value)} of type {type(value).__name__}"
 
 
-def require_known_float(name: str, dtype: Any) -> None:
+def require_known_float(name: str, dtype: DTypeLike) -> None:
     """Raise TypeError for floats of 8 bits or less."""
     if jnp.issubdtype(dtype, jnp.floating) and not is_real_floating(dtype):
         raise TypeError(
@@ -176,7 +176,7 @@ def require_broadcast(
         )
 
 
-def number_message(argument: str, value: Any, or_schedule: bool) -> str:
+def number_message(argument: str, value: object, or_schedule: bool) -> str:
     """Return the message about an argument that is not what it must be."""
     wanted = " or a schedule (a function of the step count)" if or_schedule else ""
     return (
@@ -200,7 +200,9 @@ def real_array(argument: str, value: ArrayLike) -> jax.Array:
     return jnp.asarray(value)
 
 
-def as_numbers(argument: str, value: Any, labels: bool = False) -> ArrayLike:
+def as_numbers(
+    argument: str, value: object, labels: bool = False
+) -> jax.Array | np.ndarray:
     """Return real numbers as an array; numpy converts lists and tables.
 
     Args:
@@ -231,7 +233,7 @@ def as_numbers(argument: str, value: Any, labels: bool = False) -> ArrayLike:
     return array
 
 
-def _remedy(value: Any, array: Any) -> str:
+def _remedy(value: object, array: jax.Array | np.ndarray) -> str:
     """Return what to pass in place of data that are not numbers."""
     if hasattr(value, "toarray"):
         return "Pass a dense array: value.toarray()."

@@ -1,12 +1,12 @@
 """Signs, sizes and dtypes, element by element, with the derivatives the twins share."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from numpy.typing import DTypeLike
 
 
 def largest(x: jax.Array) -> jax.Array:
@@ -25,7 +25,7 @@ def absolute(x: jax.Array) -> jax.Array:
     return x * jax.lax.stop_gradient(sign(x))
 
 
-def is_array(value: Any, numbers: bool = True) -> bool:
+def is_array(value: object, numbers: bool = True) -> bool:
     """Return whether JAX takes a value for an array, a placeholder, or a number."""
     if isinstance(value, jax.Array | jax.ShapeDtypeStruct):
         return True
@@ -36,26 +36,27 @@ def is_array(value: Any, numbers: bool = True) -> bool:
     return numbers and isinstance(value, float | complex)
 
 
-def is_real_floating(dtype: Any) -> bool:
+def is_real_floating(dtype: DTypeLike) -> bool:
     """Return whether a dtype is real floating point of 16 bits or more."""
     return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize > 1
 
 
-def compute_dtype(dtype: Any) -> Any:
+def compute_dtype(dtype: DTypeLike) -> np.dtype:
     """Return the dtype to compute in: float32 for half precision, else the same."""
-    return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else jnp.dtype(dtype)
+    dtype = jnp.dtype(dtype)
+    return jnp.dtype(jnp.float32) if dtype.itemsize < 4 else dtype
 
 
-def widest_dtype(*dtypes: Any) -> Any:
+def widest_dtype(*dtypes: DTypeLike) -> np.dtype:
     """Return the widest dtype to compute in, at least float32.
 
     JAX's own promotion is not used: in its strict mode it refuses mixed dtypes.
     """
-    kinds = [jnp.dtype(compute_dtype(dtype)) for dtype in dtypes]
+    kinds = [compute_dtype(dtype) for dtype in dtypes]
     return max(kinds, key=lambda kind: kind.itemsize, default=jnp.dtype(jnp.float32))
 
 
-def dtype_of(leaf: Any) -> Any:
+def dtype_of(leaf: object) -> np.dtype:
     """Return the dtype of a leaf, a Python number or a `jax.ShapeDtypeStruct`."""
     if hasattr(leaf, "dtype"):
         return leaf.dtype
@@ -72,7 +73,7 @@ def as_float(value: ArrayLike) -> ArrayLike:
         return math.inf if value > 0 else -math.inf
 
 
-def nonnegative(value: ArrayLike, dtype: Any) -> jax.Array:
+def nonnegative(value: ArrayLike, dtype: DTypeLike) -> jax.Array:
     """Return a value in `dtype`, NaN where it is negative."""
     value = jnp.asarray(as_float(value), dtype)
     # The NaN is numpy's: making one in JAX would set off jax_debug_nans.

@@ -10,7 +10,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ import numpy as np
 
 from l1jax.numerics.blocks import MANY, alike, kept, stacked
 from l1jax.numerics.elementwise import compute_dtype
+
+_Found = TypeVar("_Found")
 
 
 def k_largest(arrays: Sequence[jax.Array], k: int | jax.Array) -> list[jax.Array]:
@@ -58,9 +60,11 @@ def k_largest_of_each(
     return [_marked(key, cut) for key, cut in zip(keys, cuts, strict=True)]
 
 
-def of_each(search: Callable[..., Any], *columns: Sequence[jax.Array]) -> list[Any]:
+def of_each(
+    search: Callable[..., _Found], *columns: Sequence[jax.Array]
+) -> list[_Found]:
     """Return `search(*row)` for each row of arrays, at once for rows that are alike."""
-    found: list[Any] = [None] * len(columns[0])
+    found: dict[int, _Found] = {}
     for group in alike(*columns):
         rows = [[column[i] for i in group] for column in columns]
         if len(group) == 1:
@@ -69,7 +73,7 @@ def of_each(search: Callable[..., Any], *columns: Sequence[jax.Array]) -> list[A
         together = jax.vmap(search)(*map(jnp.stack, rows))
         for place, i in enumerate(group):
             found[i] = jax.tree.map(functools.partial(_taken, place), together)
-    return found
+    return [found[i] for i in range(len(columns[0]))]
 
 
 def order_keys(x: jax.Array) -> jax.Array:

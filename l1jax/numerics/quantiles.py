@@ -9,6 +9,7 @@ gathered; of sharded arrays only counts are exchanged.
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,28 @@ _AROUND = np.array([-8, -2, -0.5, -0.1, 0.1, 0.5, 2, 8])
 _DEVIATIONS = np.array([-9, -3, -1.2, -0.4, 0.4, 1.2, 3, 9])
 # Every third pass cuts the bracket evenly: 9 times smaller, whatever the numbers.
 _EVENLY = np.arange(1, 9) / 9
+
+
+class _Bracket(NamedTuple):
+    """Where the k-th smallest key lies: above `low`, up to `high`."""
+
+    low: jax.Array
+    under: jax.Array
+    """How many keys are at most `low`."""
+    high: jax.Array
+    upto: jax.Array
+    """How many keys are at most `high`."""
+    turn: jax.Array
+    """Passes so far."""
+
+
+class _Bisection(NamedTuple):
+    low: jax.Array
+    """A key that is too small; -1 before one is known."""
+    high: jax.Array
+    """A key that is large enough; that of infinity before another is known."""
+    gap: jax.Array
+    """How far beyond the known end to look next."""
 
 
 # Compiled once for all steps that are not compiled themselves.
@@ -47,8 +70,8 @@ def kth_smallest(
     sixteenth = 1 << (jnp.finfo(dtype).nmant - 4)
     around = jnp.asarray(_AROUND * sixteenth, integer)
 
-    def places(state: tuple[jax.Array, ...]) -> jax.Array:
-        low, under, high, upto, turn = state
+    def places(bracket: _Bracket) -> list[jax.Array]:
+        low, under, high, upto, turn = bracket
         width = (high - low).astype(dtype)
         held = (upto - under).astype(dtype)
         deviation = 0.5 * jax.lax.rsqrt(held)
@@ -62,37 +85,39 @@ def kth_smallest(
             jnp.clip(jnp.where(turn == 0, guessed + around, found), low + 1, high - 1)
         )
 
-    def advance(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        low, under, high, upto, turn, candidates = state
+    def advance(
+        state: tuple[_Bracket, list[jax.Array]],
+    ) -> tuple[_Bracket, list[jax.Array]]:
+        (low, under, high, upto, turn), candidates = state
         columns = zip(*(_counts(x, candidates) for x in keys), strict=True)
         counts = jnp.stack([total(column) for column in columns])
-        candidates = jnp.stack(candidates)
+        keys_at = jnp.stack(candidates)
         below = jnp.sum(counts < k)
         low, under = (
             jnp.where(below > 0, new[jnp.maximum(below - 1, 0)], old)
-            for new, old in ((candidates, low), (counts, under))
+            for new, old in ((keys_at, low), (counts, under))
         )
         high, upto = (
             jnp.where(below < new.size, new[jnp.minimum(below, new.size - 1)], old)
-            for new, old in ((candidates, high), (counts, upto))
+            for new, old in ((keys_at, high), (counts, upto))
         )
-        state = low, under, high, upto, turn + 1
-        return *state, places(state)
+        bracket = _Bracket(low, under, high, upto, turn + 1)
+        return bracket, places(bracket)
 
-    def open_(state: tuple[jax.Array, ...]) -> jax.Array:
-        low, _, high, upto, *_ = state
-        return (high - low > 1) & (upto != k)
+    def is_open(state: tuple[_Bracket, list[jax.Array]]) -> jax.Array:
+        bracket, _ = state
+        return (bracket.high - bracket.low > 1) & (bracket.upto != k)
 
     size = jnp.asarray(sum(x.size for x in keys), jnp.result_type(int))
-    start = (
-        jnp.full([], -1, integer),
-        jnp.zeros_like(size),
-        beyond,
-        size,
-        jnp.zeros([], jnp.int32),
+    start = _Bracket(
+        low=jnp.full([], -1, integer),
+        under=jnp.zeros_like(size),
+        high=beyond,
+        upto=size,
+        turn=jnp.zeros([], jnp.int32),
     )
-    _, _, high, *_ = jax.lax.while_loop(open_, advance, (*start, places(start)))
-    tops, counts = zip(*(_largest_upto(x, high) for x in keys), strict=True)
+    end, _ = jax.lax.while_loop(is_open, advance, (start, places(start)))
+    tops, counts = zip(*(_largest_upto(x, end.high) for x in keys), strict=True)
     found = jax.lax.bitcast_convert_type(greatest(tops).astype(integer), dtype)
     return jnp.where(total(counts) >= k, found, np.array(np.inf, dtype))
 
@@ -118,7 +143,7 @@ def least_strength(
     beyond = key_of(jnp.asarray(np.inf, dtype))
     precision = 1 << (digits - 20)
 
-    def advance(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def advance(state: _Bisection) -> _Bisection:
         low, high, gap = state
         middle = low + (high - low) // 2
         place = jnp.where(high == beyond, low + jnp.minimum(gap, high - low), middle)
@@ -127,23 +152,22 @@ def least_strength(
         place = jnp.where(unknown, jnp.clip(key_of(guess), 0, beyond - 1), place)
         place = jnp.clip(place, low + 1, high - 1)
         enough = zeros(jax.lax.bitcast_convert_type(place, dtype)) >= k
-        return (
-            jnp.where(enough, low, place),
-            jnp.where(enough, place, high),
-            jnp.where(unknown, gap, jnp.minimum(gap, beyond // 8) * 8),
+        return _Bisection(
+            low=jnp.where(enough, low, place),
+            high=jnp.where(enough, place, high),
+            gap=jnp.where(unknown, gap, jnp.minimum(gap, beyond // 8) * 8),
         )
 
-    def open_(state: tuple[jax.Array, ...]) -> jax.Array:
-        low, high, _ = state
-        return high - low > jnp.where(low < 0, 1, precision)
+    def is_open(state: _Bisection) -> jax.Array:
+        return state.high - state.low > jnp.where(state.low < 0, 1, precision)
 
-    start = (
-        jnp.full_like(beyond, -1),
-        beyond,
-        jnp.full_like(beyond, 1 << (digits - 5)),
+    start = _Bisection(
+        low=jnp.full_like(beyond, -1),
+        high=beyond,
+        gap=jnp.full_like(beyond, 1 << (digits - 5)),
     )
-    _, high, _ = jax.lax.while_loop(open_, advance, start)
-    return jax.lax.bitcast_convert_type(high, dtype)
+    end = jax.lax.while_loop(is_open, advance, start)
+    return jax.lax.bitcast_convert_type(end.high, dtype)
 
 
 def key_of(x: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 
-def torn(x: Any, parts: Sequence[Sequence[int]]) -> bool:
+def torn(x: object, parts: Sequence[Sequence[int]]) -> bool:
     """Return whether shards cut through the blocks that axes are split into.
 
     Args:
@@ -38,7 +38,7 @@ def gathered(compute: Callable[..., jax.Array], *arrays: Any) -> jax.Array:
 
 
 def gathering(
-    needed: Callable[[Any, Any], bool] = lambda penalty, x: True,
+    needed: Callable[[Any, jax.Array], bool] = lambda penalty, x: True,
 ) -> Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]]:
     """Return a decorator by which a penalty's method gathers sharded arrays first.
 
@@ -63,7 +63,7 @@ def gathering(
     return wrap
 
 
-def explicit_sharding(x: Any) -> NamedSharding | None:
+def explicit_sharding(x: object) -> NamedSharding | None:
     """Return the sharding in an array's type, or None if the array is whole."""
     if not isinstance(x, jax.Array) or not hasattr(jax, "typeof"):
         return None
@@ -79,7 +79,7 @@ def _whole(x: Any) -> Any:
     return _reshard(x, NamedSharding(sharding.mesh, PartitionSpec()))
 
 
-def _shared_like(y: jax.Array, x: Any) -> jax.Array:
+def _shared_like(y: jax.Array, x: object) -> jax.Array:
     sharding = explicit_sharding(x)
     same = sharding is not None and y.shape == x.shape
     return _reshard(y, sharding) if same else y

@@ -9,7 +9,6 @@ import dataclasses
 import fnmatch
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,8 @@ import numpy as np
 from l1jax.numerics.checks import described
 from l1jax.numerics.elementwise import dtype_of, is_array
 from l1jax.parameters.trees import (
+    Leaf,
+    PyTree,
     describe,
     named_leaves,
     parameters_of,
@@ -25,8 +26,8 @@ from l1jax.parameters.trees import (
     spread,
 )
 
-Mask = Any | Callable[[Any], Any] | None
-"""`None`, a tree of booleans, or a function that gives one."""
+Mask = PyTree | Callable[[PyTree], PyTree] | None
+"""`None`, a tree of booleans, or a function from the parameters to one."""
 
 _NOT_WEIGHTS = frozenset(
     ["beta", "bias", "biases", "gamma", "intercept", "offset", "scale"]
@@ -38,7 +39,7 @@ _NOT_PARAMETERS = "batch_stats"
 _PARAMETRISED = frozenset(["layer_instance", "parametrizations"])
 
 
-def weights_only(params: Any) -> Any:
+def weights_only(params: PyTree) -> PyTree:
     """Mark the weights: everything but biases and what normalisation layers hold.
 
     A leaf is left out if a word of its own name (between underscores) is one of beta,
@@ -72,7 +73,7 @@ def weights_only(params: Any) -> Any:
     return _like(params, weights_among(_own(params)))
 
 
-def weights_among(params: Any) -> set[str]:
+def weights_among(params: PyTree) -> set[str]:
     """Return the dotted paths of the weights, see `weights_only`."""
     leaves = named_leaves(params)
     derived = _derived_from(
@@ -116,7 +117,7 @@ class by_path:  # noqa: N801 - called like a function, an object so that it pick
             )
         object.__setattr__(self, "patterns", tuple(patterns))
 
-    def __call__(self, params: Any) -> Any:
+    def __call__(self, params: PyTree) -> PyTree:
         """Return the tree of booleans for `params`."""
         leaves = named_leaves(_own(params))
         paths = [path for path, _ in leaves]
@@ -136,7 +137,7 @@ class by_path:  # noqa: N801 - called like a function, an object so that it pick
         )
 
 
-def _called(mask: Callable[[Any], Any], params: Any) -> Any:
+def _called(mask: Callable[[PyTree], PyTree], params: PyTree) -> PyTree:
     try:
         return mask(params)
     except TypeError as error:
@@ -146,7 +147,7 @@ def _called(mask: Callable[[Any], Any], params: Any) -> Any:
         ) from error
 
 
-def _require_no_names(mask: Any) -> None:
+def _require_no_names(mask: PyTree) -> None:
     names = mask if isinstance(mask, list | tuple) else [mask]
     if names and all(isinstance(name, str) for name in names):
         raise TypeError(
@@ -155,7 +156,7 @@ def _require_no_names(mask: Any) -> None:
         )
 
 
-def selected(mask: Mask, params: Any) -> list[bool]:
+def selected(mask: Mask, params: PyTree) -> list[bool]:
     """Evaluate a mask: one bool for each leaf of `named_leaves(params)`.
 
     Raises:
@@ -189,7 +190,7 @@ def selected(mask: Mask, params: Any) -> list[bool]:
     return flags
 
 
-def _own(params: Any) -> Any:
+def _own(params: PyTree) -> PyTree:
     params = parameters_of(params)
     is_count = jax.tree_util.all_leaves([params]) and is_array(params)
     if (
@@ -206,7 +207,7 @@ def _own(params: Any) -> Any:
     return params
 
 
-def _is_weight(path: str, leaf: Any) -> bool:
+def _is_weight(path: str, leaf: Leaf) -> bool:
     if leaf is None:
         return False
     parts = [part for part in re.split(r"[./]", path) if not part.isdigit()]
@@ -252,7 +253,7 @@ def _is_norm(norm: tuple[int, ...], direction: tuple[int, ...]) -> bool:
     )
 
 
-def _like(params: Any, chosen: set[str]) -> Any:
+def _like(params: PyTree, chosen: set[str]) -> PyTree:
     """Return the tree of flags; if the module is no tree (flax < 0.11), its state."""
     if not chosen <= {path for path, _ in named_leaves(params)}:
         params = parameters_of(params)

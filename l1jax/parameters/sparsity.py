@@ -5,10 +5,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from l1jax.numerics.checks import described, require_known_float
 from l1jax.parameters.masks import Mask, selected, weights_among
-from l1jax.parameters.trees import describe, named_leaves, parameters_of
+from l1jax.parameters.trees import (
+    Leaf,
+    PyTree,
+    describe,
+    named_leaves,
+    parameters_of,
+)
 
 
 class Control(NamedTuple):
@@ -17,7 +24,7 @@ class Control(NamedTuple):
     A training that stops while `wanted` is below `target` has stopped too early.
     """
 
-    strength: Any
+    strength: jax.Array | list[jax.Array]
     """The strength of the last step: a scalar, or one for each array."""
 
     wanted: jax.Array
@@ -25,6 +32,12 @@ class Control(NamedTuple):
 
     target: jax.Array
     """The fraction asked for from the end of the ramp on."""
+
+
+class _Counts(NamedTuple):
+    nnz: jax.Array
+    zero_rows: jax.Array | None = None
+    zero_columns: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +147,7 @@ class SparsityReport:
 
 
 def sparsity_report(
-    params: Any, mask: Mask = None, *, control: Control | None = None
+    params: PyTree, mask: Mask = None, *, control: Control | None = None
 ) -> SparsityReport:
     """Count the exact zeros of every array of a tree.
 
@@ -170,14 +183,14 @@ def sparsity_report(
         )
     params = parameters_of(params)
     leaves, weights = named_leaves(params), weights_among(params)
-    rows, counts = [], []
+    chosen_leaves, counts = [], []
     for (path, leaf), chosen in zip(leaves, selected(mask, params), strict=True):
         if not chosen or not _is_numeric_array(leaf):
             continue
         _require_numbers(path, leaf)
-        rows.append((path, tuple(leaf.shape), leaf.size))
+        chosen_leaves.append((path, leaf))
         counts.append(_counts(leaf))
-    if not rows:
+    if not counts:
         raise ValueError(
             f"params hold no numeric array, got {describe(leaves)}. Pass a tree "
             "of arrays."
@@ -188,17 +201,21 @@ def sparsity_report(
     return SparsityReport(
         tuple(
             ArraySparsity(
-                *row,
+                path,
+                tuple(leaf.shape),
+                leaf.size,
                 *(None if n is None else int(n) for n in count),
-                is_weight=row[0] in weights,
+                is_weight=path in weights,
             )
-            for row, count in zip(rows, jax.device_get(counts), strict=True)
+            for (path, leaf), count in zip(
+                chosen_leaves, jax.device_get(counts), strict=True
+            )
         ),
         **standing,
     )
 
 
-def _require_numbers(path: str, leaf: Any) -> None:
+def _require_numbers(path: str, leaf: Leaf) -> None:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         raise TypeError(
             f"params['{path}'] must hold numbers, got a ShapeDtypeStruct of shape "
@@ -207,16 +224,16 @@ def _require_numbers(path: str, leaf: Any) -> None:
     require_known_float(f"params['{path}']", leaf.dtype)
 
 
-def _counts(x: Any) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+def _counts(x: jax.Array | np.ndarray) -> _Counts:
     nonzero = _nonzero(x)
     if nonzero.ndim < 2:
-        return jnp.sum(nonzero), None, None
+        return _Counts(jnp.sum(nonzero))
     rows = jnp.any(nonzero, axis=tuple(range(1, nonzero.ndim)))
     columns = jnp.any(nonzero, axis=tuple(range(nonzero.ndim - 1)))
-    return jnp.sum(nonzero), jnp.sum(~rows), jnp.sum(~columns)
+    return _Counts(jnp.sum(nonzero), jnp.sum(~rows), jnp.sum(~columns))
 
 
-def _nonzero(x: Any) -> Any:
+def _nonzero(x: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating):
         # By the bits, all but the sign: compared, a subnormal number is zero to XLA.
         bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
@@ -224,7 +241,7 @@ def _nonzero(x: Any) -> Any:
     return x != 0
 
 
-def _is_numeric_array(leaf: Any) -> bool:
+def _is_numeric_array(leaf: Leaf) -> bool:
     if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
         return False
     return jnp.issubdtype(leaf.dtype, jnp.number) or jnp.issubdtype(

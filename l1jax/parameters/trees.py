@@ -10,8 +10,15 @@ import jax.numpy as jnp
 from l1jax.numerics.checks import described, require_known_float
 from l1jax.numerics.elementwise import dtype_of, is_array
 
+PyTree = Any
+"""A tree of arrays, of any type that JAX has registered: nested dicts and lists, an
+equinox module, an `nnx.State`; also a bare array, or an `nnx.Module`."""
 
-def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+Leaf = Any
+"""An array, None for no array, or what a module holds beside its arrays."""
+
+
+def named_leaves(tree: PyTree) -> list[tuple[str, Leaf]]:
     """List `(dotted path, leaf)` in JAX's leaf order; `None` counts as a leaf.
 
     A last attribute called `value`, without siblings, is how flax's variables and
@@ -26,7 +33,7 @@ def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     ]
 
 
-def parameters_of(tree: Any) -> Any:
+def parameters_of(tree: PyTree) -> PyTree:
     """Return a tree in which flax's `nnx.Module`s are replaced by their parameters.
 
     A module becomes the `nnx.State` of its `nnx.Param`s, without running statistics and
@@ -38,11 +45,11 @@ def parameters_of(tree: Any) -> Any:
         return tree
     others = nnx.BatchStat, nnx.Cache, nnx.Intermediate, nnx.Perturbation, nnx.RngState
 
-    def is_chosen(path: Any, variable: Any) -> bool:
+    def is_chosen(path: tuple[object, ...], variable: object) -> bool:
         kind = getattr(variable, "type", type(variable))  # of flax < 0.12, a field
         return not (isinstance(kind, type) and issubclass(kind, others))
 
-    def own(node: Any) -> Any:
+    def own(node: PyTree) -> PyTree:
         if isinstance(node, nnx.Module):
             return nnx.state(node, nnx.Param)
         if isinstance(node, nnx.State):
@@ -54,7 +61,7 @@ def parameters_of(tree: Any) -> Any:
     )
 
 
-def spread(prefix: Any, tree: Any, argument: str) -> list[Any]:
+def spread(prefix: PyTree, tree: PyTree, argument: str) -> list[Leaf]:
     """Return the value that `prefix` has for each leaf of `named_leaves(tree)`.
 
     Args:
@@ -69,7 +76,7 @@ def spread(prefix: Any, tree: Any, argument: str) -> list[Any]:
         return []  # optax.tree.map_params asks for the state of a tree without leaves
     values = []
 
-    def collect(value: Any, subtree: Any) -> None:
+    def collect(value: Leaf, subtree: PyTree) -> None:
         values.extend([value] * len(jax.tree.leaves(subtree, is_leaf=is_none)))
 
     try:
@@ -83,7 +90,9 @@ def spread(prefix: Any, tree: Any, argument: str) -> list[Any]:
     return values
 
 
-def require_same_tree(updates: Any, params: Any, argument: str = "updates") -> None:
+def require_same_tree(
+    updates: PyTree, params: PyTree, argument: str = "updates"
+) -> None:
     """Raise ValueError unless updates and parameters match, leaf by leaf.
 
     A `None` update stands for a parameter that takes no step and matches any leaf.
@@ -111,7 +120,7 @@ def require_same_tree(updates: Any, params: Any, argument: str = "updates") -> N
             )
 
 
-def require_real_floating(path: str, leaf: Any) -> None:
+def require_real_floating(path: str, leaf: Leaf) -> None:
     """Raise TypeError for a leaf that cannot be penalised: integer, bool, complex."""
     if not is_array(leaf):
         raise TypeError(
@@ -126,7 +135,7 @@ def require_real_floating(path: str, leaf: Any) -> None:
     require_known_float(f"params['{path}']", dtype_of(leaf))
 
 
-def require_params(params: Any, argument: str = "params") -> None:
+def require_params(params: PyTree, argument: str = "params") -> None:
     """Raise TypeError for a tree that has leaves, but no array among them.
 
     Modules hold functions, words and the like beside their arrays. What is penalised,
@@ -142,7 +151,7 @@ def require_params(params: Any, argument: str = "params") -> None:
         )
 
 
-def require_updates(updates: Any) -> None:
+def require_updates(updates: PyTree) -> None:
     """Raise TypeError unless all updates are arrays of floating point."""
     for path, leaf in named_leaves(updates):
         known = is_array(leaf) and jnp.issubdtype(dtype_of(leaf), jnp.complexfloating)
@@ -150,7 +159,7 @@ def require_updates(updates: Any) -> None:
             _require_floating("updates", path, leaf)
 
 
-def _require_floating(argument: str, path: str, leaf: Any) -> None:
+def _require_floating(argument: str, path: str, leaf: Leaf) -> None:
     if not is_array(leaf) or not jnp.issubdtype(dtype_of(leaf), jnp.floating):
         got = f"dtype {dtype_of(leaf)}" if is_array(leaf) else described(leaf)
         raise TypeError(
@@ -159,7 +168,7 @@ def _require_floating(argument: str, path: str, leaf: Any) -> None:
         )
 
 
-def describe(leaves: list[tuple[str, Any]]) -> str:
+def describe(leaves: list[tuple[str, Leaf]]) -> str:
     """Return the leaves as `path shape, path shape, ...` for an error message."""
     shown = [
         f"'{path}' {jnp.shape(leaf) if is_array(leaf) else type(leaf).__name__}"
@@ -170,22 +179,22 @@ def describe(leaves: list[tuple[str, Any]]) -> str:
     return ", ".join(shown) or "no leaves"
 
 
-def _is_box(path: tuple[Any, ...]) -> bool:
+def _is_box(path: tuple[object, ...]) -> bool:
     last = path[-1] if path else None
     return isinstance(last, jax.tree_util.GetAttrKey) and last.name == "value"
 
 
-def _dotted(path: tuple[Any, ...]) -> str:
+def _dotted(path: tuple[object, ...]) -> str:
     return ".".join(_key_name(key) for key in path)
 
 
-def _key_name(key: Any) -> str:
+def _key_name(key: object) -> str:
     for attribute in ("key", "name", "idx"):
         if hasattr(key, attribute):
             return str(getattr(key, attribute))
     return str(key)
 
 
-def is_none(x: Any) -> bool:
+def is_none(x: object) -> bool:
     """Return whether a leaf is None, which stands for no array."""
     return x is None

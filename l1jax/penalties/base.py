@@ -7,6 +7,7 @@ strength`.
 
 import abc
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,26 @@ from jax.typing import ArrayLike
 from l1jax.numerics.checks import check_number, real_array, require_broadcast
 from l1jax.numerics.elementwise import compute_dtype, nonnegative, widest_dtype
 from l1jax.penalties.penalty_formula import PenaltyFormula
+
+
+class PenaltyRow(NamedTuple):
+    """A penalised array of a tree."""
+
+    path: str
+    """Its dotted path."""
+    array: ArrayLike
+    strength: ArrayLike
+    """Its strength; for a prox, its threshold."""
+
+
+class DistanceRow(NamedTuple):
+    """A penalised array of a tree, and the gradient of the loss with respect to it."""
+
+    path: str
+    """Its dotted path."""
+    array: ArrayLike
+    grad: ArrayLike
+    strength: ArrayLike
 
 
 class Penalty(abc.ABC):
@@ -26,8 +47,8 @@ class Penalty(abc.ABC):
     `optimality_distance`, being measurements, float32. JAX on CPU takes subnormal
     numbers for zero, torch does not.
 
-    The methods whose names begin with `tree_` are what the transforms call. They take
-    rows, one for each penalised array, that begin with its dotted path.
+    The methods whose names begin with `tree_` are what the transforms call. They take a
+    row for each penalised array.
     """
 
     convex: bool = False
@@ -152,26 +173,20 @@ class Penalty(abc.ABC):
         del shape
         return None
 
-    def tree_value(
-        self, rows: Sequence[tuple[str, ArrayLike, ArrayLike]]
-    ) -> jax.Array | float:
-        """Sum the value over rows of path, array and strength."""
+    def tree_value(self, rows: Sequence[PenaltyRow]) -> jax.Array | float:
+        """Sum the value over arrays with their strengths."""
         values = [
             jnp.asarray(self.at(path, jnp.shape(x)).value(x, s)) for path, x, s in rows
         ]
         dtype = widest_dtype(*(value.dtype for value in values))
         return sum(value.astype(dtype) for value in values)
 
-    def tree_prox(
-        self, rows: Sequence[tuple[str, ArrayLike, ArrayLike]]
-    ) -> list[jax.Array]:
-        """Solve the proximal problem of rows of path, array and threshold."""
+    def tree_prox(self, rows: Sequence[PenaltyRow]) -> list[jax.Array]:
+        """Solve the proximal problem of arrays with their thresholds."""
         return [self.at(path, jnp.shape(x)).prox(x, t) for path, x, t in rows]
 
-    def tree_optimality_distance(
-        self, rows: Sequence[tuple[str, ArrayLike, ArrayLike, ArrayLike]]
-    ) -> list[jax.Array]:
-        """Return the distances for rows of path, array, gradient and strength."""
+    def tree_optimality_distance(self, rows: Sequence[DistanceRow]) -> list[jax.Array]:
+        """Return the distances of arrays with their gradients and strengths."""
         return [
             self.at(path, jnp.shape(x)).optimality_distance(x, grad, s)
             for path, x, grad, s in rows

@@ -14,10 +14,7 @@ from l1jax.numerics.checks import check_number, real_array, require_broadcast
 from l1jax.numerics.elementwise import compute_dtype, nonnegative, widest_dtype
 from l1jax.numerics.l1_projection import relative
 from l1jax.numerics.order_statistics import any_of
-from l1jax.penalties.base import Penalty, gradient_like
-
-Row = tuple[str, ArrayLike, ArrayLike]
-"""A dotted path, an array, and its strength or threshold."""
+from l1jax.penalties.base import DistanceRow, Penalty, PenaltyRow, gradient_like
 
 
 class Constraint(Penalty):
@@ -49,7 +46,7 @@ class Constraint(Penalty):
 
     def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
         """Return 0 inside and infinity outside."""
-        return self._value([("x", x, strength)])
+        return self._value([PenaltyRow("x", x, strength)])
 
     def subgradient(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
         """Return 0 inside and NaN outside."""
@@ -59,39 +56,38 @@ class Constraint(Penalty):
 
     def prox(self, x: ArrayLike, threshold: ArrayLike) -> jax.Array:
         """Project onto the set, in the metric of the thresholds."""
-        return self._prox([("x", x, threshold)])[0]
+        return self._prox([PenaltyRow("x", x, threshold)])[0]
 
     def optimality_distance(
         self, x: ArrayLike, grad: ArrayLike, strength: ArrayLike = 1.0
     ) -> jax.Array:
         """Return, per element, the distance of `-grad` to the set's normal cone."""
-        return self._distances([("x", x, strength)], [grad])[0]
+        return self._distances([PenaltyRow("x", x, strength)], [grad])[0]
 
-    def tree_value(self, rows: Sequence[Row]) -> jax.Array | float:
-        """Sum the value over rows of path, array and strength."""
+    def tree_value(self, rows: Sequence[PenaltyRow]) -> jax.Array | float:
+        """Sum the value over arrays with their strengths."""
         return self._value(rows) if self.joint and rows else super().tree_value(rows)
 
-    def tree_prox(self, rows: Sequence[Row]) -> list[jax.Array]:
-        """Project rows of path, array and threshold."""
+    def tree_prox(self, rows: Sequence[PenaltyRow]) -> list[jax.Array]:
+        """Project arrays, in the metric of their thresholds."""
         return self._prox(rows) if self.joint and rows else super().tree_prox(rows)
 
-    def tree_optimality_distance(
-        self, rows: Sequence[tuple[str, ArrayLike, ArrayLike, ArrayLike]]
-    ) -> list[jax.Array]:
-        """Return the distances for rows of path, array, gradient and strength."""
+    def tree_optimality_distance(self, rows: Sequence[DistanceRow]) -> list[jax.Array]:
+        """Return the distances of arrays with their gradients and strengths."""
         if not (self.joint and rows):
             return super().tree_optimality_distance(rows)
         grads = [grad for _, _, grad, _ in rows]
-        return self._distances([(path, x, s) for path, x, _, s in rows], grads)
+        plain = [PenaltyRow(path, x, s) for path, x, _, s in rows]
+        return self._distances(plain, grads)
 
-    def _value(self, rows: Sequence[Row]) -> jax.Array:
+    def _value(self, rows: Sequence[PenaltyRow]) -> jax.Array:
         arrays, _ = self._operands("strength", rows)
         inside = self.inside(arrays, _slack(rows))
         nan = any_of([jnp.isnan(x) for x in arrays])
         outside = jnp.where(nan, jnp.nan, jnp.inf)
         return jnp.where(inside & ~nan, 0, outside).astype(arrays[0].dtype)
 
-    def _prox(self, rows: Sequence[Row]) -> list[jax.Array]:
+    def _prox(self, rows: Sequence[PenaltyRow]) -> list[jax.Array]:
         arrays, thresholds = self._operands("threshold", rows)
         projected = self.project(arrays, relative(thresholds))
         rounded = (
@@ -102,7 +98,7 @@ class Constraint(Penalty):
         return [jnp.where(u == 0, jnp.abs(u), u) for u in rounded]
 
     def _distances(
-        self, rows: Sequence[Row], grads: Sequence[ArrayLike]
+        self, rows: Sequence[PenaltyRow], grads: Sequence[ArrayLike]
     ) -> list[jax.Array]:
         arrays, _ = self._operands("strength", rows)
         grads = [
@@ -120,7 +116,7 @@ class Constraint(Penalty):
         return found
 
     def _operands(
-        self, argument: str, rows: Sequence[Row]
+        self, argument: str, rows: Sequence[PenaltyRow]
     ) -> tuple[list[jax.Array], list[jax.Array]]:
         """Check rows, and cast arrays and thresholds to the widest dtype.
 
@@ -143,7 +139,7 @@ class Constraint(Penalty):
         return arrays, thresholds
 
 
-def _slack(rows: Sequence[Row]) -> float:
+def _slack(rows: Sequence[PenaltyRow]) -> float:
     """Return the relative error of a sum, or of its elements if that is larger."""
     eps = [float(jnp.finfo(jnp.asarray(x).dtype).eps) for _, x, _ in rows]
     return max(*eps, 64 * min(*eps, float(jnp.finfo(jnp.float32).eps)))

@@ -1,5 +1,7 @@
 """The base of penalties that treat every element by one formula."""
 
+import abc
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -13,14 +15,25 @@ SCALES = "[1e-18, 1e18]"
 
 
 class Elementwise(Penalty):
-    """A sum of one function of each element, which a subclass defines by its magnitude.
-
-    For a magnitude `a`: `_height(a)`, the value; `_slope(a)`, its derivative, which at
-    0 may be anything but NaN; `_shrunk(a, t)`, the prox, whose zeros may have any sign;
-    and `_at_zero(grad, strength)`, the distance of `-grad` to the subdifferential at 0.
-    """
+    """A sum of one function of the magnitudes `a = |x_i|`, which a subclass defines."""
 
     separable = True
+
+    @abc.abstractmethod
+    def _height(self, a: jax.Array) -> jax.Array:
+        """Return the value."""
+
+    @abc.abstractmethod
+    def _slope(self, a: jax.Array) -> jax.Array:
+        """Return the derivative of the value; at 0 it may be anything but NaN."""
+
+    @abc.abstractmethod
+    def _shrunk(self, a: jax.Array, t: jax.Array) -> jax.Array:
+        """Return the prox for a threshold; its zeros may have any sign."""
+
+    @abc.abstractmethod
+    def _at_zero(self, grad: jax.Array, strength: jax.Array) -> jax.Array:
+        """Return the distance of `-grad` to the subdifferential at 0."""
 
     def value(self, x: ArrayLike, strength: ArrayLike = 1.0) -> jax.Array:
         """Sum `strength * _height(|x_i|)`."""

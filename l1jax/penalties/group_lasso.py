@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +38,7 @@ from l1jax.penalties.groups import (
 from l1jax.penalties.penalty_formula import PenaltyFormula
 
 
-def _needs_whole(penalty: Any, x: jax.Array) -> bool:
+def _needs_whole(penalty: "_GroupL1", x: jax.Array) -> bool:
     grouping = penalty._grouping(x.shape)
     return bool(grouping.members) or torn(x, grouping.parts)
 
@@ -159,7 +158,9 @@ class _GroupL1(Penalty):
             return largest(group_norm(grad, grouping) / weight)
 
         # The root of |S(grad, s * l1_ratio)| = s * weight, by bisection.
-        def halved(_: int, bounds: tuple[jax.Array, jax.Array]) -> Any:
+        def halved(
+            _: int, bounds: tuple[jax.Array, jax.Array]
+        ) -> tuple[jax.Array, jax.Array]:
             low, high = bounds
             middle = low + (high - low) / 2
             left = jnp.maximum(grad - grouping.spread(middle * self.l1_ratio), 0)
@@ -306,7 +307,12 @@ def sparse_group_l1(
 
 
 def _checked(
-    l1_ratio: float, axis: Any, block: Any, groups: Any, layouts: Any, scale: Any
+    l1_ratio: float,
+    axis: int | Sequence[int] | None,
+    block: int | None,
+    groups: str | Mapping[str, Sequence[int]] | None,
+    layouts: Mapping[str, str] | None,
+    scale: bool,
 ) -> Penalty:
     """Check the arguments of `group_l1` and make them hashable."""
     scale = check_flag("scale_by_size", scale)

@@ -1,7 +1,5 @@
 """The norms of groups, and their proximal operators, on the view of a `Grouping`."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -38,7 +36,9 @@ def shrink_in_metric(x: jax.Array, a: jax.Array, grouping: Grouping) -> jax.Arra
     kept within bounds, because rounding would carry one past them where `f` is flat.
     """
 
-    def sums(y: jax.Array, a: jax.Array, theta: jax.Array) -> Any:
+    def sums(
+        y: jax.Array, a: jax.Array, theta: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         below = grouping.spread(theta) + a
         below = jnp.where(below == 0, 1, below)
         squares = jnp.abs((y / below) ** 2)
@@ -58,7 +58,9 @@ def shrink_in_metric(x: jax.Array, a: jax.Array, grouping: Grouping) -> jax.Arra
     least = above * 1e-22  # still a normal number in float32
     is_zero = (theta == 0) & (sums(fixed_y, fixed_a, theta)[0] <= 1)
 
-    def halve(_: int, bounds: Any) -> Any:
+    def halve(
+        _: int, bounds: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
         theta, above = bounds
         middle = jnp.sqrt(jnp.maximum(theta, least)) * jnp.sqrt(above)
         is_below = sums(fixed_y, fixed_a, middle)[0] >= 1

@@ -10,7 +10,6 @@ import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -217,7 +216,7 @@ def named(shape: tuple[int, ...], axis: int, members: Members, path: str) -> Gro
     )
 
 
-def check_axes(axis: Any) -> tuple[int, ...]:
+def check_axes(axis: object) -> tuple[int, ...]:
     """Return one axis or several as a tuple, or raise."""
     axes = axis if isinstance(axis, Sequence) else (axis,)
     if not axes:
@@ -227,7 +226,7 @@ def check_axes(axis: Any) -> tuple[int, ...]:
     )
 
 
-def check_members(groups: Any) -> Members:
+def check_members(groups: object) -> Members:
     """Return a mapping from names to indices as tuples, or raise."""
     if not isinstance(groups, Mapping):
         raise TypeError(

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ from l1jax.numerics.checks import check_choice, check_real
 from l1jax.numerics.elementwise import sign
 from l1jax.numerics.l1_projection import l1_norm, nearest_slope, project_l1_ball
 from l1jax.parameters.masks import Mask, weights_only
+from l1jax.parameters.trees import PyTree
 from l1jax.penalties.base import Penalty
 from l1jax.penalties.cardinality import SCOPES
 from l1jax.penalties.constraint_base import Constraint
@@ -96,7 +96,7 @@ def l1_ball(radius: float, *, scope: str = "array") -> Penalty:
     return _L1Ball(radius, check_choice("scope", scope, SCOPES))
 
 
-def implied_radius(params: Any, mask: Mask = weights_only) -> jax.Array:
+def implied_radius(params: PyTree, mask: Mask = weights_only) -> jax.Array:
     """Sum `|w|` over the penalised leaves: the radius that belongs to a strength.
 
     A minimiser of `loss + strength * |w|_1` also minimises the loss over the ball of

@@ -1,6 +1,7 @@
 """The nuclear norm: matrices of low rank."""
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +66,7 @@ class _Nuclear(Penalty):
     def lambda_max(self, grad: ArrayLike) -> jax.Array:
         grad = gradient_operand(grad)
         _require_matrices("grad", grad.shape)
-        return largest(_svd(grad)[1])
+        return largest(_svd(grad).sizes)
 
 
 def _shrink_singular_values(x: jax.Array, t: jax.Array) -> jax.Array:
@@ -115,16 +116,24 @@ def _leading(x: jax.Array, eps: float) -> tuple[jax.Array, jax.Array]:
     return u * counts[..., None, :], counts[..., None] * v
 
 
-def _svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+class _SVD(NamedTuple):
+    u: jax.Array
+    sizes: jax.Array
+    """The singular values, the largest first."""
+    v: jax.Array
+    """The right singular vectors as rows."""
+
+
+def _svd(x: jax.Array) -> _SVD:
     # A matrix with a NaN or an infinity gets singular values of NaN.
     *batch, m, n = x.shape
     if x.size == 0:
         k = min(m, n)
         shapes = ((*batch, m, k), (*batch, k), (*batch, k, n))
-        return tuple(jnp.zeros(shape, x.dtype) for shape in shapes)
+        return _SVD(*(jnp.zeros(shape, x.dtype) for shape in shapes))
     flaw = jnp.sum(0 * x, (-2, -1), keepdims=True)
     u, sizes, v = jnp.linalg.svd(jnp.where(flaw == 0, x, 0), full_matrices=False)
-    return u, sizes + flaw[..., 0], v
+    return _SVD(u, sizes + flaw[..., 0], v)
 
 
 def _require_matrices(path: str, shape: tuple[int, ...]) -> None:

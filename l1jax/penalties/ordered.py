@@ -6,7 +6,8 @@ import functools
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import SupportsFloat
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +116,7 @@ def _require_one_number(argument: str, shape: tuple[int, ...], path: str) -> Non
         )
 
 
-def owl(weights: Sequence[float]) -> Penalty:
+def owl(weights: Iterable[SupportsFloat]) -> Penalty:
     r"""Return `sum_i weights_i |x|_(i)`, the ordered weighted L1 norm.
 
     .. math:: \sum_i w_i |x|_{(i)}, \quad |x|_{(1)} \geq |x|_{(2)} \geq \ldots

@@ -1,20 +1,23 @@
 """The value of a penalty on a whole tree of parameters, for reports and losses."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from l1jax.parameters.masks import Mask, selected, weights_only
-from l1jax.parameters.trees import named_leaves, parameters_of, require_real_floating
-from l1jax.penalties.base import Penalty, require_penalty
+from l1jax.parameters.trees import (
+    PyTree,
+    named_leaves,
+    parameters_of,
+    require_real_floating,
+)
+from l1jax.penalties.base import Penalty, PenaltyRow, require_penalty
 from l1jax.penalties.separable import l1
-from l1jax.strengths.values import check_strength, strengths_at
+from l1jax.strengths.values import Strength, check_strength, strengths_at
 
 
 def penalty_value(
-    params: Any,
-    strength: Any,
+    params: PyTree,
+    strength: Strength,
     penalty: Penalty = l1(),
     mask: Mask = weights_only,
 ) -> jax.Array:
@@ -62,5 +65,5 @@ def penalty_value(
     for (path, leaf), penalised, leaf_strength in rows:
         if penalised:
             require_real_floating(path, leaf)
-            chosen.append((path, leaf, leaf_strength))
+            chosen.append(PenaltyRow(path, leaf, leaf_strength))
     return jnp.asarray(penalty.tree_value(chosen), None if chosen else jnp.float32)

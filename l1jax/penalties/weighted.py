@@ -2,8 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +12,12 @@ from jax.typing import ArrayLike
 from l1jax.numerics.checks import as_numbers, check_real
 from l1jax.numerics.elementwise import absolute, compute_dtype, largest, sign
 from l1jax.numerics.prox import apply_prox_formula, soft_threshold_unchecked
-from l1jax.parameters.trees import describe, named_leaves, parameters_of
+from l1jax.parameters.trees import PyTree, describe, named_leaves, parameters_of
 from l1jax.penalties.base import Penalty, gradient_operand, operands
 from l1jax.penalties.penalty_formula import PenaltyFormula
+
+Weights = ArrayLike | Sequence[float] | PyTree
+"""A number or an array, or a tree of them by the paths of the penalised arrays."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -125,7 +127,7 @@ class _WeightedL1(Penalty):
         return PenaltyFormula(slopes=self._own_weights())
 
 
-def weighted_l1(weights: Any) -> Penalty:
+def weighted_l1(weights: Weights) -> Penalty:
     r"""Return `sum w_i |x_i|` with weights `w_i >= 0`.
 
     .. math:: \mathrm{prox}_t(x)_i = \mathrm{sign}(x_i) \max(|x_i| - t w_i, 0)
@@ -155,7 +157,7 @@ def weighted_l1(weights: Any) -> Penalty:
     return _penalty(_arrays("weights", weights, "be >= 0", lambda given: given))
 
 
-def adaptive_l1(pilot: Any, power: float = 1.0) -> Penalty:
+def adaptive_l1(pilot: Weights, power: float = 1.0) -> Penalty:
     r"""Return the adaptive lasso (Zou, 2006): weights `1 / |pilot|^power`.
 
     .. math:: \sum_i |x_i| / |\mathrm{pilot}_i|^{\mathrm{power}}
@@ -190,7 +192,10 @@ def adaptive_l1(pilot: Any, power: float = 1.0) -> Penalty:
 
 
 def _arrays(
-    argument: str, given: Any, wanted: str, weights_of: Callable[[Any], Any]
+    argument: str,
+    given: Weights,
+    wanted: str,
+    weights_of: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray | dict[str, np.ndarray]:
     """Return the weights as arrays on the host, by path if they are given by path."""
     given = parameters_of(given)
@@ -207,7 +212,10 @@ def _arrays(
 
 
 def _array(
-    argument: str, given: Any, wanted: str, weights_of: Callable[[Any], Any]
+    argument: str,
+    given: object,
+    wanted: str,
+    weights_of: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
     array = np.array(as_numbers(argument, given))  # a copy: the penalty is a constant
     if jnp.issubdtype(array.dtype, jnp.integer):

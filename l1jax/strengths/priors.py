@@ -1,6 +1,6 @@
 """The Bayesian reading of L1: a Laplace prior, and its scale for a strength."""
 
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,10 @@ import numpy as np
 
 from l1jax.numerics.checks import check_real, described
 
+_Numbers = TypeVar("_Numbers", float, np.ndarray, jax.Array)
 
-def laplace_scale(strength: Any, n: Any) -> Any:
+
+def laplace_scale(strength: _Numbers, n: float) -> _Numbers:
     """Return the scale of the Laplace prior that a strength of L1 amounts to.
 
     With `loss_i = -log p(y_i | w)`, the `w` that minimises `1/n sum_i loss_i + strength
@@ -42,7 +44,7 @@ def laplace_scale(strength: Any, n: Any) -> Any:
     return 1 / (_positive("n", n) * _positive("strength", strength))
 
 
-def laplace_strength(scale: Any, n: Any) -> Any:
+def laplace_strength(scale: _Numbers, n: float) -> _Numbers:
     """Return the strength of L1 for a Laplace prior of a scale: `1 / (n * scale)`.
 
     The inverse of `laplace_scale`, which says what is meant. With the squared loss
@@ -67,7 +69,7 @@ def laplace_strength(scale: Any, n: Any) -> Any:
     return 1 / (_positive("n", n) * _positive("scale", scale))
 
 
-def _positive(argument: str, value: Any) -> Any:
+def _positive(argument: str, value: _Numbers) -> _Numbers:
     """Return a number or array that is positive and finite, or raise.
 
     In an array of JAX, which may be traced, other elements become NaN.

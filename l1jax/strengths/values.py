@@ -5,8 +5,8 @@ concrete Python and numpy numbers can be checked when given. A negative number t
 arrives later, inside a compiled step, becomes NaN: visible, never clipped.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,15 @@ from l1jax.numerics.checks import (
     require_broadcast,
 )
 from l1jax.numerics.elementwise import as_float
-from l1jax.parameters.trees import named_leaves, spread
+from l1jax.parameters.trees import PyTree, named_leaves, spread
 from l1jax.strengths.targets import TargetSparsity
 
 Schedule = Callable[[ArrayLike], ArrayLike]
 """Maps the step count, from 0, to a number."""
 
-Strength = Any
+Strength: TypeAlias = (
+    ArrayLike | Schedule | Mapping[str, "Strength"] | Sequence["Strength"]
+)
 """A number, an array, a schedule, or a tree of these: a prefix of the parameters'."""
 
 
@@ -68,7 +70,9 @@ def schedule_value(argument: str, schedule: Schedule, count: ArrayLike) -> Array
         ) from error
 
 
-def learning_rate_at(learning_rate: ArrayLike | Schedule, count: ArrayLike) -> Any:
+def learning_rate_at(
+    learning_rate: ArrayLike | Schedule, count: ArrayLike
+) -> ArrayLike:
     """Read the learning rate at step `count`."""
     if not callable(learning_rate):
         return as_float(learning_rate)
@@ -82,7 +86,9 @@ def learning_rate_at(learning_rate: ArrayLike | Schedule, count: ArrayLike) -> A
     return as_float(value)
 
 
-def strengths_at(strength: Strength, count: ArrayLike, params: Any) -> list[Any]:
+def strengths_at(
+    strength: Strength, count: ArrayLike, params: PyTree
+) -> list[ArrayLike]:
     """Read the strength of each leaf of `named_leaves(params)` at step `count`.
 
     Raises:
@@ -90,7 +96,7 @@ def strengths_at(strength: Strength, count: ArrayLike, params: Any) -> list[Any]
         parameter, or the tree of strengths is no prefix of the parameters'.
     """
     values = spread(strength, params, "strength")
-    cache: dict[int, Any] = {}
+    cache: dict[int, ArrayLike] = {}
     for i, (path, leaf) in enumerate(named_leaves(params)):
         given = values[i]
         if callable(given):
@@ -105,14 +111,16 @@ def strengths_at(strength: Strength, count: ArrayLike, params: Any) -> list[Any]
     return values
 
 
-def check_schedules(strength: Strength, learning_rate: Any, params: Any) -> list[Any]:
+def check_schedules(
+    strength: Strength, learning_rate: ArrayLike | Schedule | None, params: PyTree
+) -> list[jax.ShapeDtypeStruct]:
     """Raise at `init` what the schedules would raise at the first step.
 
     Returns:
       For each leaf of `named_leaves(params)`, the shape and dtype of its strength.
     """
 
-    def probe(count: jax.Array) -> list[Any]:
+    def probe(count: jax.Array) -> list[jax.Array]:
         if learning_rate is not None:
             learning_rate_at(learning_rate, count)
         strengths = strengths_at(strength, count, params)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l1torch.numerics.elementwise import Number
 from l1torch.numerics.sharding import local
 
 _RUN = 16  # float32 elements in a cache line
@@ -36,7 +37,7 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     yield from zip(*(t.split(size, dim) for t in tensors), strict=True)
 
 
-def blocks_with(value: Any, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
+def blocks_with(value: Number, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
     """Yield `blocks(*tensors)`, each with its part of a number or tensor `value`."""
     if isinstance(value, Tensor) and value.dim() > 0:
         yield from blocks(*tensors, value.expand(tensors[0].shape))

@@ -1,6 +1,7 @@
 """The proximal step of total variation along a chain, by exact minimisation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -48,13 +49,14 @@ def _levels(
     loaded = x - load + _shift(load, -1)
     starts = _starts(cut)
 
-    def add(first: Sequence[Tensor], then: Sequence[Tensor]) -> list[Tensor]:
-        return [torch.where(then[1], then[0], first[0] + then[0]), first[1] | then[1]]
+    def add(first: _Sum, then: _Sum) -> _Sum:
+        total = torch.where(then.starts, then.total, first.total + then.total)
+        return _Sum(total, first.starts | then.starts)
 
     index = torch.arange(x.shape[-1], device=x.device).expand(x.shape)
     first = torch.where(starts, index, 0).cummax(-1).values
     last = _next(_ends(starts))
-    sums = torch.gather(_scan(add, [loaded, starts])[0], -1, last)
+    sums = torch.gather(_scan(add, _Sum(loaded, starts)).total, -1, last)
     return loaded, sums / (last - first + 1).to(x.dtype)
 
 
@@ -65,15 +67,37 @@ def _above(d: Tensor, starts: Tensor, rise: Tensor, fall: Tensor) -> Tensor:
     clipped = torch.clamp(d, -rise, fall)
     low, high = torch.where(starts, clipped, -rise), torch.where(starts, clipped, fall)
 
-    def follow(f: Sequence[Tensor], g: Sequence[Tensor]) -> list[Tensor]:
-        bounds = [torch.clamp(f[i] + g[0], g[1], g[2]) for i in (1, 2)]
-        return [f[0] + g[0], *bounds]
+    def follow(first: _Clip, then: _Clip) -> _Clip:
+        return _Clip(
+            first.shift + then.shift,
+            torch.clamp(first.low + then.shift, then.low, then.high),
+            torch.clamp(first.high + then.shift, then.low, then.high),
+        )
 
-    gain = torch.where(starts, 0, _shift(_scan(follow, [d, low, high])[1], 1)) + d
+    gain = _shift(_scan(follow, _Clip(d, low, high)).low, 1)
+    gain = torch.where(starts, 0, gain) + d
     ends = _ends(starts)
     decided = ends | (gain > fall) | (gain <= -rise)
     inside = torch.where(ends, gain > 0, gain > fall)
     return torch.gather(inside, -1, _next(decided))
+
+
+class _Sum(NamedTuple):
+    """The sum from the start of a piece, and whether the piece starts here."""
+
+    total: Tensor
+    starts: Tensor
+
+
+class _Clip(NamedTuple):
+    """The map `g -> clip(g + shift, low, high)`."""
+
+    shift: Tensor
+    low: Tensor
+    high: Tensor
+
+
+_Items = TypeVar("_Items", _Sum, _Clip)
 
 
 def greatest_ratio(grad: Tensor, l1_ratio: float) -> Tensor:
@@ -97,15 +121,13 @@ def greatest_ratio(grad: Tensor, l1_ratio: float) -> Tensor:
     return s
 
 
-def _scan(
-    combine: Callable[[Sequence[Tensor], Sequence[Tensor]], list[Tensor]],
-    items: list[Tensor],
-) -> list[Tensor]:
+def _scan(combine: Callable[[_Items, _Items], _Items], items: _Items) -> _Items:
     # The inclusive scan along the last axis, by doubling (Hillis and Steele, 1986). The
     # first item must not depend on what combine is given before it.
     step = 1
     while step < items[0].shape[-1]:
-        items = combine([_shift(item, step) for item in items], items)
+        before = type(items)(*(_shift(item, step) for item in items))
+        items = combine(before, items)
         step *= 2
     return items
 

@@ -8,13 +8,15 @@ import math
 import numbers
 import reprlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from l1torch.numerics.elementwise import Number, as_float, is_real_floating, shape_of
+
+_T = TypeVar("_T")
 
 LARGEST = 2**31 - 1
 """The largest number of steps or iterations, which are counted in 32 bits."""
@@ -23,7 +25,7 @@ _repr = reprlib.Repr()
 _repr.maxother = _repr.maxstring = _repr.maxlong = 120
 
 
-def check_real(argument: str, value: Any, interval: str, example: str) -> float:
+def check_real(argument: str, value: object, interval: str, example: str) -> float:
     """Return a number as a float, if it lies in an interval.
 
     Args:
@@ -56,7 +58,7 @@ def check_real(argument: str, value: Any, interval: str, example: str) -> float:
 
 def check_int(
     argument: str,
-    value: Any,
+    value: object,
     example: str,
     *,
     least: int | None = 1,
@@ -83,7 +85,7 @@ def check_int(
     return value
 
 
-def check_choice(argument: str, value: Any, choices: Sequence[str]) -> str:
+def check_choice(argument: str, value: object, choices: Sequence[str]) -> str:
     """Return a string, if it is one of a few.
 
     Raises:
@@ -98,7 +100,7 @@ def check_choice(argument: str, value: Any, choices: Sequence[str]) -> str:
     )
 
 
-def check_flag(argument: str, value: Any) -> bool:
+def check_flag(argument: str, value: object) -> bool:
     """Return True or False; anything else, 0 and 1 too, raises TypeError."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
@@ -107,7 +109,7 @@ def check_flag(argument: str, value: Any) -> bool:
     )
 
 
-def is_number(value: Any, kind: type = numbers.Real) -> bool:
+def is_number(value: object, kind: type = numbers.Real) -> bool:
     """Return whether a value is a Python or numpy number of a kind, and no bool.
 
     numpy registers its durations as integers; they do not count here.
@@ -116,12 +118,12 @@ def is_number(value: Any, kind: type = numbers.Real) -> bool:
     return isinstance(value, kind) and not odd
 
 
-def scalar(value: Any) -> Any:
+def scalar(value: object) -> object:
     """Return the number in a 0-d array of numpy, or anything else as it is."""
     return value[()] if isinstance(value, np.ndarray) and not value.ndim else value
 
 
-def described(value: Any) -> str:
+def described(value: object) -> str:
     """Return a value, shortened, and its type, for a message."""
     return f"{_repr.repr(value)} of type {type(value).__name__}"
 
@@ -175,7 +177,7 @@ def require_broadcast(
         )
 
 
-def number_message(argument: str, value: Any, or_schedule: bool) -> str:
+def number_message(argument: str, value: object, or_schedule: bool) -> str:
     """Return the message about an argument that is not what it must be."""
     wanted = " or a schedule (a function of the step count)" if or_schedule else ""
     return (
@@ -195,7 +197,7 @@ def require_real_tensor(argument: str, value: Tensor) -> None:
         )
 
 
-def as_numbers(argument: str, value: Any, labels: bool = False) -> Tensor:
+def as_numbers(argument: str, value: object, labels: bool = False) -> Tensor:
     """Return real numbers as a dense tensor; numpy converts lists and tables.
 
     Args:
@@ -226,7 +228,7 @@ def as_numbers(argument: str, value: Any, labels: bool = False) -> Tensor:
     return tensor
 
 
-def _remedy(value: Any) -> str:
+def _remedy(value: object) -> str:
     """Return what to pass in place of data that are not numbers."""
     if isinstance(value, Tensor) and value.layout != torch.strided:
         return "Pass a dense tensor: value.to_dense()."
@@ -237,7 +239,7 @@ def _remedy(value: Any) -> str:
     return "Encode words and labels as numbers first: 0, 1, ... for each class."
 
 
-def as_number(value: Any) -> Any:
+def as_number(value: _T) -> _T | float:
     """Return scalar tensors on the CPU and numpy's numbers as a float.
 
     A float can be checked, needs no tensor operations, and loads from any checkpoint.

@@ -2,9 +2,11 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
+
+_T = TypeVar("_T")
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -12,7 +14,7 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def whole(value: Any) -> Any:
+def whole(value: _T) -> _T:
     """Gather a DTensor in every process; return anything else as it is."""
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from l1torch.numerics.checks import described
 from l1torch.parameters.trees import (
+    Params,
     describe,
     has_names,
     named_leaves,
@@ -21,8 +22,11 @@ from l1torch.parameters.trees import (
     spread,
 )
 
-Mask = Mapping[str, bool] | Callable[[Any], Any] | None
-"""`None`, a mapping of booleans, or a function that gives one."""
+Flags = Mapping[str, bool] | Sequence[bool]
+"""Booleans by name, or in the order of a sequence of parameters."""
+
+Mask = Flags | Callable[[Any], Flags] | None
+"""`None`, booleans, or a function from the parameters to booleans."""
 
 _NOT_WEIGHTS = frozenset(
     ["beta", "bias", "biases", "gamma", "intercept", "offset", "scale"]
@@ -34,7 +38,7 @@ _NOT_PARAMETERS = "batch_stats"
 _PARAMETRISED = frozenset(["layer_instance", "parametrizations"])
 
 
-def weights_only(params: Any) -> Any:
+def weights_only(params: Params) -> dict[str, bool] | list[bool]:
     """Mark the weights: everything but biases and what normalisation layers hold.
 
     A parameter is left out if a word of its own name (between underscores) is one of
@@ -70,7 +74,7 @@ def weights_only(params: Any) -> Any:
     return flags if has_names(params) else list(flags.values())
 
 
-def weights_among(params: Any) -> set[str]:
+def weights_among(params: Params) -> set[str]:
     """Return the names of the weights, or their indices, see `weights_only`."""
     leaves = [row for row in named_leaves(params) if isinstance(row[1], Tensor)]
     if not has_names(params):
@@ -114,7 +118,7 @@ class by_path:  # noqa: N801 - called like a function, an object so that it pick
             )
         object.__setattr__(self, "patterns", tuple(patterns))
 
-    def __call__(self, params: Any) -> Any:
+    def __call__(self, params: Params) -> dict[str, bool]:
         """Return the booleans for `params`."""
         require_params(params)
         leaves = named_leaves(params)
@@ -136,7 +140,7 @@ class by_path:  # noqa: N801 - called like a function, an object so that it pick
         }
 
 
-def _called(mask: Callable[[Any], Any], params: Any) -> Any:
+def _called(mask: Callable[[Any], Flags], params: Params) -> Flags:
     try:
         return mask(params)
     except TypeError as error:
@@ -146,7 +150,7 @@ def _called(mask: Callable[[Any], Any], params: Any) -> Any:
         ) from error
 
 
-def _require_no_names(mask: Any) -> None:
+def _require_no_names(mask: object) -> None:
     names = mask if isinstance(mask, list | tuple) else [mask]
     if names and all(isinstance(name, str) for name in names):
         raise TypeError(
@@ -155,7 +159,7 @@ def _require_no_names(mask: Any) -> None:
         )
 
 
-def selected(mask: Mask, params: Any) -> list[bool]:
+def selected(mask: Mask, params: Params) -> list[bool]:
     """Evaluate a mask: one bool for each leaf of `named_leaves(params)`.
 
     Raises:

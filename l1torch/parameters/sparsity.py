@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from l1torch.numerics.checks import described, require_known_float
+from l1torch.numerics.elementwise import Number
 from l1torch.parameters.masks import Mask, selected, weights_among
-from l1torch.parameters.trees import describe, named_leaves
+from l1torch.parameters.trees import Params, describe, named_leaves
 
 
 class Control(NamedTuple):
@@ -17,7 +18,7 @@ class Control(NamedTuple):
     A training that stops while `wanted` is below `target` has stopped too early.
     """
 
-    strength: Any
+    strength: Number | Mapping[str, Number] | list[Number]
     """The strength of the last step: a number, or one for each parameter."""
 
     wanted: float
@@ -25,6 +26,12 @@ class Control(NamedTuple):
 
     target: float
     """The fraction asked for from the end of the ramp on."""
+
+
+class _Counts(NamedTuple):
+    nnz: int
+    zero_rows: int | None = None
+    zero_columns: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +141,10 @@ class SparsityReport:
 
 
 def sparsity_report(
-    params: Any, mask: Mask = None, *, control: Control | None = None
+    params: Params | Mapping[str, object],
+    mask: Mask = None,
+    *,
+    control: Control | None = None,
 ) -> SparsityReport:
     """Count the exact zeros of every tensor of a model.
 
@@ -190,7 +200,7 @@ def sparsity_report(
     return SparsityReport(tuple(rows), **standing)
 
 
-def _flat(params: Any) -> Any:
+def _flat(params: Params | Mapping[str, object]) -> Params:
     """Join the names of nested mappings with dots."""
     if not isinstance(params, Mapping):
         return params
@@ -212,13 +222,13 @@ def _require_numbers(path: str, leaf: Tensor) -> None:
     require_known_float(f"params['{path}']", leaf.dtype)
 
 
-def _counts(x: Tensor) -> tuple[int, int | None, int | None]:
+def _counts(x: Tensor) -> _Counts:
     nonzero = x != 0
     if hasattr(nonzero, "full_tensor"):  # sharded: every process counts the whole
         nonzero = nonzero.full_tensor()
     nnz = int(nonzero.sum())
     if x.dim() < 2:
-        return nnz, None, None
+        return _Counts(nnz)
     rows = nonzero.any(dim=tuple(range(1, x.dim())))
     columns = nonzero.any(dim=tuple(range(x.dim() - 1)))
-    return nnz, int((~rows).sum()), int((~columns).sum())
+    return _Counts(nnz, int((~rows).sum()), int((~columns).sum()))

@@ -1,18 +1,33 @@
 """The tensors of a model: their dotted names, and values spread over them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from l1torch.numerics.checks import described, require_known_float
 
+Params = (
+    torch.nn.Module
+    | Tensor
+    | Mapping[str, Tensor | None]
+    | Sequence[Tensor | None]
+    | Sequence[tuple[str, Tensor]]
+)
+"""A module, a mapping from names to tensors, a sequence of tensors or of pairs of names
+and tensors, or one tensor. `None` stands for no tensor."""
+
+Leaf = Any
+"""A tensor, None for no tensor, or, before it is checked, what was given for one."""
+
+_T = TypeVar("_T")
+
 Group = dict[str, Any]
 """One of `optimizer.param_groups`."""
 
 
-def named_leaves(params: Any, argument: str = "params") -> list[tuple[str, Any]]:
+def named_leaves(params: Params, argument: str = "params") -> list[tuple[str, Leaf]]:
     """List `(dotted name, tensor)` of a module, a mapping, a sequence or one tensor.
 
     The names of a sequence are its indices, unless it holds pairs of names and tensors;
@@ -34,13 +49,15 @@ def named_leaves(params: Any, argument: str = "params") -> list[tuple[str, Any]]
     )
 
 
-def has_names(params: Any) -> bool:
+def has_names(params: Params) -> bool:
     """Return whether the leaves are known by name, not by position."""
     known = isinstance(params, torch.nn.Module | Mapping | Tensor)
     return known or _is_pairs(params)
 
 
-def spread(prefix: Any, params: Any, argument: str) -> list[Any]:
+def spread(
+    prefix: _T | Mapping[str, _T] | Sequence[_T], params: Params, argument: str
+) -> list[_T]:
     """Return the value that `prefix` has for each leaf of `named_leaves(params)`.
 
     Args:
@@ -68,7 +85,9 @@ def spread(prefix: Any, params: Any, argument: str) -> list[Any]:
     )
 
 
-def require_same_tree(updates: Any, params: Any, argument: str = "updates") -> None:
+def require_same_tree(
+    updates: Params, params: Params, argument: str = "updates"
+) -> None:
     """Raise ValueError unless updates and parameters match, name by name.
 
     A `None` update stands for a parameter that takes no step and matches any tensor.
@@ -114,7 +133,7 @@ def require_real_floating(name: str, leaf: Tensor) -> None:
     require_known_float(f"params['{name}']", leaf.dtype)
 
 
-def require_params(params: Any) -> None:
+def require_params(params: Params) -> None:
     """Raise TypeError unless all leaves are tensors, known by strings.
 
     What is penalised, `require_real_floating` checks.
@@ -142,7 +161,7 @@ def require_updates(updates: Mapping[str, Tensor]) -> None:
             _require_floating("updates", name, leaf)
 
 
-def _require_floating(argument: str, name: str, leaf: Any) -> None:
+def _require_floating(argument: str, name: str, leaf: object) -> None:
     known = isinstance(leaf, Tensor)
     if not known or not leaf.dtype.is_floating_point:
         got = f"dtype {leaf.dtype}" if known else described(leaf)
@@ -162,7 +181,7 @@ def require_dense(argument: str, tensor: Tensor) -> None:
         )
 
 
-def describe(leaves: list[tuple[str, Any]]) -> str:
+def describe(leaves: list[tuple[str, Leaf]]) -> str:
     """Return the leaves as `name shape, name shape, ...` for an error message."""
     shown = [
         f"'{name}' {tuple(leaf.shape) if isinstance(leaf, Tensor) else leaf}"
@@ -173,7 +192,7 @@ def describe(leaves: list[tuple[str, Any]]) -> str:
     return ", ".join(shown) or "no tensors"
 
 
-def _is_pairs(params: Any) -> bool:
+def _is_pairs(params: Params) -> bool:
     return isinstance(params, list | tuple) and all(
         isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
         for pair in params

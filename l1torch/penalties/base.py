@@ -7,7 +7,7 @@ strength`.
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,26 @@ from l1torch.numerics.blocks import blocks_with, is_small
 from l1torch.numerics.checks import check_number, require_broadcast, require_real_tensor
 from l1torch.numerics.elementwise import Number, compute_dtype, nonnegative, shape_of
 from l1torch.penalties.penalty_formula import PenaltyFormula
+
+
+class PenaltyRow(NamedTuple):
+    """A penalised array of a tree."""
+
+    path: str
+    """Its dotted path."""
+    array: Tensor
+    strength: Number
+    """Its strength; for a prox, its threshold."""
+
+
+class DistanceRow(NamedTuple):
+    """A penalised array of a tree, and the gradient of the loss with respect to it."""
+
+    path: str
+    """Its dotted path."""
+    array: Tensor
+    grad: Tensor
+    strength: Number
 
 
 class Penalty(abc.ABC):
@@ -27,8 +47,8 @@ class Penalty(abc.ABC):
     `optimality_distance`, being measurements, float32. JAX on CPU takes subnormal
     numbers for zero, torch does not.
 
-    The methods whose names begin with `tree_` are what the transforms call. They take
-    rows, one for each penalised array, that begin with its dotted path.
+    The methods whose names begin with `tree_` are what the transforms call. They take a
+    row for each penalised array.
     """
 
     convex: bool = False
@@ -165,18 +185,16 @@ class Penalty(abc.ABC):
         del shape
         return None
 
-    def tree_value(self, rows: Sequence[tuple[str, Tensor, Number]]) -> Tensor | float:
-        """Sum the value over rows of path, array and strength."""
+    def tree_value(self, rows: Sequence[PenaltyRow]) -> Tensor | float:
+        """Sum the value over arrays with their strengths."""
         return sum(self.at(path, tuple(x.shape)).value(x, s) for path, x, s in rows)
 
-    def tree_prox(self, rows: Sequence[tuple[str, Tensor, Number]]) -> list[Tensor]:
-        """Solve the proximal problem of rows of path, array and threshold."""
+    def tree_prox(self, rows: Sequence[PenaltyRow]) -> list[Tensor]:
+        """Solve the proximal problem of arrays with their thresholds."""
         return [self.at(path, tuple(x.shape)).prox(x, t) for path, x, t in rows]
 
-    def tree_optimality_distance(
-        self, rows: Sequence[tuple[str, Tensor, Tensor, Number]]
-    ) -> list[Tensor]:
-        """Return the distances for rows of path, array, gradient and strength."""
+    def tree_optimality_distance(self, rows: Sequence[DistanceRow]) -> list[Tensor]:
+        """Return the distances of arrays with their gradients and strengths."""
         return [
             self.at(path, tuple(x.shape)).optimality_distance(x, grad, s)
             for path, x, grad, s in rows
@@ -185,14 +203,14 @@ class Penalty(abc.ABC):
 
 def prox_in_stacks(
     penalty: Penalty,
-    rows: Sequence[tuple[str, Tensor, Number]],
-    kind: Callable[[str, tuple[int, ...]], Any],
+    rows: Sequence[PenaltyRow],
+    kind: Callable[[str, tuple[int, ...]], object],
 ) -> list[Tensor]:
     """Solve small arrays that are treated alike at once, all others one by one.
 
     Args:
       penalty: one whose prox can be vectorised: no value decides what is computed.
-      rows: path, array and threshold.
+      rows: arrays with their thresholds.
       kind: what arrays of one shape must have in common, by path and shape.
     """
     stacks: dict[Any, list[int]] = {}

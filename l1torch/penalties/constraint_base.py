@@ -17,10 +17,7 @@ from l1torch.numerics.elementwise import Number, compute_dtype, nonnegative
 from l1torch.numerics.l1_projection import relative
 from l1torch.numerics.order_statistics import any_of, shard_slices
 from l1torch.numerics.sharding import local
-from l1torch.penalties.base import Penalty, require_gradient
-
-Row = tuple[str, Tensor, Number]
-"""A dotted path, a tensor, and its strength or threshold."""
+from l1torch.penalties.base import DistanceRow, Penalty, PenaltyRow, require_gradient
 
 
 class Constraint(Penalty):
@@ -59,7 +56,7 @@ class Constraint(Penalty):
 
     def value(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         """Return 0 inside and infinity outside."""
-        return self._value([("x", x, strength)])
+        return self._value([PenaltyRow("x", x, strength)])
 
     def subgradient(self, x: Tensor, strength: Number = 1.0) -> Tensor:
         """Return 0 inside and NaN outside."""
@@ -68,20 +65,20 @@ class Constraint(Penalty):
 
     def prox(self, x: Tensor, threshold: Number) -> Tensor:
         """Project onto the set, in the metric of the thresholds."""
-        return self._prox([("x", x, threshold)])[0]
+        return self._prox([PenaltyRow("x", x, threshold)])[0]
 
     def optimality_distance(
         self, x: Tensor, grad: Tensor, strength: Number = 1.0
     ) -> Tensor:
         """Return, per element, the distance of `-grad` to the set's normal cone."""
-        return self._distances([("x", x, strength)], [grad])[0]
+        return self._distances([PenaltyRow("x", x, strength)], [grad])[0]
 
-    def tree_value(self, rows: Sequence[Row]) -> Tensor | float:
-        """Sum the value over rows of path, array and strength."""
+    def tree_value(self, rows: Sequence[PenaltyRow]) -> Tensor | float:
+        """Sum the value over arrays with their strengths."""
         return self._value(rows) if self.joint and rows else super().tree_value(rows)
 
-    def tree_prox(self, rows: Sequence[Row]) -> list[Tensor]:
-        """Project rows of path, array and threshold."""
+    def tree_prox(self, rows: Sequence[PenaltyRow]) -> list[Tensor]:
+        """Project arrays, in the metric of their thresholds."""
         if not (self.joint and rows):
             return super().tree_prox(rows)
         runs = [list(run) for _, run in itertools.groupby(rows, _kind)]
@@ -92,17 +89,16 @@ class Constraint(Penalty):
         ]
         return list(itertools.chain.from_iterable(pieces))
 
-    def tree_optimality_distance(
-        self, rows: Sequence[tuple[str, Tensor, Tensor, Number]]
-    ) -> list[Tensor]:
-        """Return the distances for rows of path, array, gradient and strength."""
+    def tree_optimality_distance(self, rows: Sequence[DistanceRow]) -> list[Tensor]:
+        """Return the distances of arrays with their gradients and strengths."""
         if not (self.joint and rows):
             return super().tree_optimality_distance(rows)
         grads = [grad for _, _, grad, _ in rows]
-        return self._distances([(path, x, s) for path, x, _, s in rows], grads)
+        plain = [PenaltyRow(path, x, s) for path, x, _, s in rows]
+        return self._distances(plain, grads)
 
     @torch.no_grad()
-    def _value(self, rows: Sequence[Row]) -> Tensor:
+    def _value(self, rows: Sequence[PenaltyRow]) -> Tensor:
         of = [x for _, x, _ in rows]
         arrays, _ = self._operands("strength", rows)
         inside = self.inside(arrays, _slack(rows), of)
@@ -110,7 +106,7 @@ class Constraint(Penalty):
         outside = torch.where(nan, math.nan, math.inf)
         return torch.where(inside & ~nan, 0, outside).to(arrays[0].dtype)
 
-    def _prox(self, rows: Sequence[Row]) -> list[Tensor]:
+    def _prox(self, rows: Sequence[PenaltyRow]) -> list[Tensor]:
         of = [x for _, x, _ in rows]
         arrays, thresholds = self._operands("threshold", rows)
         projected = self.project(arrays, relative(thresholds, of), of)
@@ -120,7 +116,9 @@ class Constraint(Penalty):
         ]
 
     @torch.no_grad()
-    def _distances(self, rows: Sequence[Row], grads: Sequence[Tensor]) -> list[Tensor]:
+    def _distances(
+        self, rows: Sequence[PenaltyRow], grads: Sequence[Tensor]
+    ) -> list[Tensor]:
         of = [x for _, x, _ in rows]
         arrays, _ = self._operands("strength", rows)
         for grad, x in zip(grads, of, strict=True):
@@ -140,7 +138,7 @@ class Constraint(Penalty):
         return found
 
     def _operands(
-        self, argument: str, rows: Sequence[Row]
+        self, argument: str, rows: Sequence[PenaltyRow]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Check rows, and cast arrays and thresholds to the widest dtype.
 
@@ -167,7 +165,7 @@ class Constraint(Penalty):
         return arrays, thresholds
 
 
-def _kind(row: Row) -> Any:
+def _kind(row: PenaltyRow) -> Any:
     """Return what neighbouring rows must share to be joined; only small arrays do."""
     _, x, t = row
     own = t.dtype if isinstance(t, Tensor) else t
@@ -176,16 +174,16 @@ def _kind(row: Row) -> Any:
     return object()  # like no other
 
 
-def _joined(run: Sequence[Row]) -> Row:
+def _joined(run: Sequence[PenaltyRow]) -> PenaltyRow:
     path, _, t = run[0]
     if len(run) == 1:
         return run[0]
     if isinstance(t, Tensor):
         t = joined(t for _, _, t in run)
-    return path, joined(x for _, x, _ in run), t
+    return PenaltyRow(path, joined(x for _, x, _ in run), t)
 
 
-def _slack(rows: Sequence[Row]) -> float:
+def _slack(rows: Sequence[PenaltyRow]) -> float:
     """Return the relative error of a sum, or of its elements if that is larger."""
     eps = [torch.finfo(x.dtype).eps for _, x, _ in rows]
     return max(*eps, 64 * min(*eps, torch.finfo(torch.float32).eps))

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from l1torch.numerics.prox import apply_prox_formula, soft_threshold_unchecked
 from l1torch.numerics.sharding import gathering
 from l1torch.penalties.base import (
     Penalty,
+    PenaltyRow,
     gradient_operand,
     operands,
     prox_in_stacks,
@@ -44,7 +44,7 @@ from l1torch.penalties.groups import (
 from l1torch.penalties.penalty_formula import PenaltyFormula
 
 
-def _needs_whole(penalty: Any, x: Tensor) -> bool:
+def _needs_whole(penalty: "_GroupL1", x: Tensor) -> bool:
     return penalty._grouping(tuple(x.shape)).needs_whole(x)
 
 
@@ -138,10 +138,10 @@ class _GroupL1(Penalty):
 
         return apply_prox_formula(formula, x, threshold)
 
-    def tree_prox(self, rows: Sequence[tuple[str, Tensor, Number]]) -> list[Tensor]:
-        """Solve rows of path, array and threshold; small ones of one shape at once."""
+    def tree_prox(self, rows: Sequence[PenaltyRow]) -> list[Tensor]:
+        """Solve arrays with their thresholds; small ones of one shape at once."""
 
-        def kind(path: str, shape: tuple[int, ...]) -> Any:
+        def kind(path: str, shape: tuple[int, ...]) -> str | None:
             by_unit = isinstance(self.groups, str)
             return self.at(path, shape).layouts[0][1] if by_unit else None
 
@@ -331,7 +331,12 @@ def sparse_group_l1(
 
 
 def _checked(
-    l1_ratio: float, axis: Any, block: Any, groups: Any, layouts: Any, scale: Any
+    l1_ratio: float,
+    axis: int | Sequence[int] | None,
+    block: int | None,
+    groups: str | Mapping[str, Sequence[int]] | None,
+    layouts: Mapping[str, str] | None,
+    scale: bool,
 ) -> Penalty:
     """Check the arguments of `group_l1` and make them hashable."""
     scale = check_flag("scale_by_size", scale)

@@ -27,7 +27,7 @@ in one array.
 import fnmatch
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 
 from torch import nn
 
@@ -36,6 +36,15 @@ from l1torch.penalties.groups import Grouping
 Layouts = tuple[tuple[str, str], ...]
 """Pairs of a glob pattern and a layout; the last that matches holds. An array that none
 matches is known by its name."""
+
+
+class _AxisLayout(NamedTuple):
+    layers: int
+    """How many layers follow one another along the axis; 0 if the layout names none."""
+    heads: int
+    """How many heads do; 0 if the layout names none."""
+    letter: str
+
 
 _LAYOUT = re.compile(r"([kgl]|([1-9]\d*l)?([1-9]\d*)?[io]|h[io])+")
 _TOKEN = re.compile(r"(?:(\d+)l)?(\d*)(\D)")
@@ -89,7 +98,7 @@ def layouts(params: nn.Module) -> dict[str, str]:
     return found
 
 
-def check_layouts(layouts: Any) -> Layouts | None:
+def check_layouts(layouts: object) -> Layouts | None:
     """Return a mapping from paths to layouts as pairs, or raise."""
     if layouts is None:
         return None
@@ -126,7 +135,7 @@ def layout_of(path: str, shape: tuple[int, ...], given: Layouts | None) -> str:
             "Pass layouts=l1torch.layouts(model), with | {'*.weight': 'oi'} for what "
             f"is called otherwise, or leave '{path}' out with mask=."
         )
-    _tokens(layout, shape, path)
+    _axes(layout, shape, path)
     return layout
 
 
@@ -136,10 +145,10 @@ def by_units(shape: tuple[int, ...], layout: str, unit: str, path: str) -> Group
     Raises:
       ValueError: the layout has no such unit, or does not fit the shape.
     """
-    tokens = _tokens(layout, shape, path)
+    layout_axes = _axes(layout, shape, path)
     parts, axes, first, found = [], [], 0, False
-    for j, (layers, heads, letter) in enumerate(tokens):
-        owner = tokens[j + 1][-1] if letter == "h" else letter
+    for j, (layers, heads, letter) in enumerate(layout_axes):
+        owner = layout_axes[j + 1].letter if letter == "h" else letter
         of_heads = unit == "heads" and heads > 0
         belongs = letter == "h" if unit == "heads" else owner == unit[0]
         count = (heads if of_heads else 1) * (1 if belongs else max(layers, 1))
@@ -177,24 +186,25 @@ def _of_module(module: nn.Module) -> dict[str, str]:
     return {}
 
 
-def _tokens(
-    layout: str, shape: tuple[int, ...], path: str
-) -> list[tuple[int, int, str]]:
-    """Return for each axis how many layers and heads it holds, and its letter."""
-    tokens = [(int(n or 0), int(m or 0), c) for n, m, c in _TOKEN.findall(layout)]
-    if len(tokens) != len(shape):
+def _axes(layout: str, shape: tuple[int, ...], path: str) -> list[_AxisLayout]:
+    """Return the parts of a layout, one for each axis."""
+    axes = [
+        _AxisLayout(int(layers or 0), int(heads or 0), letter)
+        for layers, heads, letter in _TOKEN.findall(layout)
+    ]
+    if len(axes) != len(shape):
         raise ValueError(
-            f"layouts: '{layout}' has {len(tokens)} axes but '{path}' has shape "
+            f"layouts: '{layout}' has {len(axes)} axes but '{path}' has shape "
             f"{tuple(shape)}. Write one letter for each axis."
         )
-    for length, (layers, heads, letter) in zip(shape, tokens, strict=True):
+    for length, (layers, heads, letter) in zip(shape, axes, strict=True):
         if length % (max(layers, 1) * max(heads, 1)):
             raise ValueError(
                 f"layouts: '{layout}' says {_fused(layers, heads)} in axis '{letter}' "
                 f"of '{path}' of shape {tuple(shape)}, which do not divide its length "
                 f"{length}. Write the numbers before the axis that holds them."
             )
-    return tokens
+    return axes
 
 
 def _fused(layers: int, heads: int) -> str:

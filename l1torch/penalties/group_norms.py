@@ -1,7 +1,5 @@
 """The norms of groups, and their proximal operators, on the view of a `Grouping`."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -38,7 +36,7 @@ def shrink_in_metric(x: Tensor, a: Tensor, grouping: Grouping) -> Tensor:
     kept within bounds, because rounding would carry one past them where `f` is flat.
     """
 
-    def sums(y: Tensor, a: Tensor, theta: Tensor) -> Any:
+    def sums(y: Tensor, a: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         below = grouping.spread(theta) + a
         below = torch.where(below == 0, 1, below)
         squares = torch.abs((y / below) ** 2)

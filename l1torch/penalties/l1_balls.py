@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from l1torch.numerics.checks import check_choice, check_real
 from l1torch.numerics.elementwise import sign
 from l1torch.numerics.l1_projection import l1_norm, nearest_slope, project_l1_ball
 from l1torch.parameters.masks import Mask, weights_only
+from l1torch.parameters.trees import Params
 from l1torch.penalties.base import Penalty
 from l1torch.penalties.cardinality import SCOPES
 from l1torch.penalties.constraint_base import Constraint
@@ -100,7 +100,7 @@ def l1_ball(radius: float, *, scope: str = "array") -> Penalty:
     return _L1Ball(radius, check_choice("scope", scope, SCOPES))
 
 
-def implied_radius(params: Any, mask: Mask = weights_only) -> Tensor:
+def implied_radius(params: Params, mask: Mask = weights_only) -> Tensor:
     """Sum `|w|` over the penalised leaves: the radius that belongs to a strength.
 
     A minimiser of `loss + strength * |w|_1` also minimises the loss over the ball of

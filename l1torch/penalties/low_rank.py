@@ -1,6 +1,7 @@
 """The nuclear norm: matrices of low rank."""
 
 import dataclasses
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ class _Nuclear(Penalty):
     def lambda_max(self, grad: Tensor) -> Tensor:
         grad = gradient_operand(grad)
         _require_matrices("grad", grad.shape)
-        return largest(_svd(grad)[1])
+        return largest(_svd(grad).sizes)
 
 
 def _shrink_singular_values(x: Tensor, t: Tensor) -> Tensor:
@@ -117,16 +118,24 @@ def _leading(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return u * counts[..., None, :], counts[..., None] * v
 
 
-def _svd(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+class _SVD(NamedTuple):
+    u: Tensor
+    sizes: Tensor
+    """The singular values, the largest first."""
+    v: Tensor
+    """The right singular vectors as rows."""
+
+
+def _svd(x: Tensor) -> _SVD:
     # A matrix with a NaN or an infinity gets singular values of NaN.
     *batch, m, n = x.shape
     if x.numel() == 0:
         k = min(m, n)
         shapes = ((*batch, m, k), (*batch, k), (*batch, k, n))
-        return tuple(x.new_zeros(shape) for shape in shapes)
+        return _SVD(*(x.new_zeros(shape) for shape in shapes))
     flaw = torch.sum(0 * x, (-2, -1), keepdim=True)
     u, sizes, v = torch.linalg.svd(torch.where(flaw == 0, x, 0), full_matrices=False)
-    return u, sizes + flaw[..., 0], v
+    return _SVD(u, sizes + flaw[..., 0], v)
 
 
 def _require_matrices(path: str, shape: tuple[int, ...]) -> None:

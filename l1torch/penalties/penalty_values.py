@@ -1,14 +1,13 @@
 """The value of a penalty on a whole tree of parameters, for reports and losses."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from l1torch.parameters.masks import Mask, selected, weights_only
-from l1torch.parameters.trees import named_leaves, require_real_floating
-from l1torch.penalties.base import Penalty, require_penalty
+from l1torch.parameters.trees import Params, named_leaves, require_real_floating
+from l1torch.penalties.base import Penalty, PenaltyRow, require_penalty
 from l1torch.penalties.separable import l1
 from l1torch.strengths.values import (
     Strength,
@@ -19,7 +18,7 @@ from l1torch.strengths.values import (
 
 
 def penalty_value(
-    params: Any,
+    params: Params,
     strength: Strength,
     penalty: Penalty = l1(),
     mask: Mask = weights_only,
@@ -66,5 +65,5 @@ def penalty_value(
     for (name, leaf), penalised, leaf_strength in rows:
         if penalised:
             require_real_floating(name, leaf)
-            chosen.append((name, leaf, leaf_strength))
+            chosen.append(PenaltyRow(name, leaf, leaf_strength))
     return torch.as_tensor(penalty.tree_value(chosen))

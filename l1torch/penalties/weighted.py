@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +15,12 @@ from l1torch.numerics.sharding import sharded_like
 from l1torch.parameters.trees import describe, named_leaves
 from l1torch.penalties.base import Penalty, gradient_operand, operands
 from l1torch.penalties.penalty_formula import PenaltyFormula
+
+Numbers = float | Tensor | np.ndarray | Sequence[float]
+"""A number or an array of numbers."""
+
+Weights = Numbers | Mapping[str, Numbers] | torch.nn.Module
+"""Numbers, or numbers by the names of the penalised parameters."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -126,7 +132,7 @@ class _WeightedL1(Penalty):
         return PenaltyFormula(slopes=self._own_weights())
 
 
-def weighted_l1(weights: Any) -> Penalty:
+def weighted_l1(weights: Weights) -> Penalty:
     r"""Return `sum w_i |x_i|` with weights `w_i >= 0`.
 
     .. math:: \mathrm{prox}_t(x)_i = \mathrm{sign}(x_i) \max(|x_i| - t w_i, 0)
@@ -156,7 +162,7 @@ def weighted_l1(weights: Any) -> Penalty:
     return _penalty(_arrays("weights", weights, "be >= 0", lambda given: given))
 
 
-def adaptive_l1(pilot: Any, power: float = 1.0) -> Penalty:
+def adaptive_l1(pilot: Weights, power: float = 1.0) -> Penalty:
     r"""Return the adaptive lasso (Zou, 2006): weights `1 / |pilot|^power`.
 
     .. math:: \sum_i |x_i| / |\mathrm{pilot}_i|^{\mathrm{power}}
@@ -190,7 +196,7 @@ def adaptive_l1(pilot: Any, power: float = 1.0) -> Penalty:
 
 
 def _arrays(
-    argument: str, given: Any, wanted: str, weights_of: Callable[[Any], Any]
+    argument: str, given: Weights, wanted: str, weights_of: Callable[[Tensor], Tensor]
 ) -> Tensor | dict[str, Tensor]:
     """Return the weights as tensors, by name if they are given by name."""
     if not isinstance(given, Mapping | torch.nn.Module):
@@ -205,7 +211,7 @@ def _arrays(
 
 
 def _array(
-    argument: str, given: Any, wanted: str, weights_of: Callable[[Any], Any]
+    argument: str, given: object, wanted: str, weights_of: Callable[[Tensor], Tensor]
 ) -> Tensor:
     if hasattr(given, "full_tensor"):
         given = given.full_tensor()  # of a DTensor

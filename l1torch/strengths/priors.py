@@ -1,7 +1,7 @@
 """The Bayesian reading of L1: a Laplace prior, and its scale for a strength."""
 
 import math
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -9,8 +9,10 @@ from torch import Tensor
 
 from l1torch.numerics.checks import check_real, described
 
+_Numbers = TypeVar("_Numbers", float, np.ndarray, Tensor)
 
-def laplace_scale(strength: Any, n: Any) -> Any:
+
+def laplace_scale(strength: _Numbers, n: float) -> _Numbers:
     """Return the scale of the Laplace prior that a strength of L1 amounts to.
 
     With `loss_i = -log p(y_i | w)`, the `w` that minimises `1/n sum_i loss_i + strength
@@ -43,7 +45,7 @@ def laplace_scale(strength: Any, n: Any) -> Any:
     return 1 / (_positive("n", n) * _positive("strength", strength))
 
 
-def laplace_strength(scale: Any, n: Any) -> Any:
+def laplace_strength(scale: _Numbers, n: float) -> _Numbers:
     """Return the strength of L1 for a Laplace prior of a scale: `1 / (n * scale)`.
 
     The inverse of `laplace_scale`, which says what is meant. With the squared loss
@@ -68,7 +70,7 @@ def laplace_strength(scale: Any, n: Any) -> Any:
     return 1 / (_positive("n", n) * _positive("scale", scale))
 
 
-def _positive(argument: str, value: Any) -> Any:
+def _positive(argument: str, value: _Numbers) -> _Numbers:
     """Return a number or tensor that is positive and finite, or raise.
 
     In a tensor other elements become NaN, without waiting for the device.

@@ -6,7 +6,7 @@ clipped, and without waiting for the device.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from l1torch.numerics.checks import (
     require_broadcast,
 )
 from l1torch.numerics.elementwise import Number, as_float
-from l1torch.parameters.trees import named_leaves, spread
+from l1torch.parameters.trees import Params, named_leaves, spread
 from l1torch.strengths.targets import TargetSparsity
 
 Schedule = Callable[[int], Number]
@@ -67,7 +67,7 @@ def check_learning_rate(learning_rate: Number | Schedule) -> None:
         )
 
 
-def is_schedule(value: Any) -> bool:
+def is_schedule(value: object) -> TypeGuard[Schedule]:
     """Return whether a value is a function of the step count, no number or tensor."""
     return callable(value) and not isinstance(value, Tensor)
 
@@ -97,7 +97,7 @@ def learning_rate_at(learning_rate: Number | Schedule, count: int) -> Number:
     return as_float(value)
 
 
-def strengths_at(strength: Strength, count: int, params: Any) -> list[Number]:
+def strengths_at(strength: Strength, count: int, params: Params) -> list[Number]:
     """Read the strength of each leaf of `named_leaves(params)` at step `count`.
 
     Raises:
@@ -121,7 +121,7 @@ def strengths_at(strength: Strength, count: int, params: Any) -> list[Number]:
 
 
 def check_schedules(
-    strength: Strength, learning_rate: Any, params: Any
+    strength: Strength, learning_rate: Number | Schedule | None, params: Params
 ) -> list[Number]:
     """Raise at `init` what the schedules would raise at the first step.
 
