@@ -38,7 +38,7 @@ def gathered(compute: Callable[..., jax.Array], *arrays: Any) -> jax.Array:
 
 
 def gathering(
-    needed: Callable[[Any, jax.Array], bool] = lambda penalty, x: True,
+    needed: Callable[..., bool] = lambda penalty, x: True,
 ) -> Callable[[Callable[..., jax.Array]], Callable[..., jax.Array]]:
     """Return a decorator by which a penalty's method gathers sharded arrays first.
 

@@ -1,7 +1,6 @@
 """Large tensors cut into blocks of the cache's size, small ones joined."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +36,9 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     yield from zip(*(t.split(size, dim) for t in tensors), strict=True)
 
 
-def blocks_with(value: Number, *tensors: Tensor) -> Iterator[tuple[Any, ...]]:
+def blocks_with(
+    value: Number, *tensors: Tensor
+) -> Iterator[tuple[*tuple[Tensor, ...], Number]]:
     """Yield `blocks(*tensors)`, each with its part of a number or tensor `value`."""
     if isinstance(value, Tensor) and value.dim() > 0:
         yield from blocks(*tensors, value.expand(tensors[0].shape))

@@ -42,7 +42,7 @@ def over_shards(value: Tensor, param: Tensor, operation: str) -> Tensor:
 
 
 def gathering(
-    needed: Callable[[Any, Tensor], bool] = lambda penalty, x: True,
+    needed: Callable[..., bool] = lambda penalty, x: True,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Return a decorator by which a penalty's method gathers DTensors first.
 
