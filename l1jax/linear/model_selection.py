@@ -63,7 +63,7 @@ class CrossValidation:
 def cross_validate(
     X: ArrayLike,
     y: ArrayLike,
-    strengths: Sequence[float] | None = None,
+    strengths: Sequence[float] | np.ndarray | None = None,
     *,
     folds: int | Sequence[Sequence[int]] = 5,
     rule: Rule = "min",

@@ -18,7 +18,7 @@ from l1jax.solvers.optimality import OptimalityResidual
 def linear_path(
     X: ArrayLike,
     y: ArrayLike,
-    strengths: Sequence[float] | None = None,
+    strengths: Sequence[float] | np.ndarray | None = None,
     *,
     count: int = 100,
     ratio: float = 1e-3,

@@ -21,6 +21,7 @@ from l1jax.optimizers.penalised_leaves import (
 from l1jax.optimizers.proximal_steps import Kept, Rule, chosen_step
 from l1jax.parameters.masks import Mask, weights_only
 from l1jax.parameters.sparsity import Control
+from l1jax.parameters.trees import PyTree
 from l1jax.penalties.base import Penalty, require_penalty
 from l1jax.penalties.separable import l1
 from l1jax.strengths.targets import TargetSparsity
@@ -37,17 +38,17 @@ class ProximalState(NamedTuple):
     count: jax.Array
     """Steps taken, int32 of shape (): the argument of the schedules."""
 
-    optimizer_state: Any
+    optimizer_state: optax.OptState
     """The state of the optimizer inside."""
 
     rate: jax.Array | None
     """What the optimizer's registered step keeps of its own: for `optax.rmsprop` with
     momentum, the learning rates summed under it, of shape (); for others None."""
 
-    plus: Any
+    plus: PyTree
     """What positive weights still owe, like the parameters; None for `window=1`."""
 
-    minus: Any
+    minus: PyTree
     """The same for negative weights."""
 
     control: Control | None = None

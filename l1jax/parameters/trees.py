@@ -2,7 +2,7 @@
 
 import collections
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,9 @@ from l1jax.numerics.elementwise import dtype_of, is_array
 PyTree = Any
 """A tree of arrays, of any type that JAX has registered: nested dicts and lists, an
 equinox module, an `nnx.State`; also a bare array, or an `nnx.Module`."""
+
+Tree = TypeVar("Tree")
+"""The type of a user's own tree of arrays."""
 
 Leaf = Any
 """An array, None for no array, or what a module holds beside its arrays."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +10,10 @@ from l1jax.numerics.checks import check_int, check_real, described
 from l1jax.parameters.masks import selected, weights_only
 from l1jax.parameters.trees import describe, named_leaves
 from l1jax.paths.regularisation import RegularisationPath, require_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _STYLES = ("-", "--", "-.", ":")
 
@@ -22,8 +26,8 @@ def plot_path(
     classes: Sequence[str] | None = None,
     params: str | None = None,
     named: int = 8,
-    axes: Sequence[Any] | None = None,
-) -> Any:
+    axes: "Sequence[Axes] | None" = None,
+) -> "Figure":
     """Draws a path: how many weights are not zero, and below it every weight.
 
     Both are drawn against the strength, which falls to the right on a logarithmic

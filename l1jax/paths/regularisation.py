@@ -7,7 +7,7 @@ which all penalised weights are zero.
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import optax
 
 from l1jax.numerics.checks import check_flag, check_int, described
 from l1jax.parameters.masks import Mask, selected, weights_only
-from l1jax.parameters.trees import named_leaves
+from l1jax.parameters.trees import PyTree, Tree, named_leaves
 from l1jax.paths.fits import Settings, fit_all, require_vectorisable
 from l1jax.paths.grids import (
     check_settings,
@@ -32,6 +32,9 @@ from l1jax.solvers.full_batch import require_arrays, require_scalar
 from l1jax.solvers.optimality import OptimalityResidual, penalised_rows
 from l1jax.solvers.zero_solution import lambda_at_zero, zero_solution
 
+Scores = Sequence[float] | np.ndarray | jax.Array
+"""A number for each strength of a path."""
+
 
 class PathPoint(NamedTuple):
     """One solution of a path, chosen by `RegularisationPath.best`."""
@@ -40,7 +43,7 @@ class PathPoint(NamedTuple):
     """Its place in the path."""
     strength: float
     """Its strength, in units of the loss."""
-    params: Any
+    params: PyTree
     """Its parameters."""
     scores: np.ndarray
     """The scores of all strengths, of shape (strengths,)."""
@@ -55,7 +58,7 @@ class RegularisationPath:
 
     strengths: np.ndarray
     """In units of the loss, strictly falling."""
-    params: Any
+    params: PyTree
     """The parameters' tree, with a leading axis of strengths on every array."""
     objective: np.ndarray
     """`loss + strength * penalty`."""
@@ -83,7 +86,7 @@ class RegularisationPath:
             f"not zero, {np.count_nonzero(self.converged)} converged)"
         )
 
-    def at(self, index: int) -> Any:
+    def at(self, index: int) -> PyTree:
         """Gives the parameters of one strength, as a tree like the one passed in."""
         index = check_int("index", index, "0 for the largest strength", least=None)
         if not -len(self) <= index < len(self):
@@ -93,7 +96,7 @@ class RegularisationPath:
             )
         return jax.tree.map(lambda x: x[index], self.params)
 
-    def best(self, score: Callable[[Any], Any] | Sequence[float]) -> PathPoint:
+    def best(self, score: Callable[[PyTree], SupportsFloat] | Scores) -> PathPoint:
         """Chooses the solution of the highest score; of equal ones the sparsest.
 
         Args:
@@ -139,9 +142,9 @@ def require_path(path: RegularisationPath) -> None:
 
 
 def regularisation_path(
-    loss: Callable[[Any], jax.Array],
-    params: Any,
-    strengths: Sequence[float] | None = None,
+    loss: Callable[[Tree], jax.Array],
+    params: Tree,
+    strengths: Sequence[float] | np.ndarray | None = None,
     *,
     count: int = 100,
     ratio: float = 1e-3,
@@ -149,7 +152,7 @@ def regularisation_path(
     mask: Mask = weights_only,
     tol: float = 1e-6,
     max_iterations: int = 10_000,
-    optimizer: Callable[[Any], optax.GradientTransformation] | None = None,
+    optimizer: Callable[..., optax.GradientTransformation] | None = None,
     steps: int | None = None,
     warm_start: bool = True,
     vectorised: bool = False,

@@ -18,7 +18,7 @@ from l1jax.numerics.checks import (
 )
 from l1jax.numerics.elementwise import dtype_of
 from l1jax.parameters.masks import Mask, weights_only
-from l1jax.parameters.trees import parameters_of
+from l1jax.parameters.trees import PyTree, Tree, parameters_of
 from l1jax.penalties.base import Penalty
 from l1jax.penalties.separable import l1
 from l1jax.solvers.fista import Problem
@@ -29,7 +29,7 @@ from l1jax.strengths.values import Strength
 class Solution(NamedTuple):
     """What `solve` ends at."""
 
-    params: Any
+    params: PyTree
     """The parameters: a tree as given."""
     objective: jax.Array
     """`loss + strength * penalty`, a scalar."""
@@ -44,8 +44,8 @@ class Solution(NamedTuple):
 
 
 def solve(
-    loss: Callable[[Any], ArrayLike],
-    params: Any,
+    loss: Callable[[Tree], ArrayLike],
+    params: Tree,
     strength: Strength,
     *,
     penalty: Penalty = l1(),

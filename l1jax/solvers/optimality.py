@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from l1jax.numerics.elementwise import compute_dtype, widest_dtype
 from l1jax.parameters.masks import Mask, selected, weights_only
 from l1jax.parameters.trees import (
+    PyTree,
     named_leaves,
     parameters_of,
     require_real_floating,
@@ -30,8 +31,8 @@ class OptimalityResidual(NamedTuple):
 
 
 def optimality_residual(
-    grads: Any,
-    params: Any,
+    grads: PyTree,
+    params: PyTree,
     strength: Strength,
     *,
     penalty: Penalty = l1(),

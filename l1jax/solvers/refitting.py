@@ -1,13 +1,12 @@
 """Refitting: the same model without its penalty, on the weights that are not zero."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from l1jax.parameters.masks import Mask, selected, weights_only
-from l1jax.parameters.trees import is_none
+from l1jax.parameters.trees import Tree, is_none
 from l1jax.penalties.separable import l1
 from l1jax.solvers.full_batch import (
     Solution,
@@ -18,8 +17,8 @@ from l1jax.solvers.full_batch import (
 
 
 def refit(
-    loss: Callable[[Any], jax.Array],
-    params: Any,
+    loss: Callable[[Tree], jax.Array],
+    params: Tree,
     *,
     mask: Mask = weights_only,
     tol: float = 1e-6,
@@ -59,7 +58,7 @@ def refit(
         for x, chosen in zip(leaves, selected(mask, params), strict=True)
     ]
 
-    def on_support(params: Any) -> jax.Array:
+    def on_support(params: Tree) -> jax.Array:
         kept = [
             x if zeros is None else jnp.where(zeros, jnp.zeros_like(x), x)
             for x, zeros in zip(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from l1jax.parameters.masks import Mask, weights_only
+from l1jax.parameters.trees import Tree
 from l1jax.penalties.base import Penalty
 from l1jax.penalties.separable import l1
 from l1jax.solvers.full_batch import (
@@ -25,8 +26,8 @@ from l1jax.solvers.optimality import penalised_rows
 
 
 def lambda_max(
-    loss: Callable[[Any], ArrayLike],
-    params: Any,
+    loss: Callable[[Tree], ArrayLike],
+    params: Tree,
     *,
     penalty: Penalty = l1(),
     mask: Mask = weights_only,

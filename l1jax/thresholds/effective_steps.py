@@ -18,6 +18,7 @@ import optax
 from jax.typing import ArrayLike
 
 from l1jax.numerics.checks import check_real, check_scalar, described
+from l1jax.parameters.trees import PyTree
 
 Factory = Callable[..., optax.GradientTransformation]
 
@@ -35,10 +36,10 @@ class EffectiveStep(NamedTuple):
     scale: ArrayLike
     """Scalar: the learning rate times the gain of the momentum."""
 
-    denominator: Any = 1.0
+    denominator: PyTree = 1.0
     """What the gradient is divided by: a scalar, or a tree like the parameters."""
 
-    reach: Any = jnp.inf
+    reach: PyTree = jnp.inf
     """A bound of `|g| / denominator` at a stationary point, scalar or tree. It is 1
     where the denominator is the gradient's own size, as Adam's is, and infinite where
     there is none, as in SGD. `max_ratio` is measured in it."""

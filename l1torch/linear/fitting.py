@@ -1,7 +1,6 @@
 """Linear models with an L1 penalty, solved to a duality gap."""
 
 import warnings
-from typing import Any
 
 from torch import Tensor
 
@@ -22,7 +21,7 @@ def solve_linear(
     method: str = "auto",
     tol: float = 1e-6,
     max_iterations: int = 10_000,
-    init: Any = None,
+    init: LinearSolution | tuple[Tensor, Number] | None = None,
 ) -> LinearSolution:
     """Fit a linear model with an L1 penalty, and prove how well.
 

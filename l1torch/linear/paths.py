@@ -18,7 +18,7 @@ from l1torch.solvers.optimality import OptimalityResidual
 def linear_path(
     X: Tensor,
     y: Tensor,
-    strengths: Sequence[float] | None = None,
+    strengths: Sequence[float] | np.ndarray | None = None,
     *,
     count: int = 100,
     ratio: float = 1e-3,

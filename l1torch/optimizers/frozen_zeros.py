@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -20,14 +20,26 @@ from l1torch.wrappers.delegating import (
 )
 from l1torch.wrappers.param_groups import all_params
 
-Closure = Callable[[], Any]
+Closure = Callable[[], Tensor | float]
+
+
+@overload
+def freeze_zeros(
+    optimizer: torch.optim.Optimizer, *, mask: Mask = ...
+) -> "FrozenZeros": ...
+
+
+@overload
+def freeze_zeros(
+    optimizer: GradientTransformation, *, mask: Mask = ...
+) -> GradientTransformation: ...
 
 
 def freeze_zeros(
     optimizer: torch.optim.Optimizer | GradientTransformation,
     *,
     mask: Mask = weights_only,
-) -> Any:
+) -> "FrozenZeros | GradientTransformation":
     """Make an optimizer leave weights of exactly 0 where they are, from now on.
 
     It takes their gradients for 0, and their updates: neither momentum nor Adam's
@@ -118,7 +130,7 @@ class FrozenZeros(DelegatingOptimizer):
         self.optimizer.add_param_group(param_group)
 
     @torch.no_grad()
-    def step(self, closure: Closure | None = None) -> Any:
+    def step(self, closure: Closure | None = None) -> Tensor | float | None:
         """Take one step; return the closure's loss, if there is a closure."""
         require_closure(closure)
         params = [param for group in self.param_groups for param in group["params"]]

@@ -42,7 +42,7 @@ from l1torch.wrappers.penalised import (
 )
 from l1torch.wrappers.target_steps import PackStrength, TargetStep, control_of
 
-Closure = Callable[[], Any]
+Closure = Callable[[], Tensor | float]
 
 
 class Proximal(PenalisedOptimizer):
@@ -221,7 +221,7 @@ class Proximal(PenalisedOptimizer):
             check_momentum(group)
 
     @torch.no_grad()
-    def step(self, closure: Closure | None = None) -> Any:
+    def step(self, closure: Closure | None = None) -> Tensor | float | None:
         """Take one step; return the closure's loss, if there is a closure."""
         require_closure(closure)
         groups, target_step = self._begin(with_gradients=closure is None)

@@ -29,7 +29,7 @@ from l1torch.strengths.values import (
 from l1torch.wrappers.delegating import eager, require_closure
 from l1torch.wrappers.penalised import PenalisedGroup, PenalisedOptimizer
 
-Closure = Callable[[], Any]
+Closure = Callable[[], Tensor | float]
 
 
 class Subgradient(PenalisedOptimizer):
@@ -84,7 +84,7 @@ class Subgradient(PenalisedOptimizer):
         super().__init__(optimizer, strength, penalty, mask)
 
     @torch.no_grad()
-    def step(self, closure: Closure | None = None) -> Any:
+    def step(self, closure: Closure | None = None) -> Tensor | float | None:
         """Take one step; return the closure's loss, if there is a closure."""
         require_closure(closure)
         groups = self._begin(with_gradients=closure is None)

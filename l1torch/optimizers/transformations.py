@@ -7,18 +7,21 @@ from torch import Tensor
 
 from l1torch.parameters.trees import require_params, require_same_tree
 
+TransformState = Any
+"""What a transformation keeps from step to step, such as a `ProximalStepState`."""
+
 
 class GradientTransformation(NamedTuple):
     """A pair of pure functions, as optax has it."""
 
-    init: Callable[[Mapping[str, Tensor]], Any]
+    init: Callable[[Mapping[str, Tensor]], TransformState]
     """`init(params) -> state`."""
-    update: Callable[..., tuple[dict[str, Tensor], Any]]
+    update: Callable[..., tuple[dict[str, Tensor], TransformState]]
     """`update(updates, state, params) -> (updates, state)`."""
 
 
 def apply_updates(
-    params: Mapping[str, Tensor], updates: Mapping[str, Tensor]
+    params: Mapping[str, Tensor], updates: Mapping[str, Tensor | None]
 ) -> dict[str, Tensor]:
     """Add the updates and round to the parameters' dtypes, as optax's function does.
 

@@ -18,6 +18,9 @@ from l1torch.solvers.optimality import (
 )
 
 Params = Tensor | Mapping[str, Tensor]
+
+Fitted = Any
+"""Parameters in the form of those passed in: a tensor, or a dict by name."""
 """A tensor, or a mapping from names to tensors."""
 
 

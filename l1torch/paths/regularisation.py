@@ -7,7 +7,7 @@ which all penalised weights are zero.
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from l1torch.numerics.checks import check_flag, check_int, described
 from l1torch.parameters.masks import Mask, selected, weights_only
 from l1torch.parameters.trees import named_leaves
 from l1torch.paths.fits import (
+    Fitted,
     Params,
     Settings,
     fit_all,
@@ -38,6 +39,9 @@ from l1torch.solvers.full_batch import require_tensors
 from l1torch.solvers.optimality import OptimalityResidual, penalised_rows
 from l1torch.solvers.zero_solution import lambda_at_zero, zero_solution
 
+Scores = Sequence[float] | np.ndarray | Tensor
+"""A number for each strength of a path."""
+
 
 class PathPoint(NamedTuple):
     """One solution of a path, chosen by `RegularisationPath.best`."""
@@ -46,7 +50,7 @@ class PathPoint(NamedTuple):
     """Its place in the path."""
     strength: float
     """Its strength, in units of the loss."""
-    params: Any
+    params: Fitted
     """Its parameters."""
     scores: np.ndarray
     """The scores of all strengths, of shape (strengths,)."""
@@ -61,7 +65,7 @@ class RegularisationPath:
 
     strengths: np.ndarray
     """In units of the loss, strictly falling."""
-    params: Any
+    params: Fitted
     """The parameters, with a leading axis of strengths on every tensor."""
     objective: np.ndarray
     """`loss + strength * penalty`."""
@@ -89,7 +93,7 @@ class RegularisationPath:
             f"not zero, {np.count_nonzero(self.converged)} converged)"
         )
 
-    def at(self, index: int) -> Any:
+    def at(self, index: int) -> Fitted:
         """Gives the parameters of one strength, like those passed in."""
         index = check_int("index", index, "0 for the largest strength", least=None)
         if not -len(self) <= index < len(self):
@@ -99,7 +103,7 @@ class RegularisationPath:
             )
         return map_tensors(lambda x: x[index], self.params)
 
-    def best(self, score: Callable[[Any], Any] | Sequence[float]) -> PathPoint:
+    def best(self, score: Callable[[Fitted], SupportsFloat] | Scores) -> PathPoint:
         """Chooses the solution of the highest score; of equal ones the sparsest.
 
         Args:
@@ -147,9 +151,9 @@ def require_path(path: RegularisationPath) -> None:
 
 
 def regularisation_path(
-    loss: Callable[[Any], Tensor],
+    loss: Callable[[Tensor], Tensor] | Callable[[dict[str, Tensor]], Tensor],
     params: Params,
-    strengths: Sequence[float] | None = None,
+    strengths: Sequence[float] | np.ndarray | None = None,
     *,
     count: int = 100,
     ratio: float = 1e-3,
@@ -157,7 +161,7 @@ def regularisation_path(
     mask: Mask = weights_only,
     tol: float = 1e-6,
     max_iterations: int = 10_000,
-    optimizer: Callable[[Any, Any], torch.optim.Optimizer] | None = None,
+    optimizer: Callable[..., torch.optim.Optimizer] | None = None,
     steps: int | None = None,
     warm_start: bool = True,
     vectorised: bool = False,

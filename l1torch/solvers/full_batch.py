@@ -35,7 +35,7 @@ class Solution(NamedTuple):
 
 
 def solve(
-    loss: Callable[[Any], Tensor],
+    loss: Callable[[dict[str, Tensor]], Tensor],
     params: Mapping[str, Tensor],
     strength: Strength,
     *,

@@ -12,6 +12,7 @@ from l1torch.numerics.elementwise import Number, compute_dtype, largest
 from l1torch.numerics.sharding import local, over_shards
 from l1torch.parameters.masks import Mask, selected, weights_only
 from l1torch.parameters.trees import (
+    Params,
     named_leaves,
     require_dense,
     require_real_floating,
@@ -32,8 +33,8 @@ class OptimalityResidual(NamedTuple):
 
 
 def optimality_residual(
-    grads: Any,
-    params: Any,
+    grads: Params,
+    params: Params,
     strength: Strength,
     *,
     penalty: Penalty = l1(),

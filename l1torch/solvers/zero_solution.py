@@ -23,7 +23,7 @@ from l1torch.solvers.optimality import penalised_rows
 
 
 def lambda_max(
-    loss: Callable[[Any], Tensor],
+    loss: Callable[[dict[str, Tensor]], Tensor],
     params: Mapping[str, Tensor],
     *,
     penalty: Penalty = l1(),

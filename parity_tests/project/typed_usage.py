@@ -174,7 +174,7 @@ def fit_linear(
     gap = l1jax.duality_gap(x, y, ours.coef, 0.1)
     chosen = l1jax.cross_validate(x, y, folds=3, rule="one_se")
     theirs = l1torch.solve_linear(a, b, 0.1, loss="squared")
-    path = l1torch.linear_path(a, b, count=20)
+    path = l1torch.linear_path(a, b, np.geomspace(1, 0.01, 20))
     criterion = l1torch.information_criterion(path, len(y), kind="bic")
     kept = l1torch.keep_features(a, b, 5)
     numbers = [gap.relative, chosen.strength, theirs.gap, float(criterion.min())]
