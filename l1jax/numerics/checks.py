@@ -160,15 +160,19 @@ def check_scalar(argument: str, value: ArrayLike) -> None:
         )
 
 
+def broadcasts_to(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Return whether one shape broadcasts to exactly the other."""
+    try:
+        return np.broadcast_shapes(shape, wanted) == wanted
+    except ValueError:
+        return False
+
+
 def require_broadcast(
     argument: str, value: ArrayLike, path: str, shape: tuple[int, ...]
 ) -> None:
     """Raise ValueError unless `value` broadcasts to exactly `shape`."""
-    try:
-        fits = np.broadcast_shapes(jnp.shape(value), shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
+    if not broadcasts_to(jnp.shape(value), shape):
         raise ValueError(
             f"{argument} of shape {jnp.shape(value)} does not broadcast to the "
             f"parameter '{path}' of shape {shape}. Pass (or return from the schedule) "

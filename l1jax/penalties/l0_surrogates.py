@@ -72,10 +72,10 @@ class _Lp(_Steep):
         p, limit = self.p, _largest_pull(self.p)
         kept = self._pull(jnp.where(a > 0, a, 1), t) < limit
         inner = kept & (a >= jnp.finfo(a.dtype).tiny) & (a < jnp.inf)
-        of, t_of = jnp.where(inner, a, 1), jnp.where(inner, t, 0)
+        a_inner, t_inner = jnp.where(inner, a, 1), jnp.where(inner, t, 0)
         # The factor is 1. Its derivative is that of a^(p-2), which could overflow.
-        fixed = jax.lax.stop_gradient(of)
-        pull = self._pull(fixed, t_of) * (1 + (p - 2) * (of / fixed - 1))
+        fixed = jax.lax.stop_gradient(a_inner)
+        pull = self._pull(fixed, t_inner) * (1 + (p - 2) * (a_inner / fixed - 1))
         v = jnp.ones_like(a)
         for _ in range(_newton_steps(p, jnp.finfo(a.dtype).eps)):
             w = jnp.abs(pull * self._root(v))

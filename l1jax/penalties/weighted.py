@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from l1jax.numerics.checks import as_numbers, check_real
+from l1jax.numerics.checks import as_numbers, broadcasts_to, check_real
 from l1jax.numerics.elementwise import absolute, compute_dtype, largest, sign
 from l1jax.numerics.prox import apply_prox_formula, soft_threshold_unchecked
 from l1jax.parameters.trees import PyTree, describe, named_leaves, parameters_of
@@ -52,11 +52,7 @@ class _WeightedL1(Penalty):
         self, path: str, shape: tuple[int, ...], strength_shape: tuple[int, ...] = ()
     ) -> None:
         weights = self.at(path, shape).weights
-        try:
-            fits = np.broadcast_shapes(weights.shape, shape) == shape
-        except ValueError:
-            fits = False
-        if not fits:
+        if not broadcasts_to(weights.shape, shape):
             raise ValueError(
                 f"weights of shape {weights.shape} do not broadcast to the parameter "
                 f"'{path}' of shape {shape}. Pass an array of its shape, or a mapping "

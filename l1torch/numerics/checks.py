@@ -159,17 +159,21 @@ def check_scalar(argument: str, value: Number) -> None:
         )
 
 
+def broadcasts_to(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Return whether one shape broadcasts to exactly the other."""
+    try:
+        return torch.broadcast_shapes(shape, wanted) == wanted
+    except RuntimeError:
+        return False
+
+
 def require_broadcast(
     argument: str, value: Number, name: str, shape: torch.Size
 ) -> None:
     """Raise ValueError unless `value` broadcasts to exactly `shape`."""
     if not isinstance(value, Tensor) or value.dim() == 0:
         return
-    try:
-        fits = torch.broadcast_shapes(value.shape, shape) == shape
-    except RuntimeError:
-        fits = False
-    if not fits:
+    if not broadcasts_to(value.shape, shape):
         raise ValueError(
             f"{argument} of shape {tuple(value.shape)} does not broadcast to the "
             f"parameter '{name}' of shape {tuple(shape)}. Pass (or return from the "

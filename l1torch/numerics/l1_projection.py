@@ -13,14 +13,16 @@ _FREE = 2.0**60  # an infinite threshold, in units of the largest finite one
 
 
 def relative(
-    thresholds: Sequence[Tensor], of: Sequence[Tensor] | None = None
+    thresholds: Sequence[Tensor], wholes: Sequence[Tensor] | None = None
 ) -> list[Tensor]:
     """Divide thresholds by the largest finite one: a projection knows only ratios.
 
     The largest becomes exactly 1, and so do all if all are zero. Otherwise a zero
     becomes tiny, so that every element can move, and infinity becomes huge.
     """
-    top = greatest([largest(t.masked_fill(~t.isfinite(), 0)) for t in thresholds], of)
+    top = greatest(
+        [largest(t.masked_fill(~t.isfinite(), 0)) for t in thresholds], wholes
+    )
     top = top.detach()
     tiny = torch.finfo(top.dtype).tiny
     inverse = 1 / top.masked_fill(top < tiny, 1)
@@ -34,16 +36,16 @@ def relative(
     return ratios
 
 
-def l1_norm(arrays: Sequence[Tensor], of: Sequence[Tensor] | None = None) -> Tensor:
+def l1_norm(arrays: Sequence[Tensor], wholes: Sequence[Tensor] | None = None) -> Tensor:
     """Return the sum of the absolute values of all tensors, without a derivative."""
-    return total([x.detach().abs().sum() for x in arrays], of)
+    return total([x.detach().abs().sum() for x in arrays], wholes)
 
 
 def project_l1_ball(
     arrays: Sequence[Tensor],
     metrics: Sequence[Tensor],
     radius: float,
-    of: Sequence[Tensor] | None = None,
+    wholes: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
     """Solve `argmin_u sum_i (u_i - x_i)^2 / (2 metric_i)` with `|u|_1 <= radius`.
 
@@ -57,11 +59,11 @@ def project_l1_ball(
       metrics: for each array one that broadcasts to it, greater than 0, the largest of
         them about 1.
       radius: the largest sum, >= 0.
-      of: the DTensors of which the arrays are shards.
+      wholes: the DTensors of which the arrays are shards.
     """
     if radius == 0:
         return [torch.where(x.isnan(), x, 0) for x in arrays]
-    if bool(l1_norm(arrays, of) <= radius):
+    if bool(l1_norm(arrays, wholes) <= radius):
         return list(arrays)
     fixed = [x.detach() for x in arrays]
     fixed_metrics = [t.detach() for t in metrics]
@@ -73,7 +75,7 @@ def project_l1_ball(
             largest((x.abs() - radius) / t)
             for x, t in zip(fixed, fixed_metrics, strict=True)
         ],
-        of,
+        wholes,
     )
     bound = bound * (1 - 4 * torch.finfo(bound.dtype).eps)
 
@@ -86,9 +88,9 @@ def project_l1_ball(
             active = over > 0
             sums.append(over.clamp(min=0).sum())
             masses.append((active * t).sum() if t.dim() else count(active) * t)
-        mass = total(masses, of)
+        mass = total(masses, wholes)
         some = mass > 0
-        excess = total(sums, of) - radius
+        excess = total(sums, wholes) - radius
         mass = torch.where(some, mass, 1)
         fixed = mass.detach()
         step = excess / fixed
@@ -126,7 +128,7 @@ def project_l1_ball(
 def nearest_slope(
     arrays: Sequence[Tensor],
     grads: Sequence[Tensor],
-    of: Sequence[Tensor] | None = None,
+    wholes: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Return the `mu >= 0` for which `mu * d|x|_1` is nearest to `-grads`.
 
@@ -137,7 +139,7 @@ def nearest_slope(
     Args:
       arrays: of one dtype, to be computed in.
       grads: for each array one of its shape and dtype.
-      of: the DTensors of which the arrays are shards.
+      wholes: the DTensors of which the arrays are shards.
     """
     zeros = [x == 0 for x in arrays]
     pulls = [
@@ -152,8 +154,8 @@ def nearest_slope(
         sums = [
             pull.where(mark, 0).sum() for mark, pull in zip(chosen, pulls, strict=True)
         ]
-        number = total([count(mark) for mark in chosen], of).clamp(min=1)
-        return total(sums, of) / number
+        number = total([count(mark) for mark in chosen], wholes).clamp(min=1)
+        return total(sums, wholes) / number
 
     mu = torch.zeros_like(arrays[0].sum())
     following = mean(mu)

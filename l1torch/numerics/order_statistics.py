@@ -2,8 +2,8 @@
 
 Everything is a few passes of sums, counts and maxima over the elements. Nothing is
 sorted, gathered or concatenated, so that the tensors of a model stay where they are.
-`of` names the DTensors whose shards the tensors are, if they are: what each process has
-summed is added up over the processes.
+`wholes` are the DTensors whose shards the tensors are, if they are shards: what each
+process has summed is added up over the processes.
 """
 
 import functools
@@ -21,7 +21,7 @@ _BITS = {torch.float32: (torch.int32, 31), torch.float64: (torch.int64, 63)}
 
 
 def kth_largest(
-    arrays: Sequence[Tensor], k: int | Tensor, of: Sequence[Tensor] | None = None
+    arrays: Sequence[Tensor], k: int | Tensor, wholes: Sequence[Tensor] | None = None
 ) -> Tensor:
     """Return the k-th largest of all elements, exactly, by counting.
 
@@ -32,17 +32,17 @@ def kth_largest(
     Args:
       arrays: real floating, non-negative, of one dtype.
       k: from 1 to the number of elements; for a larger one the result is 0.
-      of: the DTensors of which the arrays are shards.
+      wholes: the DTensors of which the arrays are shards.
 
     Returns:
       Scalar, in float32 for arrays of half precision.
     """
-    found = _kth_key([order_keys(x) for x in arrays], k, of)
+    found = _kth_key([order_keys(x) for x in arrays], k, wholes)
     return found.view(compute_dtype(arrays[0].dtype))
 
 
 def k_largest(
-    arrays: Sequence[Tensor], k: int | Tensor, of: Sequence[Tensor] | None = None
+    arrays: Sequence[Tensor], k: int | Tensor, wholes: Sequence[Tensor] | None = None
 ) -> list[Tensor]:
     """Mark the k largest of all elements; among equals, those that come first.
 
@@ -52,18 +52,18 @@ def k_largest(
     Args:
       arrays: real floating, non-negative, of one dtype.
       k: how many, >= 0.
-      of: the DTensors of which the arrays are shards.
+      wholes: the DTensors of which the arrays are shards.
 
     Returns:
       For each array one of booleans.
     """
     keys = [order_keys(x) for x in arrays]
-    found = _kth_key(keys, k, of)
-    wanted = k - total([count(key > found) for key in keys], of)
+    found = _kth_key(keys, k, wholes)
+    wanted = k - total([count(key > found) for key in keys], wholes)
     tied = [key == found for key in keys]
-    crowded = (total([count(tie) for tie in tied], of) > wanted) & (found > 0)
+    crowded = (total([count(tie) for tie in tied], wholes) > wanted) & (found > 0)
     if bool(crowded):
-        tied = _first(tied, wanted, of or arrays, of)
+        tied = _first(tied, wanted, wholes or arrays, wholes)
     return [(key > found) | tie for key, tie in zip(keys, tied, strict=True)]
 
 
@@ -99,9 +99,9 @@ def shard_slices(x: Tensor) -> tuple[slice, ...]:
     return tuple(slice(s, s + n) for s, n in zip(starts, sizes, strict=True))
 
 
-def total(parts: Sequence[Tensor], of: Sequence[Tensor] | None = None) -> Tensor:
+def total(parts: Sequence[Tensor], wholes: Sequence[Tensor] | None = None) -> Tensor:
     """Add up what was computed from each tensor, or from this process's shard of it."""
-    return _reduced(parts, of, "sum", torch.add)
+    return _reduced(parts, wholes, "sum", torch.add)
 
 
 def count(marks: Tensor) -> Tensor:
@@ -111,19 +111,19 @@ def count(marks: Tensor) -> Tensor:
     return marks.sum(dtype=integer).to(torch.int64)
 
 
-def any_of(marks: Sequence[Tensor], of: Sequence[Tensor] | None = None) -> Tensor:
+def any_of(marks: Sequence[Tensor], wholes: Sequence[Tensor] | None = None) -> Tensor:
     """Return whether anything is marked in any tensor."""
-    return total([count(mark) for mark in marks], of) > 0
+    return total([count(mark) for mark in marks], wholes) > 0
 
 
 def _kth_key(
-    keys: Sequence[Tensor], k: int | Tensor, of: Sequence[Tensor] | None
+    keys: Sequence[Tensor], k: int | Tensor, wholes: Sequence[Tensor] | None
 ) -> Tensor:
     found = keys[0].new_zeros([])
     bits = torch.iinfo(found.dtype).bits - 1
     for i in range(bits):
         candidate = found | (1 << (bits - 1 - i))
-        enough = total([count(key >= candidate) for key in keys], of) >= k
+        enough = total([count(key >= candidate) for key in keys], wholes) >= k
         found = torch.where(enough, candidate, found)
     return found
 
@@ -131,12 +131,12 @@ def _kth_key(
 def _first(
     marks: Sequence[Tensor],
     wanted: Tensor,
-    wholes: Sequence[Tensor],
-    of: Sequence[Tensor] | None,
+    arrays: Sequence[Tensor],
+    wholes: Sequence[Tensor] | None,
 ) -> list[Tensor]:
     """Keep the first `wanted` marks, by bisection for the index at which they end."""
     indices, size = [], 0
-    for mark, whole in zip(marks, wholes, strict=True):
+    for mark, whole in zip(marks, arrays, strict=True):
         indices.append(size + _index(mark, whole))
         size += whole.numel()
 
@@ -146,7 +146,7 @@ def _first(
     low, high = torch.zeros_like(wanted), torch.full_like(wanted, size)
     for _ in range(size.bit_length()):
         middle = low + (high - low) // 2
-        enough = total([count(mark) for mark in first(middle)], of) >= wanted
+        enough = total([count(mark) for mark in first(middle)], wholes) >= wanted
         low = torch.where(enough, low, middle + 1)
         high = torch.where(enough, middle, high)
     return first(high)
@@ -164,22 +164,22 @@ def _index(part: Tensor, whole: Tensor) -> Tensor:
     return index
 
 
-def greatest(parts: Sequence[Tensor], of: Sequence[Tensor] | None) -> Tensor:
+def greatest(parts: Sequence[Tensor], wholes: Sequence[Tensor] | None) -> Tensor:
     """Return the largest of scalars, over the shards of what they come from."""
-    return _reduced(parts, of, "max", torch.maximum)
+    return _reduced(parts, wholes, "max", torch.maximum)
 
 
 def _reduced(
     parts: Sequence[Tensor],
-    of: Sequence[Tensor] | None,
+    wholes: Sequence[Tensor] | None,
     operation: str,
     combine: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    if of is None:
+    if wholes is None:
         return functools.reduce(combine, parts)
     # Tensors that are sharded alike are combined first: one message for all of them.
     groups: dict[Any, tuple[Tensor, list[Tensor]]] = {}
-    for part, whole in zip(parts, of, strict=True):
+    for part, whole in zip(parts, wholes, strict=True):
         sharded = hasattr(whole, "to_local")
         if sharded and part.requires_grad:
             raise ValueError(

@@ -38,15 +38,18 @@ class _TopK(Constraint):
         return self.scope == "tree"
 
     def inside(
-        self, arrays: Sequence[Tensor], slack: float, of: Sequence[Tensor]
+        self, arrays: Sequence[Tensor], slack: float, wholes: Sequence[Tensor]
     ) -> Tensor:
         del slack
-        return total([count(x != 0) for x in arrays], of) <= self._most(of)
+        return total([count(x != 0) for x in arrays], wholes) <= self._most(wholes)
 
     def project(
-        self, arrays: Sequence[Tensor], metrics: Sequence[Tensor], of: Sequence[Tensor]
+        self,
+        arrays: Sequence[Tensor],
+        metrics: Sequence[Tensor],
+        wholes: Sequence[Tensor],
     ) -> list[Tensor]:
-        marks = k_largest(_scores(arrays, metrics), self._most(of), of)
+        marks = k_largest(_scores(arrays, metrics), self._most(wholes), wholes)
         return [_kept(x, mark) for x, mark in zip(arrays, marks, strict=True)]
 
     def distances(
@@ -54,18 +57,18 @@ class _TopK(Constraint):
         arrays: Sequence[Tensor],
         grads: Sequence[Tensor],
         slack: float,
-        of: Sequence[Tensor],
+        wholes: Sequence[Tensor],
     ) -> list[Tensor]:
         del slack
-        full = total([count(x != 0) for x in arrays], of) >= self._most(of)
+        full = total([count(x != 0) for x in arrays], wholes) >= self._most(wholes)
         return [
             torch.where((x == 0) & full, 0, grad.abs())
             for x, grad in zip(arrays, grads, strict=True)
         ]
 
-    def _most(self, of: Sequence[Tensor]) -> int:
+    def _most(self, wholes: Sequence[Tensor]) -> int:
         # A larger k might not fit into 64 bits.
-        return min(self.k, sum(x.numel() for x in of))
+        return min(self.k, sum(x.numel() for x in wholes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,16 +94,19 @@ class _NOfM(Constraint):
             )
 
     def inside(
-        self, arrays: Sequence[Tensor], slack: float, of: Sequence[Tensor]
+        self, arrays: Sequence[Tensor], slack: float, wholes: Sequence[Tensor]
     ) -> Tensor:
         del slack
-        self._require_whole_blocks(of)
-        return ~any_of([self._counts(x) > self.n for x in arrays], of)
+        self._require_whole_blocks(wholes)
+        return ~any_of([self._counts(x) > self.n for x in arrays], wholes)
 
     def project(
-        self, arrays: Sequence[Tensor], metrics: Sequence[Tensor], of: Sequence[Tensor]
+        self,
+        arrays: Sequence[Tensor],
+        metrics: Sequence[Tensor],
+        wholes: Sequence[Tensor],
     ) -> list[Tensor]:
-        self._require_whole_blocks(of)
+        self._require_whole_blocks(wholes)
         marks = [self._largest(score) for score in _scores(arrays, metrics)]
         return [_kept(x, mark) for x, mark in zip(arrays, marks, strict=True)]
 
@@ -109,9 +115,9 @@ class _NOfM(Constraint):
         arrays: Sequence[Tensor],
         grads: Sequence[Tensor],
         slack: float,
-        of: Sequence[Tensor],
+        wholes: Sequence[Tensor],
     ) -> list[Tensor]:
-        del slack, of
+        del slack, wholes
         distances = []
         for x, grad in zip(arrays, grads, strict=True):
             blocks = self._blocks(x)
@@ -143,8 +149,8 @@ class _NOfM(Constraint):
         """Return the axis of the members of a block, next to that of the blocks."""
         return self.axis % x.dim() + 1
 
-    def _require_whole_blocks(self, of: Sequence[Tensor]) -> None:
-        for x in of:
+    def _require_whole_blocks(self, wholes: Sequence[Tensor]) -> None:
+        for x in wholes:
             axis = self.axis % x.dim()
             size = x.shape[axis]
             for i, placement in enumerate(getattr(x, "placements", ())):

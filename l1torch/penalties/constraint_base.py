@@ -24,7 +24,7 @@ class Constraint(Penalty):
     """A set: it says what is inside, projects, and knows its normal cone.
 
     The three methods that a set defines take tensors of one dtype, to be computed in:
-    one tensor, or, if the set is joint, all tensors of a tree. Where `of`, the
+    one tensor, or, if the set is joint, all tensors of a tree. Where `wholes`, the
     parameters, are DTensors, these are the shards of this process.
     """
 
@@ -34,13 +34,16 @@ class Constraint(Penalty):
 
     @abc.abstractmethod
     def inside(
-        self, arrays: Sequence[Tensor], slack: float, of: Sequence[Tensor]
+        self, arrays: Sequence[Tensor], slack: float, wholes: Sequence[Tensor]
     ) -> Tensor:
         """Return whether arrays are in the set, up to a relative error `slack`."""
 
     @abc.abstractmethod
     def project(
-        self, arrays: Sequence[Tensor], metrics: Sequence[Tensor], of: Sequence[Tensor]
+        self,
+        arrays: Sequence[Tensor],
+        metrics: Sequence[Tensor],
+        wholes: Sequence[Tensor],
     ) -> list[Tensor]:
         """Return the nearest point of the set."""
 
@@ -50,7 +53,7 @@ class Constraint(Penalty):
         arrays: Sequence[Tensor],
         grads: Sequence[Tensor],
         slack: float,
-        of: Sequence[Tensor],
+        wholes: Sequence[Tensor],
     ) -> list[Tensor]:
         """Return the distance of `-grads` to the normal cone at arrays inside."""
 
@@ -99,39 +102,40 @@ class Constraint(Penalty):
 
     @torch.no_grad()
     def _value(self, rows: Sequence[PenaltyRow]) -> Tensor:
-        of = [x for _, x, _ in rows]
+        wholes = [x for _, x, _ in rows]
         arrays, _ = self._operands("strength", rows)
-        inside = self.inside(arrays, _slack(rows), of)
-        nan = any_of([x.isnan() for x in arrays], of)
+        inside = self.inside(arrays, _slack(rows), wholes)
+        nan = any_of([x.isnan() for x in arrays], wholes)
         outside = torch.where(nan, math.nan, math.inf)
         return torch.where(inside & ~nan, 0, outside).to(arrays[0].dtype)
 
     def _prox(self, rows: Sequence[PenaltyRow]) -> list[Tensor]:
-        of = [x for _, x, _ in rows]
+        wholes = [x for _, x, _ in rows]
         arrays, thresholds = self._operands("threshold", rows)
-        projected = self.project(arrays, relative(thresholds, of), of)
+        projected = self.project(arrays, relative(thresholds, wholes), wholes)
         # Adding +0.0 makes -0.0 positive.
         return [
-            _like(x, u.to(x.dtype) + 0.0) for u, x in zip(projected, of, strict=True)
+            _like(x, u.to(x.dtype) + 0.0)
+            for u, x in zip(projected, wholes, strict=True)
         ]
 
     @torch.no_grad()
     def _distances(
         self, rows: Sequence[PenaltyRow], grads: Sequence[Tensor]
     ) -> list[Tensor]:
-        of = [x for _, x, _ in rows]
+        wholes = [x for _, x, _ in rows]
         arrays, _ = self._operands("strength", rows)
-        for grad, x in zip(grads, of, strict=True):
+        for grad, x in zip(grads, wholes, strict=True):
             require_gradient(grad, x)
         grads = [
             _part(grad, x).to(arrays[0].dtype)
-            for grad, x in zip(grads, of, strict=True)
+            for grad, x in zip(grads, wholes, strict=True)
         ]
         slack = _slack(rows)
-        inside = self.inside(arrays, slack, of)
+        inside = self.inside(arrays, slack, wholes)
         found = []
         for x, d, given in zip(
-            arrays, self.distances(arrays, grads, slack, of), of, strict=True
+            arrays, self.distances(arrays, grads, slack, wholes), wholes, strict=True
         ):
             d = torch.where(x.isnan(), x, torch.where(inside, d, math.inf))
             found.append(_like(given, d.to(compute_dtype(given.dtype))))

@@ -76,10 +76,10 @@ class _Lp(_Steep):
         p, limit = self.p, _largest_pull(self.p)
         kept = self._pull(torch.where(a > 0, a, 1), t) < limit
         inner = kept & (a >= torch.finfo(a.dtype).tiny) & (a < math.inf)
-        of, t_of = torch.where(inner, a, 1), torch.where(inner, t, 0)
+        a_inner, t_inner = torch.where(inner, a, 1), torch.where(inner, t, 0)
         # The factor is 1. Its derivative is that of a^(p-2), which could overflow.
-        fixed = of.detach()
-        pull = self._pull(fixed, t_of) * (1 + (p - 2) * (of / fixed - 1))
+        fixed = a_inner.detach()
+        pull = self._pull(fixed, t_inner) * (1 + (p - 2) * (a_inner / fixed - 1))
         v = torch.ones_like(a)
         for _ in range(_newton_steps(p, torch.finfo(a.dtype).eps)):
             w = pull * self._root(v)

@@ -30,26 +30,29 @@ class _L1Ball(Constraint):
         return self.scope == "tree"
 
     def inside(
-        self, arrays: Sequence[Tensor], slack: float, of: Sequence[Tensor]
+        self, arrays: Sequence[Tensor], slack: float, wholes: Sequence[Tensor]
     ) -> Tensor:
-        return l1_norm(arrays, of) <= self.radius * (1 + slack)
+        return l1_norm(arrays, wholes) <= self.radius * (1 + slack)
 
     def project(
-        self, arrays: Sequence[Tensor], metrics: Sequence[Tensor], of: Sequence[Tensor]
+        self,
+        arrays: Sequence[Tensor],
+        metrics: Sequence[Tensor],
+        wholes: Sequence[Tensor],
     ) -> list[Tensor]:
-        return project_l1_ball(arrays, metrics, self.radius, of)
+        return project_l1_ball(arrays, metrics, self.radius, wholes)
 
     def distances(
         self,
         arrays: Sequence[Tensor],
         grads: Sequence[Tensor],
         slack: float,
-        of: Sequence[Tensor],
+        wholes: Sequence[Tensor],
     ) -> list[Tensor]:
         if self.radius == 0:
             return [torch.zeros_like(grad) for grad in grads]
-        full = l1_norm(arrays, of) >= self.radius * (1 - slack)
-        tau = torch.where(full, nearest_slope(arrays, grads, of), 0)
+        full = l1_norm(arrays, wholes) >= self.radius * (1 - slack)
+        tau = torch.where(full, nearest_slope(arrays, grads, wholes), 0)
         return [
             torch.where(
                 x == 0, (grad.abs() - tau).clamp(min=0), (grad + tau * sign(x)).abs()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from l1torch.numerics.checks import as_numbers, check_real
+from l1torch.numerics.checks import as_numbers, broadcasts_to, check_real
 from l1torch.numerics.elementwise import Number, absolute, compute_dtype, largest, sign
 from l1torch.numerics.prox import apply_prox_formula, soft_threshold_unchecked
 from l1torch.numerics.sharding import sharded_like
@@ -55,11 +55,7 @@ class _WeightedL1(Penalty):
         self, path: str, shape: tuple[int, ...], strength_shape: tuple[int, ...] = ()
     ) -> None:
         weights = self.at(path, shape).weights
-        try:
-            fits = torch.broadcast_shapes(weights.shape, shape) == shape
-        except RuntimeError:
-            fits = False
-        if not fits:
+        if not broadcasts_to(weights.shape, shape):
             raise ValueError(
                 f"weights of shape {tuple(weights.shape)} do not broadcast to the "
                 f"parameter '{path}' of shape {shape}. Pass a tensor of its shape, or "
