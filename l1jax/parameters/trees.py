@@ -75,8 +75,11 @@ def spread(prefix: PyTree, tree: PyTree, argument: str) -> list[Leaf]:
     Raises:
       ValueError: `prefix` is not a prefix of `tree`.
     """
-    if not named_leaves(tree):
+    size = len(jax.tree.leaves(tree, is_leaf=is_none))
+    if not size:
         return []  # optax.tree.map_params asks for the state of a tree without leaves
+    if jax.tree_util.all_leaves([prefix]):
+        return [prefix] * size
     values = []
 
     def collect(value: Leaf, subtree: PyTree) -> None:
