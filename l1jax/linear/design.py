@@ -49,13 +49,13 @@ class Design:
         self._device = X if on_device not in (False, "cpu") else None
 
     def gradient(self, residual: Array, precise: bool = True) -> Array:
-        """Gives `X' residual / n`, of shape (p, k), for a residual of shape (n, k).
+        """Return `X' residual / n`, of shape (p, k), for a residual of shape (n, k).
 
         Args:
           residual: the derivative of each sample's loss by its scores.
           precise: whether in double precision; else in the precision of X.
         """
-        # Rows times X: a matrix that lies in rows is read once, and in order.
+        # Multiply rows by X: its memory lies in rows and is then read once, in order.
         rows = residual.T / self.n
         if self._host.dtype == np.float64:
             return (rows @ self._host).T
@@ -73,11 +73,11 @@ class Design:
         return total.T
 
     def columns(self, features: Array) -> Array:
-        """Copies some columns, in double precision."""
+        """Copy some columns, in double precision."""
         return self._host[:, features].astype(np.float64)
 
     def scores(self, coef: Array) -> Array:
-        """Gives `X coef`, of shape (n, k), in double precision."""
+        """Return `X coef`, of shape (n, k), in double precision."""
         support = np.flatnonzero(coef.any(1))
         return self.columns(support) @ coef[support]
 
@@ -88,7 +88,7 @@ def _product(rows: jax.Array, X: jax.Array) -> jax.Array:
 
 
 def as_data(X: Any, y: Any) -> tuple[ArrayLike, ArrayLike]:
-    """Gives features and labels as arrays; bool labels as 0 and 1."""
+    """Return features and labels as arrays; bool labels as 0 and 1."""
     return as_numbers("X", X), as_numbers("y", y, labels=True)
 
 
@@ -99,7 +99,7 @@ def result_dtype(X: ArrayLike) -> Any:
 
 
 def double(argument: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
-    """Gives an array of a shape on the host in double precision, checked."""
+    """Return an array of a shape on the host in double precision, checked."""
     value = as_numbers(argument, value)
     if jnp.shape(value) != shape:
         raise ValueError(

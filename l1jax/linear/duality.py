@@ -40,7 +40,7 @@ def duality_gap(
     loss: str = "squared",
     penalty: Penalty = l1(),
 ) -> DualityGap:
-    """Tells how far a linear model is from the optimum of its problem at most.
+    """Tell how far a linear model is from the optimum of its problem at most.
 
     With the scores `s = X w + b` the objective is `P(w, b) = 1/n sum_i f(s_i, y_i) +
     strength * penalty(w)`. For any `theta` with `sum(theta) = 0`, if there is an
@@ -58,12 +58,6 @@ def duality_gap(
 
     It is computed in double precision by numpy on the host whatever the dtype of the
     data: in single precision gaps stall near 2e-6.
-
-    Example:
-      >>> X, y = jnp.eye(4), jnp.array([8.0, 4.0, 2.0, 0.0])
-      >>> found = duality_gap(X, y, jnp.array([4.0, 0.0, 0.0, 0.0]), 1.0)
-      >>> print(found.gap, round(found.relative, 3), found.primal)
-      0.0 0.0 8.5
 
     Args:
       X: of shape (n, p), of real numbers.
@@ -88,6 +82,12 @@ def duality_gap(
       ValueError: shapes that do not fit; NaN; labels that do not fit the loss; an
         unknown loss; a penalty whose dual is not known, or that is not convex: then
         use `optimality_residual`.
+
+    Example:
+      >>> X, y = jnp.eye(4), jnp.array([8.0, 4.0, 2.0, 0.0])
+      >>> found = duality_gap(X, y, jnp.array([4.0, 0.0, 0.0, 0.0]), 1.0)
+      >>> print(found.gap, round(found.relative, 3), found.primal)
+      0.0 0.0 8.5
     """
     X, y = as_data(X, y)
     design, model = Design(X), loss_named(loss)
@@ -119,7 +119,7 @@ def duality_gap(
 
 
 def coef_shape(design: Design, loss: LinearLoss, labels: Array) -> tuple[int, ...]:
-    """Gives the shape of the coefficients."""
+    """Return the shape of the coefficients."""
     classes = labels.shape[1:] if loss.name == "multinomial" else ()
     return design.p, *classes
 
@@ -132,7 +132,7 @@ def dual_value(
     w: Array,
     terms: PenaltyTerms,
 ) -> float:
-    """Gives the dual objective at the best of a few multiples of the residual.
+    """Return the dual objective at the best of a few multiples of the residual.
 
     Args:
       loss: the loss.
@@ -152,11 +152,11 @@ def dual_value(
         rows = rows & (size > terms.slopes)
         return float(np.min(terms.slopes[rows] / size[rows], initial=1.0))
 
-    # Coefficients without a ridge allow no more than this.
+    # The dual value is finite only if coefficients without a ridge stay feasible.
     most = scale(steepest, (terms.slopes > 0) & ~ridged)
     scales = [most]
     if ridged.any():
-        # The ridge as further samples, which share the scaling: scikit-learn's choice.
+        # scikit-learn's choice: the ridge counts as further samples, scaled alike.
         as_samples = scale(np.abs(grad + terms.ridge * w), ridged)
         scales += [min(most, scale(steepest, ridged)), min(most, as_samples)]
     best = -math.inf
@@ -170,7 +170,7 @@ def dual_value(
 def null_objective(
     design: Design, loss: LinearLoss, labels: Array, intercept: bool
 ) -> float:
-    """Gives the objective of zero coefficients with the best intercept, above 0."""
+    """Return the objective of zero coefficients with the best intercept, above 0."""
     scores = np.zeros(labels.shape)
     at_zero = value = loss.value(scores, labels)
     if intercept:
@@ -180,12 +180,12 @@ def null_objective(
             columns = FreeColumns(design, np.zeros(0, np.int64), labels.shape[1], True)
             scores = columns.fit(loss, labels, scores).scores
         value = loss.value(scores, labels)
-    # Constant labels leave nothing but rounding.
+    # If labels are constant, nothing is left of them but rounding.
     return float(value + np.finfo(float).eps * at_zero) or 1.0
 
 
 def checked_labels(y: Any, n: int, loss: LinearLoss, intercept: bool) -> Array:
-    """Checks y against the loss, and gives the labels of shape (n, k)."""
+    """Check y against the loss, and return the labels of shape (n, k)."""
     y = as_numbers("y", y, labels=True)
     if jnp.shape(y) != (n,):
         raise ValueError(

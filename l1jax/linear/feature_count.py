@@ -123,7 +123,7 @@ def keep_features(
             break
     kept, beyond = None, None
     while 0 <= place < len(strengths) and (kept is None or beyond is None):
-        # From fewer features: rounding keeps what it finds.
+        # Start from fewer features: rounding keeps in the model what a start has.
         found = solved(strengths[place], kept and kept.solution)
         if len(found.features) > k:
             beyond, place = found.strength, place - 1
@@ -150,7 +150,7 @@ def keep_features(
         found = kept
         if k <= n - fit_intercept and _has_knots(problem):
             found = solved(strengths[0], None)
-        # As precisely as coefficients in the dtype of X tell.
+        # Coefficients in the dtype of X tell strengths apart no better than this.
         margin = 100 * max(
             apart, float(jnp.finfo(kept.solution.coef.dtype).eps) * strengths[0]
         )

@@ -31,7 +31,7 @@ class FreeColumns:
         classes = free % k
         columns = design.columns(free // k)
         if intercept:
-            # Apart from its mean a column is far from parallel to the intercept's.
+            # Without its mean a column is orthogonal to the intercept's.
             self._means = columns.mean(0)
             columns = np.concatenate(
                 [columns - self._means, np.ones((design.n, k))], axis=1

@@ -18,7 +18,7 @@ def minimise(
     tol: float,
     max_steps: int = 500,
 ) -> Array:
-    """Minimises `1/2 w'Hw - c'w + terms.value(w)`, exact zeros kept.
+    """Minimise `1/2 w'Hw - c'w + terms.value(w)`, exact zeros kept.
 
     The proximal point method: each of its problems adds `sum_j h_j (w_j - w0_j)^2 /
     (2 stretch)`, with h the diagonal of H, its largest number in a group, and is solved
@@ -44,22 +44,23 @@ def minimise(
     # A column of zeros has no curvature: any positive number will do.
     h = np.diagonal(H) if terms.groups is None else terms.groups.largest(np.diagonal(H))
     h = np.where(h > 0, h, 1)
-    # What rounding leaves of a violation.
+    # No violation can be made smaller than what rounding leaves.
     rounding = np.finfo(float).eps * float(np.abs(c).max())
     tol = max(tol, 10 * rounding)
     w, Hw, stretch, steps = start, H @ start, 100.0, 0
     best, least, stalled = start, np.inf, 0
     while steps < max_steps:
         violation = float(terms.violation(w, Hw - c).max())
-        # The last digits: a violation that rises is rounding. One that stays may be of
-        # columns that are nearly equal, which trade weights after a long stretch only.
+        # A violation that rises in its last digits is rounding. One that stays the same
+        # may come from columns that are nearly equal: they exchange their weights only
+        # after the proximal term has been stretched.
         if violation < least:
             best, least, stalled = w, violation, 0
         elif violation > 2 * least or stretch == _LONGEST:
             stalled += 1
         if violation <= tol or stalled > 2:
             break
-        # Its rounding, too, is stretched.
+        # The stretch magnifies the rounding of the inner problem, too.
         inner = max(tol / 10, rounding * stretch)
         w, taken = _proximal_point(H, c, terms, w, Hw, h / stretch, inner)
         Hw, steps = H @ w, steps + taken
@@ -76,7 +77,7 @@ def _proximal_point(
     metric: Array,
     tol: float,
 ) -> tuple[Array, int]:
-    """Solves one problem of the proximal point method; gives the Newton steps too.
+    """Solve one problem of the proximal point method; return w and the Newton steps.
 
     Its dual is a function of `v`, smooth and convex, whose gradient is `H (v - w(v))`.
     """
@@ -105,14 +106,14 @@ def _proximal_point(
         direction = -error
         direction[support] = 0
         rest = (H @ direction)[support]
-        # The inverse of the derivative of w by q.
+        # `curvature` is the inverse of the derivative of w by q.
         curvature = np.diag(metric[support]) + terms.hessian(w, support)
         direction[support] = np.linalg.solve(
             H[np.ix_(support, support)] + curvature, -curvature @ error[support] - rest
         )
         H_direction = H @ direction
         decrease = float(direction @ slope)
-        # Near the end rounding hides the decrease.
+        # Near the end the decrease is smaller than the rounding of the value.
         rounding = 4 * np.finfo(float).eps * abs(value)
         hidden, size = -decrease < rounding, 1.0
         while True:

@@ -24,19 +24,19 @@ class LinearLoss(abc.ABC):
 
     @abc.abstractmethod
     def labels(self, y: Array) -> Array:
-        """Checks y of shape (n,) and gives the labels, of the shape of the scores."""
+        """Check y of shape (n,) and return the labels, of the shape of the scores."""
 
     @abc.abstractmethod
     def value(self, scores: Array, labels: Array) -> float:
-        """Gives the mean loss."""
+        """Return the mean loss."""
 
     @abc.abstractmethod
     def residual(self, scores: Array, labels: Array) -> Array:
-        """Gives the derivative of each sample's loss by its scores."""
+        """Return the derivative of each sample's loss by its scores."""
 
     @abc.abstractmethod
     def hessian(self, columns: Array, classes: Array, scores: Array) -> Array:
-        """Gives the second derivative by the coefficients of some columns.
+        """Return the second derivative by the coefficients of some columns.
 
         Args:
           columns: of shape (n, m).
@@ -46,10 +46,10 @@ class LinearLoss(abc.ABC):
 
     @abc.abstractmethod
     def dual(self, residual: Array, labels: Array) -> float:
-        """Gives minus the mean of the conjugate of each sample's loss at `residual`."""
+        """Return minus the mean conjugate of the samples' losses at `residual`."""
 
     def change(self, scores: Array, moved: Array, labels: Array) -> float:
-        """Gives `value(scores + moved) - value(scores)`.
+        """Return `value(scores + moved) - value(scores)`.
 
         Of small moves the two values would differ by less than their rounding: there,
         and where it is exact, the change is the move times the mean of the slopes.
@@ -98,7 +98,7 @@ class _Logistic(LinearLoss):
         return y[:, None]
 
     def value(self, scores: Array, labels: Array) -> float:
-        # Not as a difference of scores, which would leave their rounding.
+        # A difference of large scores would leave nothing but their rounding.
         return float(np.mean(np.logaddexp(0, (1 - 2 * labels) * scores)))
 
     def residual(self, scores: Array, labels: Array) -> Array:
@@ -156,7 +156,7 @@ _LOSSES = {loss.name: loss for loss in (_Squared(), _Logistic(), _Multinomial())
 
 
 def loss_named(name: Any) -> LinearLoss:
-    """Gives the loss of a name, or raises."""
+    """Return the loss of a name, or raise."""
     return _LOSSES[check_choice("loss", name, tuple(_LOSSES))]
 
 
@@ -172,7 +172,7 @@ def _softmax(scores: Array) -> Array:
 
 
 def _x_log_x(x: Array) -> Array:
-    # Rounding may leave chances a little below 0.
+    # Rounding may leave probabilities a little below 0.
     return np.where(x > 0, x * np.log(np.where(x > 0, x, 1)), 0)
 
 

@@ -77,7 +77,7 @@ def cross_validate(
     tol: float = 1e-6,
     max_iterations: int = 10_000,
 ) -> CrossValidation:
-    """Chooses the strength of a linear model by K-fold cross-validation.
+    """Choose the strength of a linear model by K-fold cross-validation.
 
     Each fold is left out once: a path is fitted to the other rows, and its mean loss
     on the fold is measured. The rule "min" takes the strength of the smallest mean
@@ -190,7 +190,7 @@ def fold_indices(
     n: int,
     shuffle: int | Literal[False] | None,
 ) -> list[np.ndarray]:
-    """Gives the rows of each fold, checked."""
+    """Return the rows of each fold, checked."""
     if isinstance(shuffle, bool | np.bool_) and not shuffle:
         shuffle = None
     if shuffle is not None:
@@ -243,10 +243,10 @@ def _mean_losses(
 
 
 def _require_classes(labels: np.ndarray, parts: Sequence[np.ndarray]) -> None:
-    """Raises unless every class is in the rows that each fold leaves for training."""
+    """Raise unless every class is in the rows that each fold leaves for training."""
     for i, fold in enumerate(parts):
         rest = np.delete(labels, fold, axis=0)
-        # A column that does not vary: a class that is nowhere, or everywhere.
+        # A column of labels that does not vary is a class that no row has, or all have.
         if (rest.min(0) == rest.max(0)).any():
             raise ValueError(
                 "folds must leave rows of every class of y to train on, got fold "
@@ -264,7 +264,7 @@ def information_criterion(
     noise_variance: float | None = None,
     gamma: float = 0.5,
 ) -> np.ndarray:
-    """Scores the solutions of a linear model's path: lower is better.
+    """Score the solutions of a linear model's path: lower is better.
 
     With L the likelihood, k the number of weights that are not zero, of p::
 

@@ -50,8 +50,9 @@ class NewtonSolver:
     ) -> None:
         self._design, self._loss, self._labels = design, loss, labels
         self._intercept, self._everything = intercept, everything
-        # How much better than now the model is solved: where it is exact, roughly, as
-        # the set is going to grow; else so that convergence is fast.
+        # By which factor a round reduces the violation within the working set. With the
+        # squared loss the model is exact, but the set is going to grow, and a rough
+        # solution is enough. Other losses converge fast only if it is solved well.
         self._precision = 4 if loss.quadratic else 100
         self._free: FreeColumns | None = None
         self._chosen = np.zeros(0, np.int64)
@@ -103,13 +104,13 @@ class NewtonSolver:
                 rough = objective - dual > max(100 * tol, 1e-3) * self.null
                 if certain or (rough and iteration < max_iterations):
                     break
-                # Single precision shows where to go, but cannot certify.
+                # Single precision is enough to find a direction, not to certify a gap.
                 certain = precise = True
             if certain:
                 # Any lower bound holds for all coefficients.
                 bound = dual
             gap, stalled = objective - dual, stalled + 1
-            # Less than that is rounding, which may fall for ever.
+            # A smaller decrease is rounding, which might go on for ever.
             if gap < 0.99 * least:
                 least, stalled = gap, 0
             converged = certain and gap <= tol * self.null
@@ -117,8 +118,8 @@ class NewtonSolver:
                 break
             violation = terms.violation(coef, grad).reshape(-1)
             self._choose(terms, violation, np.flatnonzero(coef))
-            # A violation costs about the coefficients' sum times as much in the gap,
-            # and strength * sum <= null.
+            # A violation v adds about v * sum |coef| to the gap, and strength * sum
+            # |coef| is at most the objective of zero coefficients.
             enough = tol * terms.least / 4
             size = float(np.abs(coef).sum()) or self.null / terms.least
             accuracy = min(gap / size / 10, float(violation.max()) / self._precision)
@@ -127,14 +128,14 @@ class NewtonSolver:
         return NewtonRun(bound, iteration)
 
     def _free_columns(self, terms: PenaltyTerms) -> FreeColumns:
-        """Return those of the last strength, unless others are free at this."""
+        """Return the columns without a penalty, kept while they stay the same."""
         if self._free is None or not np.array_equal(self._free.free, terms.free):
             k = self._labels.shape[1]
             self._free = FreeColumns(self._design, terms.free, k, self._intercept)
         return self._free
 
     def _choose(self, terms: PenaltyTerms, violation: Array, support: Array) -> None:
-        """Puts what is in use and the worst violations into the working set."""
+        """Put coefficients in use, and those of the worst violations, into the set."""
         kept = self._chosen[: len(self._chosen) if self._loss.quadratic else 0]
         missing, violating = violation < 0, violation > 0
         room = max(_FIRST_SET, len(support))
@@ -162,7 +163,7 @@ class NewtonSolver:
             self._means = np.concatenate([self._means, means])
 
     def _centred(self, flat: Array) -> tuple[Array, Array]:
-        """Gives the columns of some coefficients, and the means taken off them."""
+        """Return columns of some coefficients, and the means subtracted from them."""
         columns = self._design.columns(flat // self._labels.shape[1])
         means = columns.mean(0) if self._intercept else np.zeros(len(flat))
         columns -= means
@@ -177,7 +178,7 @@ class NewtonSolver:
         grad: Array,
         accuracy: float,
     ) -> Array:
-        """Goes to the minimum of the model, or as far as helps; gives the scores."""
+        """Go towards the minimum of the model while that helps; return the scores."""
         chosen, k = self._chosen, coef.shape[1]
         flat, m = coef.reshape(-1), len(chosen)
         classes, columns = chosen % k, self._columns

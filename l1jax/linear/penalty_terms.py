@@ -26,21 +26,21 @@ class Groups:
     """The factor of each group's norm, >= 0, of shape (groups,)."""
 
     def total(self, x: Array) -> Array:
-        """Sums over each group."""
+        """Sum over each group."""
         return np.bincount(self.owners.reshape(-1), x.reshape(-1), len(self.slopes))
 
     def norms(self, x: Array) -> Array:
-        """Gives the Euclidean norm of each group."""
+        """Return the Euclidean norm of each group."""
         return np.sqrt(self.total(x**2))
 
     def largest(self, x: Array) -> Array:
-        """Gives each coefficient the largest number of its group, at least 0."""
+        """Return each coefficient the largest number of its group, at least 0."""
         found = np.zeros(len(self.slopes))
         np.maximum.at(found, self.owners, x)
         return found[self.owners]
 
     def over_norms(self, x: Array) -> Array:
-        """Gives each coefficient its group's slope over its group's norm of x."""
+        """Return each coefficient its group's slope over its group's norm of x."""
         norms = self.norms(x)
         return (self.slopes / np.where(norms == 0, 1, norms))[self.owners]
 
@@ -59,23 +59,23 @@ class PenaltyTerms:
     """Of penalties with groups alone, which have neither ridge nor floor."""
 
     def value(self, w: Array) -> float:
-        """Gives `strength * penalty(w)`."""
+        """Return `strength * penalty(w)`."""
         value = float(np.sum(self._each(w)))
         if self.groups is not None:
             value += float(self.groups.slopes @ self.groups.norms(w))
         return value
 
     def _each(self, w: Array) -> Array:
-        """Gives what each coefficient costs by itself."""
+        """Return what each coefficient costs by itself."""
         slopes = np.where(w != 0, self.slopes, 0)  # no 0 * inf
         costs = slopes * np.abs(w) + self.ridge / 2 * w**2
         return np.where(w < self.floor, math.inf, costs)
 
     def shifted(self, w: Array) -> Array:
-        """Takes off each row one of its numbers, or 0, so that it costs the least.
+        """Subtract from each row one of its numbers, or 0, so that it costs the least.
 
-        A weighted median is the best that can be taken off without a ridge. A penalty
-        with groups leaves all as it is.
+        Without a ridge the best number to subtract is a weighted median. With groups
+        nothing is changed.
         """
         if self.groups is not None:
             return w
@@ -91,7 +91,7 @@ class PenaltyTerms:
         return w
 
     def rise(self, w: Array, moves: Array) -> float:
-        """Gives `value(w + moves) - value(w)`, not hidden by the rounding of w."""
+        """Return `value(w + moves) - value(w)`, exact even where moves are tiny."""
         at = w + moves
         lengths = np.where(at * w > 0, np.sign(w) * moves, np.abs(at) - np.abs(w))
         value = float(self.slopes @ lengths + self.ridge @ (moves * (w + moves / 2)))
@@ -104,11 +104,11 @@ class PenaltyTerms:
         return value
 
     def feasible(self, w: Array) -> Array:
-        """Gives the nearest coefficients at which the penalty is finite."""
+        """Return the nearest coefficients at which the penalty is finite."""
         return np.where(np.isinf(self.slopes), 0, np.maximum(w, self.floor))
 
     def prox(self, z: Array, metric: Array) -> Array:
-        """Minimises `value(w) + 1/2 sum metric (w - z)^2`, exact zeros kept.
+        """Minimise `value(w) + 1/2 sum metric (w - z)^2`, exact zeros kept.
 
         Args:
           z: the point.
@@ -121,7 +121,7 @@ class PenaltyTerms:
         return w / (1 + self.ridge / metric)
 
     def hessian(self, w: Array, support: Array) -> Array:
-        """Gives the second derivative by the coefficients that are not zero.
+        """Return the second derivative by the coefficients that are not zero.
 
         Args:
           w: of shape (m,).
@@ -137,24 +137,25 @@ class PenaltyTerms:
         return curvature + np.diag(steepness) - along
 
     def violation(self, w: Array, grad: Array) -> Array:
-        """Gives the distance of `-grad` to the subdifferential, element by element."""
+        """Return the distance of `-grad` to the subdifferential, element by element."""
         at_zero = np.maximum(self.steepest(grad) - self.slopes, 0)
         slopes = np.where(w == 0, 0, self.slopes)  # no 0 * inf
         away = grad + slopes * np.sign(w) + self.ridge * w
         if self.groups is not None:
             away = away + self.groups.over_norms(w) * w
-            # How far the norm exceeds its slope is spread over a group of zeros.
+            # A group of zeros violates by how far its norm exceeds the group's slope;
+            # its elements share that in proportion.
             share = np.maximum(1 - self.groups.over_norms(at_zero), 0)
             zero = (self.groups.norms(w) == 0)[self.groups.owners]
             at_zero = np.where(zero, share * at_zero, at_zero)
         return np.where(w == 0, at_zero, np.abs(away))
 
     def steepest(self, grad: Array) -> Array:
-        """Gives how strongly the loss pulls each element off zero, where it may go."""
+        """Return how strongly the loss pulls each element off zero, if it may leave."""
         return np.where(self.floor < 0, np.abs(grad), -grad)
 
     def largest(self, grad: Array) -> float:
-        """Gives the least multiple of the strength that keeps all at zero.
+        """Return the least multiple of the strength that keeps all at zero.
 
         Args:
           grad: the gradient of the loss at zero.
@@ -183,7 +184,7 @@ class PenaltyTerms:
         return float(s.max())
 
     def at(self, chosen: Array, free: int = 0) -> "PenaltyTerms":
-        """Gives those of some coefficients, by their flat indices.
+        """Return the terms of some coefficients, by their flat indices.
 
         Args:
           chosen: the indices, of shape (m,).
@@ -201,7 +202,7 @@ class PenaltyTerms:
         return PenaltyTerms(*flat, groups)
 
     def whole(self, chosen: Array) -> Array:
-        """Adds to flat indices those of the same groups."""
+        """Add to flat indices those of the same groups."""
         if self.groups is None:
             return chosen
         owners = self.groups.owners.reshape(-1)
@@ -257,7 +258,7 @@ def penalty_terms(
                 f"strength must be one number > 0 for groups, got {strength!r}. Put "
                 "the groups' weights into the penalty."
             )
-        # Slopes of 0 stand for no groups.
+        # Slopes that are all 0 mean that there are no groups.
         slopes = strength * groups.slopes
         groups = Groups(groups.owners, slopes) if slopes.any() else None
     held = np.isinf(unit.slopes)  # at every strength, 0 included

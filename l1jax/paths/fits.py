@@ -27,11 +27,6 @@ class Settings(NamedTuple):
     warm_start: bool
     vectorised: bool
 
-    @property
-    def problem(self) -> dict[str, Any]:
-        """What belongs to the problem, not to its solution."""
-        return {"penalty": self.penalty, "mask": self.mask}
-
 
 class Fits(NamedTuple):
     """Solutions with a leading axis of strengths."""
@@ -48,7 +43,7 @@ def fit_all(
     strengths: np.ndarray,
     settings: Settings,
 ) -> Fits:
-    """Solves for every strength, from the one before or all from `start`."""
+    """Solve for every strength, from the one before or all from `start`."""
 
     def run(start: Any, strengths: jax.Array) -> Fits:
         if settings.vectorised:
@@ -61,12 +56,12 @@ def fit_all(
 
         return jax.lax.scan(body, start, strengths)[1]
 
-    # One program: compiled once for all strengths.
+    # One program for all strengths is compiled once.
     return _on_host(jax.jit(run)(start, jnp.asarray(strengths)))
 
 
 def require_vectorisable(settings: Settings) -> None:
-    """Raises where strengths cannot be solved at once; in JAX they always can."""
+    """Raise where strengths cannot be solved at once; in JAX they always can."""
 
 
 def _fit(
@@ -84,23 +79,27 @@ def _fit(
         )
         return Fits(found.params, found.objective, found.loss, found.residual)
     params = _trained(loss, start, settings.optimizer(strength), settings.steps)
-    return _measured(loss, params, strength, settings.problem)
+    return _measured(loss, params, strength, settings)
 
 
 def _measured(
-    loss: Callable[[Any], jax.Array], params: Any, strength: Any, problem: Any
+    loss: Callable[[Any], jax.Array], params: Any, strength: Any, settings: Settings
 ) -> Fits:
+    penalty, mask = settings.penalty, settings.mask
     value, grads = jax.value_and_grad(loss)(params)
+    penalised = penalty_value(params, strength, penalty=penalty, mask=mask)
     return Fits(
         params=params,
-        objective=value + penalty_value(params, strength, **problem),
+        objective=value + penalised,
         loss=value,
-        residual=optimality_residual(grads, params, strength, **problem),
+        residual=optimality_residual(
+            grads, params, strength, penalty=penalty, mask=mask
+        ),
     )
 
 
 def _on_host(fits: Fits) -> Fits:
-    """Takes the numbers to the host, in double precision; not the parameters."""
+    """Take the numbers to the host, in double precision; not the parameters."""
     numbers = jax.tree.map(lambda x: np.asarray(x, float), fits._replace(params=None))
     return numbers._replace(params=fits.params)
 
@@ -111,7 +110,7 @@ def _trained(
     optimizer: optax.GradientTransformation,
     steps: int,
 ) -> Any:
-    """Takes full-batch steps."""
+    """Take full-batch steps."""
 
     def body(carry: tuple[Any, Any], _: None) -> tuple[tuple[Any, Any], None]:
         params, state = carry

@@ -12,7 +12,7 @@ from l1jax.solvers.full_batch import check_limits
 
 
 def spaced_strengths(largest: float, count: int, ratio: float) -> np.ndarray:
-    """Gives `count` log-spaced strengths from `largest` to `ratio * largest`."""
+    """Return `count` log-spaced strengths from `largest` to `ratio * largest`."""
     if largest == 0:
         raise ValueError(
             "lambda_max must be positive, got 0: there is nothing to fit, as y is "
@@ -30,7 +30,7 @@ def spaced_strengths(largest: float, count: int, ratio: float) -> np.ndarray:
 
 
 def check_spacing(count: int, ratio: float, strengths: Any = None) -> None:
-    """Raises unless strengths can be spaced so, or are given alone."""
+    """Raise unless count and ratio are valid, or left out where strengths are given."""
     check_int("count", count, "one such as 100", most=10**6)
     check_real("ratio", ratio, "(0, 1)", "the smallest over the largest, such as 1e-3")
     if strengths is not None and (count, ratio) != (100, 1e-3):
@@ -41,7 +41,7 @@ def check_spacing(count: int, ratio: float, strengths: Any = None) -> None:
 
 
 def check_strengths(strengths: Sequence[float]) -> np.ndarray:
-    """Raises unless they are positive, finite and strictly falling."""
+    """Raise unless they are positive, finite and strictly falling."""
     values = as_numbers("strengths", strengths)
     values = np.asarray(values, float)
     if values.ndim != 1 or not values.size:
@@ -66,7 +66,7 @@ def check_strengths(strengths: Sequence[float]) -> np.ndarray:
 def check_settings(
     optimizer: Any, steps: int | None, max_iterations: int, tol: float
 ) -> None:
-    """Raises unless optimizer, steps, iterations and tolerance are as they must be."""
+    """Raise unless optimizer, steps, iterations and tolerance are valid."""
     if optimizer is not None and not callable(optimizer):
         raise TypeError(
             f"optimizer must be a function of the strength, got {optimizer!r}. Pass "
@@ -83,7 +83,7 @@ def check_settings(
 
 
 def require_finite_loss(value: Any) -> None:
-    """Raises unless it is a finite scalar."""
+    """Raise unless it is a finite scalar."""
     if jnp.shape(value) != ():
         raise TypeError(
             f"loss must return a scalar, got shape {jnp.shape(value)}. Return the mean "
@@ -97,7 +97,7 @@ def require_finite_loss(value: Any) -> None:
 
 
 def shorten(values: np.ndarray, shown: int = 5) -> str:
-    """Writes the first few numbers for a message."""
+    """Write the first few numbers for a message."""
     texts = [f"{value:.3g}" for value in values[:shown]]
     rest = len(values) - len(texts)
     return ", ".join(texts) + (f" and {rest} more" if rest else "")

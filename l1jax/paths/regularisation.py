@@ -87,7 +87,7 @@ class RegularisationPath:
         )
 
     def at(self, index: int) -> PyTree:
-        """Gives the parameters of one strength, as a tree like the one passed in."""
+        """Return the parameters of one strength, as a tree like the one passed in."""
         index = check_int("index", index, "0 for the largest strength", least=None)
         if not -len(self) <= index < len(self):
             raise IndexError(
@@ -97,7 +97,7 @@ class RegularisationPath:
         return jax.tree.map(lambda x: x[index], self.params)
 
     def best(self, score: Callable[[PyTree], SupportsFloat] | Scores) -> PathPoint:
-        """Chooses the solution of the highest score; of equal ones the sparsest.
+        """Choose the solution of the highest score; of equal ones the sparsest.
 
         Args:
           score: a function from parameters to a number, or an array with a number for
@@ -133,7 +133,7 @@ class RegularisationPath:
 
 
 def require_path(path: RegularisationPath) -> None:
-    """Raises TypeError for what is no path."""
+    """Raise TypeError for what is no path."""
     if not isinstance(path, RegularisationPath):
         raise TypeError(
             f"path must be a RegularisationPath, got {described(path)}. Pass what "
@@ -157,7 +157,7 @@ def regularisation_path(
     warm_start: bool = True,
     vectorised: bool = False,
 ) -> RegularisationPath:
-    """Solves `min loss + strength * penalty` for many strengths.
+    """Solve `min loss + strength * penalty` for many strengths.
 
     By default each solution starts from the one before, and the first from zero
     weights, with the rest fitted to them, which is where the largest strength ends. For
@@ -262,7 +262,7 @@ def regularisation_path(
 def warn_unless_converged(
     path: RegularisationPath, wanted: str, reached: np.ndarray, remedy: str
 ) -> None:
-    """Warns once of all the strengths that did not converge."""
+    """Warn once of all the strengths that did not converge."""
     missed = ~path.converged
     if missed.any():
         warnings.warn(

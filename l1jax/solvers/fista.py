@@ -92,23 +92,23 @@ class Problem:
         ]
 
     def at(self, leaves: Leaves) -> Point:
-        """Evaluates the loss and its gradients."""
+        """Evaluate the loss and its gradients."""
         loss, grads = self.evaluate(leaves)
         return Point(leaves, loss, grads)
 
     def residual(self, point: Point) -> OptimalityResidual:
-        """Measures how far a point is from a solution."""
+        """Measure how far a point is from a solution."""
         rows = zip(self.paths, point.leaves, self.strengths, strict=True)
         return residual_of(self.penalty, list(rows), point.grads)
 
     def objective(self, point: Point) -> jax.Array:
-        """Adds the penalty to the loss."""
+        """Add the penalty to the loss."""
         rows = zip(self.paths, point.leaves, self.strengths, strict=True)
         rows = [row for row in rows if row[2] is not None]
         return point.loss + self.penalty.tree_value(rows)
 
     def start(self, leaves: Leaves) -> State:
-        """Gives the state before the first step."""
+        """Return the state before the first step."""
         point = self.at(leaves)
         residual = self.residual(point)
         zero = jnp.zeros([], jnp.int32)
@@ -128,7 +128,7 @@ class Problem:
         """Steps until the residual is at most `tol`, or nothing is to be gained."""
 
         def unfinished(state: State) -> jax.Array:
-            # A NaN residual is not larger than tol, and ends it.
+            # The comparison with a NaN residual is false, so that NaN ends the loop.
             return (
                 (state.residual.largest > tol)
                 & jnp.isfinite(state.point.loss)
@@ -143,14 +143,14 @@ class Problem:
         trial = self._backtracked(old, ahead, state.curvature * _GROWTH)
         new = trial.point
         moved = _difference(new.leaves, old.leaves)
-        # Gradient restart: the extrapolation has led away from where the step goes.
+        # Restart the momentum when it points against the step just taken.
         uphill = self._dot(_difference(ahead.leaves, new.leaves), moved) > 0
         inertia = jnp.where(uphill, 1, state.inertia)
         following = (1 + jnp.sqrt(1 + 4 * inertia**2)) / 2
         weight = (inertia - 1) / following
         residual = self.residual(new)
         smaller = residual.largest < state.smallest
-        # Many steps make a difference that one does not, if the loss is flat.
+        # Where the loss is flat, one step changes too little; many steps may do.
         objective = self.objective(new)
         rounding = 4 * _eps(objective.dtype) * jnp.abs(objective)
         lower = objective < state.lowest - rounding
@@ -170,7 +170,7 @@ class Problem:
         )
 
     def _backtracked(self, old: Point, ahead: Point, curvature: jax.Array) -> _Trial:
-        """Takes a proximal step from `ahead`, short enough for the loss's curvature."""
+        """Take a proximal step from `ahead`, short enough for the loss's curvature."""
         hidden = _RELIABLE * _eps(old.loss.dtype) * jnp.abs(ahead.loss)
 
         def attempt(trial: _Trial) -> _Trial:
@@ -183,8 +183,8 @@ class Problem:
             excess = new.loss - ahead.loss - self._dot(ahead.grads, step)
             reliable = bound * squares > hidden
             turn = self._dot(_difference(new.grads, ahead.grads), step)
-            # Where rounding hides the decrease, the turn of the gradient still shows
-            # the curvature.
+            # Where rounding hides the decrease of the loss, the change of its gradient
+            # still shows the curvature.
             found = jnp.where(reliable, 2 * excess, turn) / safe
             accepted = ~some | (found <= bound)  # a NaN is not
             return _Trial(
@@ -198,7 +198,7 @@ class Problem:
         def open_(trial: _Trial) -> jax.Array:
             return ~trial.accepted & (trial.tries < _TRIES) & jnp.isfinite(ahead.loss)
 
-        # Where the loss is not defined ahead, the old point is the next one ahead.
+        # Where the loss is not finite at the point ahead, go on from the old one.
         false = jnp.zeros([], bool)
         first = _Trial(old, curvature, false, false, jnp.zeros([], jnp.int32))
         return jax.lax.while_loop(open_, attempt, first)
@@ -220,7 +220,7 @@ class Problem:
         ]
 
     def _first_curvature(self, point: Point) -> jax.Array:
-        """Measures the curvature along the gradient, by a difference of gradients."""
+        """Measure the curvature along the gradient, by a difference of gradients."""
         slope = self._norm(point.grads)
         reach = self.eps**0.5 * jnp.maximum(self._norm(point.leaves), 1)
         along = reach / jnp.where(slope > 0, slope, 1)
@@ -233,7 +233,7 @@ class Problem:
         steepness = self._norm(_difference(probe.grads, point.grads)) / reach
         usable = jnp.isfinite(steepness) & (steepness > 0)
         steepness = jnp.where(usable, steepness, 1).astype(self.dtype)
-        # The twins round the difference differently, a power of two alike.
+        # The twins round the difference differently, but not a power of two.
         return 2 ** jnp.round(jnp.log2(steepness))
 
     def _norm(self, a: Leaves) -> jax.Array:
@@ -250,7 +250,7 @@ class Problem:
 
 
 def _raised(bound: jax.Array, found: jax.Array) -> jax.Array:
-    """Gives the next curvature to try, at least the one found: in powers of a factor.
+    """Return the next curvature to try, at least the one found: in powers of a factor.
 
     What was found has been rounded differently in the twins.
     """

@@ -53,7 +53,7 @@ def solve(
     tol: float = 1e-6,
     max_iterations: int = 10_000,
 ) -> Solution:
-    """Minimises `loss + strength * penalty` on all data, to an accuracy that you name.
+    """Minimise `loss + strength * penalty` on all data, to an accuracy that you name.
 
     Accelerated proximal gradient (FISTA: Beck and Teboulle, 2009): a proximal step from
     a point y ahead of the iterates x, which goes on in the direction of their move::
@@ -79,12 +79,6 @@ def solve(
     A call by itself compiles anew. For many of them put it into a compiled function,
     the data closed over or an argument. It may be vmapped over strengths or starts: all
     then run until the last has ended, each with the result that it has alone.
-
-    Example:
-      >>> X, y = jnp.eye(3), jnp.array([3.0, -2.0, 0.5])
-      >>> found = solve(lambda w: 0.5 * jnp.sum((X @ w - y) ** 2), jnp.zeros(3), 1.0)
-      >>> print(jnp.round(found.params, 4), found.converged)
-      [ 2. -1.  0.] True
 
     Args:
       loss: maps parameters to the mean loss, a scalar, without the penalty.
@@ -112,6 +106,12 @@ def solve(
       ValueError: a strength, mask or penalty that does not fit the parameters; `tol` or
         `max_iterations` out of range; a loss, gradient or strength that is not finite
         at the start.
+
+    Example:
+      >>> X, y = jnp.eye(3), jnp.array([3.0, -2.0, 0.5])
+      >>> found = solve(lambda w: 0.5 * jnp.sum((X @ w - y) ** 2), jnp.zeros(3), 1.0)
+      >>> print(jnp.round(found.params, 4), found.converged)
+      [ 2. -1.  0.] True
     """
     solution = find_solution(
         loss,
@@ -178,7 +178,7 @@ def find_solution(
 
 
 def check_limits(tol: float, max_iterations: int) -> tuple[float, int]:
-    """Gives a tolerance and a number of iterations that solvers can take, or raises."""
+    """Return a tolerance and a number of iterations that solvers can take, or raise."""
     return (
         check_real("tol", tol, "[0, 1)", "one such as 1e-6"),
         check_int("max_iterations", max_iterations, "one such as 10_000", most=LARGEST),
@@ -186,7 +186,7 @@ def check_limits(tol: float, max_iterations: int) -> tuple[float, int]:
 
 
 def require_arrays(params: Any) -> None:
-    """Raises TypeError for what holds more than parameters: a flax `nnx.Module`."""
+    """Raise TypeError for what holds more than parameters: a flax `nnx.Module`."""
     own = parameters_of(params)
     if jax.tree.structure(own) != jax.tree.structure(params):
         raise TypeError(
@@ -198,7 +198,7 @@ def require_arrays(params: Any) -> None:
 
 
 def require_scalar(loss: Callable[[Any], ArrayLike], params: Any) -> None:
-    """Raises TypeError for a loss that gives anything but one real number."""
+    """Raise TypeError for a loss that gives anything but one real number."""
     if not callable(loss):
         raise TypeError(
             f"loss must be a function of the parameters, got {described(loss)}. Pass "
@@ -218,7 +218,7 @@ def require_scalar(loss: Callable[[Any], ArrayLike], params: Any) -> None:
 
 
 def known(flag: jax.Array) -> bool | None:
-    """Gives a flag as a Python bool; None inside compiled functions."""
+    """Return a flag as a Python bool; None inside compiled functions."""
     try:
         return bool(flag)
     except jax.errors.ConcretizationTypeError:

@@ -38,7 +38,7 @@ def optimality_residual(
     penalty: Penalty = l1(),
     mask: Mask = weights_only,
 ) -> OptimalityResidual:
-    """Measures how far parameters are from a solution, by its optimality conditions.
+    """Measure how far parameters are from a solution, by its optimality conditions.
 
     At a minimum of `loss + strength * penalty` the gradient of the loss is met by a
     subgradient of the penalty (Karush-Kuhn-Tucker). The violation of an element with
@@ -58,12 +58,6 @@ def optimality_residual(
     - If loss and penalty are convex, zero means that the parameters are optimal; for a
       network it means that they are stationary, not that they are the best.
     - It says nothing of the objective: for linear models see `duality_gap`.
-
-    Example:
-      >>> grads = {"w": jnp.array([-0.5, 0.3, 0.75]), "b": jnp.array(0.25)}
-      >>> params = {"w": jnp.array([2.0, 0.0, 0.0]), "b": jnp.array(1.0)}
-      >>> print(optimality_residual(grads, params, strength=0.5).largest)
-      0.25
 
     Args:
       grads: the gradients of the mean loss, without the penalty: a tree as `params`. A
@@ -86,6 +80,12 @@ def optimality_residual(
         your step count); a penalised leaf that is not real floating.
       ValueError: a negative or NaN strength; a strength or mask that does not fit;
         gradients of another tree, or a joint penalty and gradients of some leaves only.
+
+    Example:
+      >>> grads = {"w": jnp.array([-0.5, 0.3, 0.75]), "b": jnp.array(0.25)}
+      >>> params = {"w": jnp.array([2.0, 0.0, 0.0]), "b": jnp.array(1.0)}
+      >>> print(optimality_residual(grads, params, strength=0.5).largest)
+      0.25
     """
     grads, params = parameters_of(grads), parameters_of(params)
     rows = penalised_rows(params, strength, penalty, mask)
@@ -107,7 +107,7 @@ def optimality_residual(
 def penalised_rows(
     params: Any, strength: Strength, penalty: Penalty, mask: Mask
 ) -> list[tuple[str, Any, Any]]:
-    """Gives path, leaf and strength of each of `named_leaves(params)`, all checked.
+    """Return path, leaf and strength of each of `named_leaves(params)`, all checked.
 
     The strength is `None` where a leaf is not penalised.
     """
@@ -137,7 +137,7 @@ def penalised_rows(
 def residual_of(
     penalty: Penalty, rows: Sequence[tuple[str, Any, Any]], grads: Sequence[Any]
 ) -> OptimalityResidual:
-    """Measures the residual of the rows of `penalised_rows` and their gradients."""
+    """Measure the residual of the rows of `penalised_rows` and their gradients."""
     penalised, violations = [], []
     for (path, x, strength), grad in zip(rows, grads, strict=True):
         if x is None or grad is None:
@@ -160,7 +160,7 @@ def residual_of(
 
 
 def _require_numbers(strength: Strength) -> None:
-    """Raises TypeError for what becomes a strength only in the course of a training."""
+    """Raise TypeError for what becomes a strength only in the course of a training."""
     for leaf in jax.tree.leaves(strength):
         numeric = isinstance(leaf, int | float) or hasattr(leaf, "dtype")
         if callable(leaf) or not numeric:

@@ -24,7 +24,7 @@ def refit(
     tol: float = 1e-6,
     max_iterations: int = 10_000,
 ) -> Solution:
-    """Minimises the loss without its penalty over the weights that are not zero.
+    """Minimise the loss without its penalty over the weights that are not zero.
 
     A penalty pulls the weights that it keeps towards zero as well. This takes the bias
     out (Belloni and Chernozhukov, 2013: least squares after the lasso): weights of

@@ -34,7 +34,7 @@ def lambda_max(
     tol: float = 1e-6,
     max_iterations: int = 10_000,
 ) -> jax.Array:
-    """Finds the smallest strength at which all penalised weights are zero.
+    """Find the smallest strength at which all penalised weights are zero.
 
     The penalised weights are set to zero, what is not penalised (the intercept) is
     fitted, and of the gradient g there the penalty takes what it needs to hold all at
@@ -48,12 +48,6 @@ def lambda_max(
     no more than rounding and `tol` leave, else a warning. Choose a sparsity instead:
     `target_sparsity`. Of a single array without gradient, as where a linear model's y
     is constant, `lambda_max` is 0.
-
-    Example:
-      >>> X, y = jnp.eye(2), jnp.array([3.0, -4.0])
-      >>> loss = lambda params: 0.25 * jnp.sum((X @ params["w"] - y) ** 2)
-      >>> print(lambda_max(loss, {"w": jnp.ones(2)}))
-      2.0
 
     Args:
       loss: maps parameters to the mean loss, a scalar, without the penalty.
@@ -72,6 +66,12 @@ def lambda_max(
       TypeError: as `solve`.
       ValueError: a penalty without one, such as a constraint; a network, where all
         gradients vanish; else as `solve`.
+
+    Example:
+      >>> X, y = jnp.eye(2), jnp.array([3.0, -4.0])
+      >>> loss = lambda params: 0.25 * jnp.sum((X @ params["w"] - y) ** 2)
+      >>> print(lambda_max(loss, {"w": jnp.ones(2)}))
+      2.0
     """
     tol, max_iterations = check_limits(tol, max_iterations)
     require_arrays(params)
@@ -136,7 +136,7 @@ def lambda_at_zero(
     mask: Mask,
     tol: float,
 ) -> jax.Array:
-    """Gives `lambda_max`, from what `zero_solution` found."""
+    """Return `lambda_max`, from what `zero_solution` found."""
     require_scalar(loss, at_zero)
     rows = penalised_rows(at_zero, 0.0, penalty, mask)
     rows = [row for row in rows if row[1] is not None]
@@ -174,7 +174,7 @@ def lambda_at_zero(
 
 
 def _require_gradient(nothing: jax.Array, rows: list[tuple[str, jax.Array]]) -> None:
-    """Raises where all that is left of the gradients is what the fit leaves."""
+    """Raise where all that is left of the gradients is what the fit leaves."""
     gone = [path for path, some in rows if known(some) is False]
     if gone and len(rows) > 1 and known(nothing):
         raise ValueError(

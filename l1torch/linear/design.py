@@ -42,13 +42,13 @@ class Design:
         self._device = None if X.device.type == "cpu" else X.detach()
 
     def gradient(self, residual: Tensor, precise: bool = True) -> Tensor:
-        """Gives `X' residual / n`, of shape (p, k), for a residual of shape (n, k).
+        """Return `X' residual / n`, of shape (p, k), for a residual of shape (n, k).
 
         Args:
           residual: the derivative of each sample's loss by its scores.
           precise: whether in double precision; else in the precision of X.
         """
-        # Rows times X: a matrix that lies in rows is read once, and in order.
+        # Multiply rows by X: its memory lies in rows and is then read once, in order.
         rows = residual.T / self.n
         if self._host.dtype == torch.float64:
             return (rows @ self._host).T
@@ -64,22 +64,22 @@ class Design:
         return total.T
 
     def columns(self, features: Tensor) -> Tensor:
-        """Copies some columns, in double precision."""
+        """Copy some columns, in double precision."""
         return self._host[:, features].double()
 
     def scores(self, coef: Tensor) -> Tensor:
-        """Gives `X coef`, of shape (n, k), in double precision."""
+        """Return `X coef`, of shape (n, k), in double precision."""
         support = torch.nonzero(coef.any(1)).flatten()
         return self.columns(support) @ coef[support]
 
 
 def as_data(X: Any, y: Any) -> tuple[Tensor, Tensor]:
-    """Gives features and labels as tensors; bool labels as 0 and 1."""
+    """Return features and labels as tensors; bool labels as 0 and 1."""
     return as_numbers("X", X), as_numbers("y", y, labels=True)
 
 
 def double(argument: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Gives a tensor of a shape on the CPU in double precision, checked."""
+    """Return a tensor of a shape on the CPU in double precision, checked."""
     value = as_numbers(argument, value)
     if tuple(value.shape) != shape:
         raise ValueError(

@@ -41,7 +41,7 @@ def duality_gap(
     loss: str = "squared",
     penalty: Penalty = l1(),
 ) -> DualityGap:
-    """Tells how far a linear model is from the optimum of its problem at most.
+    """Tell how far a linear model is from the optimum of its problem at most.
 
     With the scores `s = X w + b` the objective is `P(w, b) = 1/n sum_i f(s_i, y_i) +
     strength * penalty(w)`. For any `theta` with `sum(theta) = 0`, if there is an
@@ -59,12 +59,6 @@ def duality_gap(
 
     It is computed in double precision on the CPU whatever the dtype of the data: in
     single precision gaps stall near 2e-6.
-
-    Example:
-      >>> X, y = torch.eye(4), torch.tensor([8.0, 4.0, 2.0, 0.0])
-      >>> found = duality_gap(X, y, torch.tensor([4.0, 0.0, 0.0, 0.0]), 1.0)
-      >>> print(found.gap, round(found.relative, 3), found.primal)
-      0.0 0.0 8.5
 
     Args:
       X: of shape (n, p), of real numbers.
@@ -89,6 +83,12 @@ def duality_gap(
       ValueError: shapes that do not fit; NaN; labels that do not fit the loss; an
         unknown loss; a penalty whose dual is not known, or that is not convex: then
         use `optimality_residual`.
+
+    Example:
+      >>> X, y = torch.eye(4), torch.tensor([8.0, 4.0, 2.0, 0.0])
+      >>> found = duality_gap(X, y, torch.tensor([4.0, 0.0, 0.0, 0.0]), 1.0)
+      >>> print(found.gap, round(found.relative, 3), found.primal)
+      0.0 0.0 8.5
     """
     X, y = as_data(X, y)
     design, model = Design(X), loss_named(loss)
@@ -119,7 +119,7 @@ def duality_gap(
 
 
 def coef_shape(design: Design, loss: LinearLoss, labels: Tensor) -> tuple[int, ...]:
-    """Gives the shape of the coefficients."""
+    """Return the shape of the coefficients."""
     classes = tuple(labels.shape[1:]) if loss.name == "multinomial" else ()
     return design.p, *classes
 
@@ -132,7 +132,7 @@ def dual_value(
     w: Tensor,
     terms: PenaltyTerms,
 ) -> float:
-    """Gives the dual objective at the best of a few multiples of the residual.
+    """Return the dual objective at the best of a few multiples of the residual.
 
     Args:
       loss: the loss.
@@ -153,11 +153,11 @@ def dual_value(
         ratios = terms.slopes[rows] / size[rows]
         return float(ratios.min()) if len(ratios) else 1.0
 
-    # Coefficients without a ridge allow no more than this.
+    # The dual value is finite only if coefficients without a ridge stay feasible.
     most = scale(steepest, (terms.slopes > 0) & ~ridged)
     scales = [most]
     if ridged.any():
-        # The ridge as further samples, which share the scaling: scikit-learn's choice.
+        # scikit-learn's choice: the ridge counts as further samples, scaled alike.
         as_samples = scale((grad + terms.ridge * w).abs(), ridged)
         scales += [min(most, scale(steepest, ridged)), min(most, as_samples)]
     best = -math.inf
@@ -171,7 +171,7 @@ def dual_value(
 def null_objective(
     design: Design, loss: LinearLoss, labels: Tensor, intercept: bool
 ) -> float:
-    """Gives the objective of zero coefficients with the best intercept, above 0."""
+    """Return the objective of zero coefficients with the best intercept, above 0."""
     scores = torch.zeros_like(labels)
     at_zero = value = loss.value(scores, labels)
     if intercept:
@@ -183,17 +183,17 @@ def null_objective(
             )
             scores = columns.fit(loss, labels, scores).scores
         value = loss.value(scores, labels)
-    # Constant labels leave nothing but rounding.
+    # If labels are constant, nothing is left of them but rounding.
     return (value + sys.float_info.epsilon * at_zero) or 1.0
 
 
 def checked_labels(y: Any, n: int, loss: LinearLoss, intercept: bool) -> Tensor:
-    """Checks y against the loss, and gives the labels of shape (n, k)."""
+    """Check y against the loss, and return the labels of shape (n, k)."""
     y = as_numbers("y", y, labels=True)
     if tuple(y.shape) != (n,):
         raise ValueError(
             f"y must have the shape ({n},), one number for each row of X, got "
-            f"{tuple(y.shape)}. Pass one target at a time."
+            f"{tuple(y.shape)}. Pass one column at a time."
         )
     labels = loss.labels(y.detach().cpu().double())
     if intercept and loss.name == "logistic" and labels.min() == labels.max():

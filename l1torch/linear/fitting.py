@@ -45,13 +45,6 @@ def solve_linear(
     Newton's methods compute products with all of X where X is, and what is small on the
     CPU in double precision, so that float32 data give small gaps, too.
 
-    Example:
-      >>> import torch
-      >>> X, y = torch.eye(4), torch.tensor([8.0, 4.0, 2.0, 0.0])
-      >>> found = solve_linear(X, y, 0.5, fit_intercept=False)
-      >>> print(found.coef.round(decimals=4), found.converged)
-      tensor([6., 2., 0., 0.]) True
-
     Args:
       X: of shape (n, p), of real numbers; scale its columns as the penalty should see
         them. Centring is done here.
@@ -79,6 +72,13 @@ def solve_linear(
       ValueError: shapes that do not fit; NaN; labels that do not fit the loss; a
         negative strength; an unknown loss or method, or one that does not fit; a
         penalty whose dual is not known.
+
+    Example:
+      >>> import torch
+      >>> X, y = torch.eye(4), torch.tensor([8.0, 4.0, 2.0, 0.0])
+      >>> found = solve_linear(X, y, 0.5, fit_intercept=False)
+      >>> print(found.coef.round(decimals=4), found.converged)
+      tensor([6., 2., 0., 0.]) True
     """
     problem = LinearProblem(
         X,

@@ -33,7 +33,7 @@ class FreeColumns:
         classes = free % k
         columns = design.columns(free // k)
         if intercept:
-            # Apart from its mean a column is far from parallel to the intercept's.
+            # Without its mean a column is orthogonal to the intercept's.
             self._means = columns.mean(0)
             ones = torch.ones((design.n, k), dtype=torch.float64)
             columns = torch.cat([columns - self._means, ones], 1)

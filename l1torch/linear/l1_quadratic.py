@@ -20,7 +20,7 @@ def minimise(
     tol: float,
     max_steps: int = 500,
 ) -> Tensor:
-    """Minimises `1/2 w'Hw - c'w + terms.value(w)`, exact zeros kept.
+    """Minimise `1/2 w'Hw - c'w + terms.value(w)`, exact zeros kept.
 
     The proximal point method: each of its problems adds `sum_j h_j (w_j - w0_j)^2 /
     (2 stretch)`, with h the diagonal of H, its largest number in a group, and is solved
@@ -46,22 +46,23 @@ def minimise(
     # A column of zeros has no curvature: any positive number will do.
     h = H.diagonal() if terms.groups is None else terms.groups.largest(H.diagonal())
     h = torch.where(h > 0, h, 1)
-    # What rounding leaves of a violation.
+    # No violation can be made smaller than what rounding leaves.
     rounding = sys.float_info.epsilon * float(c.abs().max())
     tol = max(tol, 10 * rounding)
     w, Hw, stretch, steps = start, H @ start, 100.0, 0
     best, least, stalled = start, math.inf, 0
     while steps < max_steps:
         violation = float(terms.violation(w, Hw - c).max())
-        # The last digits: a violation that rises is rounding. One that stays may be of
-        # columns that are nearly equal, which trade weights after a long stretch only.
+        # A violation that rises in its last digits is rounding. One that stays the same
+        # may come from columns that are nearly equal: they exchange their weights only
+        # after the proximal term has been stretched.
         if violation < least:
             best, least, stalled = w, violation, 0
         elif violation > 2 * least or stretch == _LONGEST:
             stalled += 1
         if violation <= tol or stalled > 2:
             break
-        # Its rounding, too, is stretched.
+        # The stretch magnifies the rounding of the inner problem, too.
         inner = max(tol / 10, rounding * stretch)
         w, taken = _proximal_point(H, c, terms, w, Hw, h / stretch, inner)
         Hw, steps = H @ w, steps + taken
@@ -78,7 +79,7 @@ def _proximal_point(
     metric: Tensor,
     tol: float,
 ) -> tuple[Tensor, int]:
-    """Solves one problem of the proximal point method; gives the Newton steps too.
+    """Solve one problem of the proximal point method; return w and the Newton steps.
 
     Its dual is a function of `v`, smooth and convex, whose gradient is `H (v - w(v))`.
     """
@@ -107,14 +108,14 @@ def _proximal_point(
         direction = -error
         direction[support] = 0
         rest = (H @ direction)[support]
-        # The inverse of the derivative of w by q.
+        # `curvature` is the inverse of the derivative of w by q.
         curvature = torch.diag(metric[support]) + terms.hessian(w, support)
         direction[support] = torch.linalg.solve(
             H[support[:, None], support] + curvature, -curvature @ error[support] - rest
         )
         H_direction = H @ direction
         decrease = float(direction @ slope)
-        # Near the end rounding hides the decrease.
+        # Near the end the decrease is smaller than the rounding of the value.
         rounding = 4 * sys.float_info.epsilon * abs(value)
         hidden, size = -decrease < rounding, 1.0
         while True:

@@ -23,19 +23,19 @@ class LinearLoss(abc.ABC):
 
     @abc.abstractmethod
     def labels(self, y: Tensor) -> Tensor:
-        """Checks y of shape (n,) and gives the labels, of the shape of the scores."""
+        """Check y of shape (n,) and return the labels, of the shape of the scores."""
 
     @abc.abstractmethod
     def value(self, scores: Tensor, labels: Tensor) -> float:
-        """Gives the mean loss."""
+        """Return the mean loss."""
 
     @abc.abstractmethod
     def residual(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Gives the derivative of each sample's loss by its scores."""
+        """Return the derivative of each sample's loss by its scores."""
 
     @abc.abstractmethod
     def hessian(self, columns: Tensor, classes: Tensor, scores: Tensor) -> Tensor:
-        """Gives the second derivative by the coefficients of some columns.
+        """Return the second derivative by the coefficients of some columns.
 
         Args:
           columns: of shape (n, m).
@@ -45,10 +45,10 @@ class LinearLoss(abc.ABC):
 
     @abc.abstractmethod
     def dual(self, residual: Tensor, labels: Tensor) -> float:
-        """Gives minus the mean of the conjugate of each sample's loss at `residual`."""
+        """Return minus the mean conjugate of the samples' losses at `residual`."""
 
     def change(self, scores: Tensor, moved: Tensor, labels: Tensor) -> float:
-        """Gives `value(scores + moved) - value(scores)`.
+        """Return `value(scores + moved) - value(scores)`.
 
         Of small moves the two values would differ by less than their rounding: there,
         and where it is exact, the change is the move times the mean of the slopes.
@@ -97,7 +97,7 @@ class _Logistic(LinearLoss):
         return y[:, None]
 
     def value(self, scores: Tensor, labels: Tensor) -> float:
-        # Not as a difference of scores, which would leave their rounding.
+        # A difference of large scores would leave nothing but their rounding.
         wrong = (1 - 2 * labels) * scores
         return float(torch.mean(torch.logaddexp(torch.zeros_like(wrong), wrong)))
 
@@ -154,12 +154,12 @@ _LOSSES = {loss.name: loss for loss in (_Squared(), _Logistic(), _Multinomial())
 
 
 def loss_named(name: Any) -> LinearLoss:
-    """Gives the loss of a name, or raises."""
+    """Return the loss of a name, or raise."""
     return _LOSSES[check_choice("loss", name, tuple(_LOSSES))]
 
 
 def _x_log_x(x: Tensor) -> Tensor:
-    # Rounding may leave chances a little below 0.
+    # Rounding may leave probabilities a little below 0.
     return torch.where(x > 0, x * torch.log(torch.where(x > 0, x, 1)), 0)
 
 

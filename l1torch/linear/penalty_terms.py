@@ -24,23 +24,23 @@ class Groups:
     """The factor of each group's norm, >= 0, of shape (groups,)."""
 
     def total(self, x: Tensor) -> Tensor:
-        """Sums over each group."""
+        """Sum over each group."""
         return torch.zeros_like(self.slopes).index_add_(
             0, self.owners.flatten(), x.flatten()
         )
 
     def norms(self, x: Tensor) -> Tensor:
-        """Gives the Euclidean norm of each group."""
+        """Return the Euclidean norm of each group."""
         return self.total(x**2).sqrt()
 
     def largest(self, x: Tensor) -> Tensor:
-        """Gives each coefficient the largest number of its group, at least 0."""
+        """Return each coefficient the largest number of its group, at least 0."""
         found = torch.zeros_like(self.slopes)
         found = found.scatter_reduce(0, self.owners, x, "amax")
         return found[self.owners]
 
     def over_norms(self, x: Tensor) -> Tensor:
-        """Gives each coefficient its group's slope over its group's norm of x."""
+        """Return each coefficient its group's slope over its group's norm of x."""
         norms = self.norms(x)
         return (self.slopes / torch.where(norms == 0, 1, norms))[self.owners]
 
@@ -59,23 +59,23 @@ class PenaltyTerms:
     """Of penalties with groups alone, which have neither ridge nor floor."""
 
     def value(self, w: Tensor) -> float:
-        """Gives `strength * penalty(w)`."""
+        """Return `strength * penalty(w)`."""
         value = float(torch.sum(self._each(w)))
         if self.groups is not None:
             value += float(self.groups.slopes @ self.groups.norms(w))
         return value
 
     def _each(self, w: Tensor) -> Tensor:
-        """Gives what each coefficient costs by itself."""
+        """Return what each coefficient costs by itself."""
         slopes = torch.where(w != 0, self.slopes, 0)  # no 0 * inf
         costs = slopes * w.abs() + self.ridge / 2 * w**2
         return torch.where(w < self.floor, math.inf, costs)
 
     def shifted(self, w: Tensor) -> Tensor:
-        """Takes off each row one of its numbers, or 0, so that it costs the least.
+        """Subtract from each row one of its numbers, or 0, so that it costs the least.
 
-        A weighted median is the best that can be taken off without a ridge. A penalty
-        with groups leaves all as it is.
+        Without a ridge the best number to subtract is a weighted median. With groups
+        nothing is changed.
         """
         if self.groups is not None:
             return w
@@ -89,7 +89,7 @@ class PenaltyTerms:
         return w.index_copy(0, rows, best)
 
     def rise(self, w: Tensor, moves: Tensor) -> float:
-        """Gives `value(w + moves) - value(w)`, not hidden by the rounding of w."""
+        """Return `value(w + moves) - value(w)`, exact even where moves are tiny."""
         at = w + moves
         lengths = torch.where(at * w > 0, torch.sign(w) * moves, at.abs() - w.abs())
         value = float(self.slopes @ lengths + self.ridge @ (moves * (w + moves / 2)))
@@ -102,11 +102,11 @@ class PenaltyTerms:
         return value
 
     def feasible(self, w: Tensor) -> Tensor:
-        """Gives the nearest coefficients at which the penalty is finite."""
+        """Return the nearest coefficients at which the penalty is finite."""
         return torch.where(self.slopes.isinf(), 0, torch.maximum(w, self.floor))
 
     def prox(self, z: Tensor, metric: Tensor) -> Tensor:
-        """Minimises `value(w) + 1/2 sum metric (w - z)^2`, exact zeros kept.
+        """Minimise `value(w) + 1/2 sum metric (w - z)^2`, exact zeros kept.
 
         Args:
           z: the point.
@@ -119,7 +119,7 @@ class PenaltyTerms:
         return w / (1 + self.ridge / metric)
 
     def hessian(self, w: Tensor, support: Tensor) -> Tensor:
-        """Gives the second derivative by the coefficients that are not zero.
+        """Return the second derivative by the coefficients that are not zero.
 
         Args:
           w: of shape (m,).
@@ -137,24 +137,25 @@ class PenaltyTerms:
         return curvature + torch.diag(steepness) - along
 
     def violation(self, w: Tensor, grad: Tensor) -> Tensor:
-        """Gives the distance of `-grad` to the subdifferential, element by element."""
+        """Return the distance of `-grad` to the subdifferential, element by element."""
         at_zero = (self.steepest(grad) - self.slopes).clamp(min=0)
         slopes = torch.where(w == 0, 0, self.slopes)  # no 0 * inf
         away = grad + slopes * torch.sign(w) + self.ridge * w
         if self.groups is not None:
             away = away + self.groups.over_norms(w) * w
-            # How far the norm exceeds its slope is spread over a group of zeros.
+            # A group of zeros violates by how far its norm exceeds the group's slope;
+            # its elements share that in proportion.
             share = (1 - self.groups.over_norms(at_zero)).clamp(min=0)
             zero = (self.groups.norms(w) == 0)[self.groups.owners]
             at_zero = torch.where(zero, share * at_zero, at_zero)
         return torch.where(w == 0, at_zero, away.abs())
 
     def steepest(self, grad: Tensor) -> Tensor:
-        """Gives how strongly the loss pulls each element off zero, where it may go."""
+        """Return how strongly the loss pulls each element off zero, if it may leave."""
         return torch.where(self.floor < 0, grad.abs(), -grad)
 
     def largest(self, grad: Tensor) -> float:
-        """Gives the least multiple of the strength that keeps all at zero.
+        """Return the least multiple of the strength that keeps all at zero.
 
         Args:
           grad: the gradient of the loss at zero.
@@ -184,7 +185,7 @@ class PenaltyTerms:
         return float(s.max())
 
     def at(self, chosen: Tensor, free: int = 0) -> "PenaltyTerms":
-        """Gives those of some coefficients, by their flat indices.
+        """Return the terms of some coefficients, by their flat indices.
 
         Args:
           chosen: the indices, of shape (m,).
@@ -202,7 +203,7 @@ class PenaltyTerms:
         return PenaltyTerms(*flat, groups)
 
     def whole(self, chosen: Tensor) -> Tensor:
-        """Adds to flat indices those of the same groups."""
+        """Add to flat indices those of the same groups."""
         if self.groups is None:
             return chosen
         owners = self.groups.owners.reshape(-1)
@@ -260,7 +261,7 @@ def penalty_terms(
                 f"strength must be one number > 0 for groups, got {strength!r}. Put "
                 "the groups' weights into the penalty."
             )
-        # Slopes of 0 stand for no groups.
+        # Slopes that are all 0 mean that there are no groups.
         slopes = strength * groups.slopes
         groups = Groups(groups.owners, slopes) if slopes.any() else None
     held = unit.slopes.isinf()  # at every strength, 0 included

@@ -150,7 +150,7 @@ class LinearProblem:
         coef, intercept = _start(init, self.shape, self.fit_intercept)
         coef = terms.feasible(coef)
         if self.method == "fista":
-            # Without a round, Newton's method fits what is not penalised.
+            # With 0 rounds Newton's method fits only what is not penalised.
             bound, iterations = self._newton.run(terms, coef, intercept, tol, 0)
             objective = self._objective(terms, coef, intercept)
             if objective - bound > tol * self._newton.null:
@@ -188,11 +188,11 @@ class LinearProblem:
     ) -> LinearSolution:
         """Return coefficients in the dtype of X with the gap that they have there."""
         if self.loss.name == "multinomial":
-            # What all classes share has no effect.
+            # A shift that all classes share has no effect.
             intercept = intercept - intercept.mean()
         coef = coef.reshape(self.shape).to(self.design.like)
         intercept = intercept.reshape(self.shape[1:]).to(self.design.like)
-        # Rounded to the dtype of X, the objective is another.
+        # Rounding to the dtype of X has changed the objective.
         w = coef.cpu().double().reshape(self.design.p, -1)
         objective = self._objective(terms, w, intercept.cpu().double())
         gap = objective - bound
@@ -219,7 +219,7 @@ class LinearProblem:
         )
         zeros = torch.zeros_like(self.labels)
         scores = free.fit(self.loss, self.labels, zeros).scores
-        # Constant labels leave nothing but rounding beside the intercept.
+        # If labels are constant, the intercept leaves nothing of them but rounding.
         rounding = (8 * sys.float_info.epsilon) ** 2
         if not self.loss.value(scores, self.labels) > rounding * self.loss.value(
             zeros, self.labels

@@ -36,11 +36,6 @@ class Settings(NamedTuple):
     warm_start: bool
     vectorised: bool
 
-    @property
-    def problem(self) -> dict[str, Any]:
-        """What belongs to the problem, not to its solution."""
-        return {"penalty": self.penalty, "mask": self.mask}
-
 
 class Fits(NamedTuple):
     """Solutions with a leading axis of strengths."""
@@ -57,7 +52,7 @@ def fit_all(
     strengths: np.ndarray,
     settings: Settings,
 ) -> Fits:
-    """Solves for every strength, from the one before or all from `start`."""
+    """Solve for every strength, from the one before or all from `start`."""
     if settings.vectorised:
         stacked = _trained_at_once(loss, start, strengths, settings)
     else:
@@ -66,33 +61,40 @@ def fit_all(
             first = parts[-1] if parts and settings.warm_start else start
             parts.append(_fit(loss, first, strength, settings))
         stacked = _stack(parts)
-    return _measure_all(loss, stacked, strengths, settings.problem)
+    return _measure_all(loss, stacked, strengths, settings)
 
 
 def _measure_all(
     loss: Callable[[Any], Tensor],
     params: Params,
     strengths: np.ndarray,
-    problem: dict[str, Any],
+    settings: Settings,
 ) -> Fits:
-    """Measures solutions that have a leading axis of strengths."""
-    rows = []
+    """Measure solutions that have a leading axis of strengths."""
+    found = []
     for i, strength in enumerate(strengths.tolist()):
         part = map_tensors(lambda x, i=i: x[i].clone().requires_grad_(), params)
-        rows.append(_measured(loss, part, strength, problem))
-    objective, value, *residual = np.array(rows).T
-    return Fits(params, objective, value, OptimalityResidual(*residual))
+        found.append(_measured(loss, part, strength, settings))
+    return Fits(
+        params=params,
+        objective=np.array([one.objective for one in found]),
+        loss=np.array([one.loss for one in found]),
+        residual=OptimalityResidual(
+            largest=np.array([one.largest for one in found]),
+            norm=np.array([one.norm for one in found]),
+        ),
+    )
 
 
 def map_tensors(function: Callable[[Tensor], Any], params: Params) -> Any:
-    """Applies a function to a tensor, or to each of a mapping; `None` stays."""
+    """Apply a function to a tensor, or to each of a mapping; `None` stays."""
     if isinstance(params, Tensor):
         return function(params)
     return {name: None if x is None else function(x) for name, x in params.items()}
 
 
 def require_vectorisable(settings: Settings) -> None:
-    """Raises where strengths cannot be solved at once."""
+    """Raise where strengths cannot be solved at once."""
     if settings.optimizer is None:
         raise ValueError(
             "vectorised must be False for solve, got True: solve decides by values, "
@@ -129,7 +131,7 @@ def _trained(
     make: Callable[[Any], torch.optim.Optimizer],
     steps: int,
 ) -> Params:
-    """Takes full-batch steps."""
+    """Take full-batch steps."""
     params = map_tensors(lambda x: torch.nn.Parameter(x.clone()), params)
     optimizer = make(_tensors(params))
     for _ in range(steps):
@@ -145,7 +147,7 @@ def _trained_at_once(
     strengths: np.ndarray,
     settings: Settings,
 ) -> Params:
-    """Takes full-batch steps of all strengths at once.
+    """Take full-batch steps of all strengths at once.
 
     The parameters of all strengths are one tensor to the optimizer, which does to each
     element what it would do to it alone; the sum of the losses has the gradients of
@@ -158,7 +160,7 @@ def _trained_at_once(
             continue
         shape = (many, *([1] * x.dim()))
         given = torch.tensor(strengths, dtype=x.dtype, device=x.device).view(shape)
-        # With the axis of strengths a bias may look like a weight to a mask.
+        # With the axis of strengths in front, a mask may take a bias for a weight.
         spread[name] = given if flag else torch.zeros_like(given)
 
     def make(named: Any) -> torch.optim.Optimizer:
@@ -175,18 +177,36 @@ def _trained_at_once(
     return _trained(lambda params: losses(params).sum(), stacked, make, settings.steps)
 
 
+class _Measures(NamedTuple):
+    """What one solution reaches."""
+
+    objective: float
+    loss: float
+    largest: float
+    """The largest violation of the optimality conditions."""
+    norm: float
+    """The Euclidean norm of all violations."""
+
+
 def _measured(
-    loss: Callable[[Any], Tensor], params: Params, strength: float, problem: Any
-) -> tuple[float, ...]:
-    """Gives the objective, the loss, and both sizes of the residual."""
+    loss: Callable[[Any], Tensor], params: Params, strength: float, settings: Settings
+) -> _Measures:
+    penalty, mask = settings.penalty, settings.mask
     value = loss(params)
     leaves = [x for _, x in _tensors(params)]
     found = iter(torch.autograd.grad(value, leaves, allow_unused=True))
     grads = map_tensors(lambda _: next(found), params)
     with torch.no_grad():
-        residual = optimality_residual(grads, params, strength, **problem)
-        objective = value + penalty_value(params, strength, **problem)
-    return float(objective), float(value.detach()), *map(float, residual)
+        residual = optimality_residual(
+            grads, params, strength, penalty=penalty, mask=mask
+        )
+        penalised = penalty_value(params, strength, penalty=penalty, mask=mask)
+    return _Measures(
+        objective=float(value.detach() + penalised),
+        loss=float(value.detach()),
+        largest=float(residual.largest),
+        norm=float(residual.norm),
+    )
 
 
 def _stack(parts: Sequence[Params]) -> Params:
@@ -199,5 +219,5 @@ def _stack(parts: Sequence[Params]) -> Params:
 
 
 def _tensors(params: Params) -> list[tuple[str, Tensor]]:
-    """Lists the parameters by name, without `None`."""
+    """List the parameters by name, without `None`."""
     return [(name, x) for name, x in named_leaves(params) if x is not None]

@@ -28,7 +28,7 @@ def plot_path(
     named: int = 8,
     axes: "Sequence[Axes] | None" = None,
 ) -> "Figure":
-    """Draws a path: how many weights are not zero, and below it every weight.
+    """Draw a path: how many weights are not zero, and below it every weight.
 
     Both are drawn against the strength, which falls to the right on a logarithmic
     axis. The `named` largest weights at the end are labelled beside their lines. The
@@ -114,8 +114,9 @@ def plot_path(
             one.axvline(strength, color="0", linewidth=1, linestyle=(0, (6, 3)))
     if strength is not None:
         above.annotate(
-            f"chosen: {strength:.3g}",
-            *((strength, 1.0), (0, 2)),
+            text=f"chosen: {strength:.3g}",
+            xy=(strength, 1.0),
+            xytext=(0, 2),
             xycoords=above.get_xaxis_transform(),
             textcoords="offset points",
             ha="center",
@@ -126,7 +127,7 @@ def plot_path(
 
 
 def _weights(path: RegularisationPath, key: str | None) -> list[np.ndarray]:
-    """Gives the arrays to draw, with a leading axis of strengths."""
+    """Return the arrays to draw, with a leading axis of strengths."""
     if key is not None and not (
         isinstance(key, str) and isinstance(path.params, Mapping) and key in path.params
     ):
@@ -151,7 +152,7 @@ def _labels(
     labels: Sequence[str] | None,
     classes: Sequence[str] | None,
 ) -> list[str]:
-    """Names each element: of one array of two axes by feature and class."""
+    """Name each element: of one array of two axes by feature and class."""
     count = sum(math.prod(shape) for shape in shapes)
     rows, k = shapes[0] if len(shapes) == 1 and len(shapes[0]) == 2 else (count, 1)
     if classes is not None and (k == 1 or len(classes) != k):
@@ -179,8 +180,12 @@ def _draw_counts(axes: Any, path: RegularisationPath) -> None:
     missed = ~path.converged
     if missed.any():
         axes.plot(
-            *(path.strengths[missed], path.nnz[missed], "x"),
-            **{"color": "0", "markersize": 5, "label": "not converged"},
+            path.strengths[missed],
+            path.nnz[missed],
+            "x",
+            color="0",
+            markersize=5,
+            label="not converged",
         )
         axes.legend(frameon=False, fontsize=8)
 
@@ -195,15 +200,18 @@ def _draw_weights(
     from matplotlib import colormaps
 
     axes.axhline(0, color="0.6", linewidth=0.8)
-    # Dark is what comes in first.
+    # The weights that come in first are drawn darkest.
     first = np.where((weights != 0).any(0), (weights != 0).argmax(0), len(path))
     drawn = [i for i in np.argsort(first, kind="stable") if first[i] < len(path)]
     shades = colormaps["viridis"](np.linspace(0, 0.85, max(len(drawn), 1)))
     for place, i in enumerate(drawn):
         since = slice(max(first[i] - 1, 0), None)
         axes.plot(
-            *(path.strengths[since], weights[since, i], _STYLES[place % len(_STYLES)]),
-            **{"color": shades[place], "linewidth": 1.2},
+            path.strengths[since],
+            weights[since, i],
+            _STYLES[place % len(_STYLES)],
+            color=shades[place],
+            linewidth=1.2,
         )
     axes.set_xlabel("strength (units of the loss)")
     axes.set_ylabel("weight (per unit of its input)")
@@ -223,7 +231,7 @@ def _draw_weights(
 def _spread(
     ends: np.ndarray, chosen: np.ndarray, limits: tuple[float, float]
 ) -> list[tuple[int, float]]:
-    """Moves labels up until none covers another."""
+    """Move labels up until none covers another."""
     room = (limits[1] - limits[0]) * 0.04
     placed, floor = [], -np.inf
     for i in sorted(chosen[ends[chosen] != 0], key=lambda i: ends[i]):

@@ -91,13 +91,13 @@ class Problem:
         ]
 
     def rebuilt(self, leaves: Leaves) -> Any:
-        """Gives the leaves the form of the parameters."""
+        """Return the leaves the form of the parameters."""
         if isinstance(self.params, Tensor):
             return leaves[0]
         return {**self.params, **dict(zip(self.names, leaves, strict=True))}
 
     def at(self, leaves: Leaves) -> Point:
-        """Evaluates the loss and its gradients."""
+        """Evaluate the loss and its gradients."""
         leaves = [x.detach().requires_grad_() for x in leaves]
         with torch.enable_grad():
             loss = value_of(self.loss, self.rebuilt(leaves))
@@ -108,18 +108,18 @@ class Problem:
         return Point([x.detach() for x in leaves], loss.detach(), list(grads))
 
     def residual(self, point: Point) -> OptimalityResidual:
-        """Measures how far a point is from a solution."""
+        """Measure how far a point is from a solution."""
         rows = zip(self.names, point.leaves, self.strengths, strict=True)
         return residual_of(self.penalty, list(rows), point.grads)
 
     def objective(self, point: Point) -> Tensor:
-        """Adds the penalty to the loss."""
+        """Add the penalty to the loss."""
         rows = zip(self.names, point.leaves, self.strengths, strict=True)
         rows = [row for row in rows if row[2] is not None]
         return point.loss + self.penalty.tree_value(rows)
 
     def start(self) -> State:
-        """Gives the state before the first step."""
+        """Return the state before the first step."""
         point = self.at(self.leaves)
         residual = self.residual(point)
         return State(
@@ -136,7 +136,7 @@ class Problem:
 
     def run(self, state: State, tol: float, max_iterations: int) -> State:
         """Steps until the residual is at most `tol`, or nothing is to be gained."""
-        # A NaN residual is not larger than tol, and ends it.
+        # The comparison with a NaN residual is false, so that NaN ends the loop.
         while (
             state.residual.largest > tol
             and state.point.loss.isfinite()
@@ -151,14 +151,14 @@ class Problem:
         trial = self._backtracked(old, ahead, state.curvature * _GROWTH)
         new = trial.point
         moved = _difference(new.leaves, old.leaves)
-        # Gradient restart: the extrapolation has led away from where the step goes.
+        # Restart the momentum when it points against the step just taken.
         uphill = self._dot(_difference(ahead.leaves, new.leaves), moved) > 0
         inertia = torch.where(uphill, 1, state.inertia)
         following = (1 + (1 + 4 * inertia**2).sqrt()) / 2
         weight = (inertia - 1) / following
         residual = self.residual(new)
         smaller = bool(residual.largest < state.smallest)
-        # Many steps make a difference that one does not, if the loss is flat.
+        # Where the loss is flat, one step changes too little; many steps may do.
         objective = self.objective(new)
         rounding = 4 * torch.finfo(objective.dtype).eps * objective.abs()
         lower = bool(objective < state.lowest - rounding)
@@ -178,7 +178,7 @@ class Problem:
         )
 
     def _backtracked(self, old: Point, ahead: Point, curvature: Tensor) -> _Trial:
-        """Takes a proximal step from `ahead`, short enough for the loss's curvature."""
+        """Take a proximal step from `ahead`, short enough for the loss's curvature."""
         hidden = _RELIABLE * torch.finfo(old.loss.dtype).eps * ahead.loss.abs()
 
         def attempt(trial: _Trial) -> _Trial:
@@ -191,8 +191,8 @@ class Problem:
             excess = new.loss - ahead.loss - self._dot(ahead.grads, step)
             reliable = bound * squares > hidden
             turn = self._dot(_difference(new.grads, ahead.grads), step)
-            # Where rounding hides the decrease, the turn of the gradient still shows
-            # the curvature.
+            # Where rounding hides the decrease of the loss, the change of its gradient
+            # still shows the curvature.
             found = torch.where(reliable, 2 * excess, turn) / safe
             accepted = ~some | (found <= bound)  # a NaN is not
             return _Trial(
@@ -203,7 +203,7 @@ class Problem:
                 tries=trial.tries + 1,
             )
 
-        # Where the loss is not defined ahead, the old point is the next one ahead.
+        # Where the loss is not finite at the point ahead, go on from the old one.
         trial = _Trial(old, curvature, False, False, 0)
         while not trial.accepted and trial.tries < _TRIES and ahead.loss.isfinite():
             trial = attempt(trial)
@@ -226,7 +226,7 @@ class Problem:
         ]
 
     def _first_curvature(self, point: Point) -> Tensor:
-        """Measures the curvature along the gradient, by a difference of gradients."""
+        """Measure the curvature along the gradient, by a difference of gradients."""
         slope = self._norm(point.grads)
         reach = self.eps**0.5 * self._norm(point.leaves).clamp(min=1)
         along = reach / torch.where(slope > 0, slope, 1)
@@ -239,7 +239,7 @@ class Problem:
         steepness = self._norm(_difference(probe.grads, point.grads)) / reach
         usable = steepness.isfinite() & (steepness > 0)
         steepness = torch.where(usable, steepness, 1)
-        # The twins round the difference differently, a power of two alike.
+        # The twins round the difference differently, but not a power of two.
         return 2 ** steepness.log2().round()
 
     def _norm(self, a: Leaves) -> Tensor:
@@ -253,7 +253,7 @@ class Problem:
 
 
 def _raised(bound: Tensor, found: Tensor) -> Tensor:
-    """Gives the next curvature to try, at least the one found: in powers of a factor.
+    """Return the next curvature to try, at least the one found: in powers of a factor.
 
     What was found has been rounded differently in the twins.
     """
@@ -283,7 +283,7 @@ def value_of(loss: Callable[[Any], Any], params: Any) -> Any:
 
 
 def require_scalar(loss: Any) -> None:
-    """Raises TypeError for a loss that is not one real number to differentiate."""
+    """Raise TypeError for a loss that is not one real number to differentiate."""
     scalar = isinstance(loss, Tensor) and loss.shape == ()
     if not (scalar and loss.dtype.is_floating_point):
         got = (

@@ -44,7 +44,7 @@ def solve(
     tol: float = 1e-6,
     max_iterations: int = 10_000,
 ) -> Solution:
-    """Minimises `loss + strength * penalty` on all data, to an accuracy that you name.
+    """Minimise `loss + strength * penalty` on all data, to an accuracy that you name.
 
     Accelerated proximal gradient (FISTA: Beck and Teboulle, 2009): a proximal step from
     a point y ahead of the iterates x, which goes on in the direction of their move::
@@ -66,14 +66,6 @@ def solve(
 
     If loss and penalty are convex, the result is optimal. Otherwise (a network, or
     `mcp`) it is stationary, and depends on the start.
-
-    Example:
-      >>> X, y = torch.eye(3), torch.tensor([3.0, -2.0, 0.5])
-      >>> found = solve(
-      ...     lambda p: 0.5 * ((X @ p["w"] - y) ** 2).sum(), {"w": torch.zeros(3)}, 1.0
-      ... )
-      >>> found.params["w"].round(decimals=4), found.converged
-      (tensor([ 2., -1.,  0.]), True)
 
     Args:
       loss: maps parameters to the mean loss, a scalar, without the penalty.
@@ -103,6 +95,14 @@ def solve(
       ValueError: a strength, mask or penalty that does not fit the parameters; `tol` or
         `max_iterations` out of range; a loss, gradient or strength that is not finite
         at the start.
+
+    Example:
+      >>> X, y = torch.eye(3), torch.tensor([3.0, -2.0, 0.5])
+      >>> found = solve(
+      ...     lambda p: 0.5 * ((X @ p["w"] - y) ** 2).sum(), {"w": torch.zeros(3)}, 1.0
+      ... )
+      >>> found.params["w"].round(decimals=4), found.converged
+      (tensor([ 2., -1.,  0.]), True)
     """
     solution = find_solution(
         loss,
@@ -160,7 +160,7 @@ def find_solution(
 
 
 def check_limits(tol: float, max_iterations: int) -> tuple[float, int]:
-    """Gives a tolerance and a number of iterations that solvers can take, or raises."""
+    """Return a tolerance and a number of iterations that solvers can take, or raise."""
     return (
         check_real("tol", tol, "[0, 1)", "one such as 1e-6"),
         check_int("max_iterations", max_iterations, "one such as 10_000", most=LARGEST),
@@ -168,7 +168,7 @@ def check_limits(tol: float, max_iterations: int) -> tuple[float, int]:
 
 
 def require_tensors(params: Any) -> None:
-    """Raises TypeError for what is neither tensors by name nor one tensor."""
+    """Raise TypeError for what is neither tensors by name nor one tensor."""
     leaves = params.values() if isinstance(params, Mapping) else [params]
     if not all(leaf is None or isinstance(leaf, Tensor) for leaf in leaves):
         raise TypeError(

@@ -40,7 +40,7 @@ def optimality_residual(
     penalty: Penalty = l1(),
     mask: Mask = weights_only,
 ) -> OptimalityResidual:
-    """Measures how far parameters are from a solution, by its optimality conditions.
+    """Measure how far parameters are from a solution, by its optimality conditions.
 
     At a minimum of `loss + strength * penalty` the gradient of the loss is met by a
     subgradient of the penalty (Karush-Kuhn-Tucker). The violation of an element with
@@ -61,12 +61,6 @@ def optimality_residual(
     - If loss and penalty are convex, zero means that the parameters are optimal; for a
       network it means that they are stationary, not that they are the best.
     - It says nothing of the objective: for linear models see `duality_gap`.
-
-    Example:
-      >>> grads = {"w": torch.tensor([-0.5, 0.3, 0.75]), "b": torch.tensor(0.25)}
-      >>> params = {"w": torch.tensor([2.0, 0.0, 0.0]), "b": torch.tensor(1.0)}
-      >>> optimality_residual(grads, params, strength=0.5).largest.item()
-      0.25
 
     Args:
       grads: the gradients of the mean loss, without the penalty, by name: `{name:
@@ -91,6 +85,12 @@ def optimality_residual(
       ValueError: a negative or NaN strength; a strength or mask that does not fit;
         gradients of other names, or a joint penalty and gradients of some parameters
         only.
+
+    Example:
+      >>> grads = {"w": torch.tensor([-0.5, 0.3, 0.75]), "b": torch.tensor(0.25)}
+      >>> params = {"w": torch.tensor([2.0, 0.0, 0.0]), "b": torch.tensor(1.0)}
+      >>> optimality_residual(grads, params, strength=0.5).largest.item()
+      0.25
     """
     rows = penalised_rows(params, strength, penalty, mask)
     require_same_tree(grads, params, "grads")
@@ -116,7 +116,7 @@ def optimality_residual(
 def penalised_rows(
     params: Any, strength: Strength, penalty: Penalty, mask: Mask
 ) -> list[tuple[str, Any, Any]]:
-    """Gives name, tensor and strength of each of `named_leaves(params)`, all checked.
+    """Return name, tensor and strength of each of `named_leaves(params)`, all checked.
 
     The strength is `None` where a tensor is not penalised.
     """
@@ -146,7 +146,7 @@ def residual_of(
     rows: Sequence[tuple[str, Any, Number | None]],
     grads: Sequence[Tensor | None],
 ) -> OptimalityResidual:
-    """Measures the residual of the rows of `penalised_rows` and their gradients."""
+    """Measure the residual of the rows of `penalised_rows` and their gradients."""
     penalised, violations = [], []
     for (name, x, strength), grad in zip(rows, grads, strict=True):
         if x is None or grad is None:
@@ -172,7 +172,7 @@ def residual_of(
 
 
 def _require_numbers(strength: Strength) -> None:
-    """Raises TypeError for what becomes a strength only in the course of a training."""
+    """Raise TypeError for what becomes a strength only in the course of a training."""
     values = strength.values() if isinstance(strength, Mapping) else [strength]
     for value in values:
         if not isinstance(value, Real | Tensor):

@@ -31,7 +31,7 @@ def lambda_max(
     tol: float = 1e-6,
     max_iterations: int = 10_000,
 ) -> Tensor:
-    """Finds the smallest strength at which all penalised weights are zero.
+    """Find the smallest strength at which all penalised weights are zero.
 
     The penalised weights are set to zero, what is not penalised (the intercept) is
     fitted, and of the gradient g there the penalty takes what it needs to hold all at
@@ -45,12 +45,6 @@ def lambda_max(
     no more than rounding and `tol` leave, else a warning. Choose a sparsity instead:
     `target_sparsity`. Of a single tensor without gradient, as where a linear model's y
     is constant, `lambda_max` is 0.
-
-    Example:
-      >>> X, y = torch.eye(2), torch.tensor([3.0, -4.0])
-      >>> loss = lambda params: 0.25 * ((X @ params["w"] - y) ** 2).sum()
-      >>> lambda_max(loss, {"w": torch.ones(2)})
-      tensor(2.)
 
     Args:
       loss: maps parameters to the mean loss, a scalar, without the penalty.
@@ -70,6 +64,12 @@ def lambda_max(
       TypeError: as `solve`.
       ValueError: a penalty without one, such as a constraint; a network, where all
         gradients vanish; else as `solve`.
+
+    Example:
+      >>> X, y = torch.eye(2), torch.tensor([3.0, -4.0])
+      >>> loss = lambda params: 0.25 * ((X @ params["w"] - y) ** 2).sum()
+      >>> lambda_max(loss, {"w": torch.ones(2)})
+      tensor(2.)
     """
     tol, max_iterations = check_limits(tol, max_iterations)
     require_tensors(params)
@@ -128,7 +128,7 @@ def zero_solution(
 def _is_used(
     params: Mapping[str, Tensor], loss: Callable[[Mapping[str, Tensor]], Tensor]
 ) -> bool:
-    """Tells whether a loss depends on any of some parameters."""
+    """Tell whether a loss depends on any of some parameters."""
     if not params:
         return False
     with torch.enable_grad():
@@ -145,7 +145,7 @@ def lambda_at_zero(
     mask: Mask,
     tol: float,
 ) -> Tensor:
-    """Gives `lambda_max`, from what `zero_solution` found."""
+    """Return `lambda_max`, from what `zero_solution` found."""
     rows = penalised_rows(at_zero, 0.0, penalty, mask)
     rows = [row for row in rows if row[1] is not None]
     problem = Problem(loss, at_zero, rows, penalty)
@@ -168,7 +168,7 @@ def lambda_at_zero(
 
 
 def _require_gradient(nothing: bool, rows: list[tuple[str, Tensor, Tensor]]) -> None:
-    """Raises where all that is left of the gradients is what the fit leaves."""
+    """Raise where all that is left of the gradients is what the fit leaves."""
     gone = [name for name, _, grad in rows if not grad.any()]
     if gone and len(rows) > 1 and nothing:
         raise ValueError(
