@@ -80,6 +80,7 @@ class NewtonSolver:
         """
         loss, labels = self._loss, self._labels
         free = self._free_columns(terms)
+        self._forget_unused(terms, coef)
         scores = self._design.scores(coef) + intercept
         # No loss or penalty is below 0.
         bound, least, stalled, precise = 0.0, math.inf, 0, False
@@ -133,6 +134,17 @@ class NewtonSolver:
             k = self._labels.shape[1]
             self._free = FreeColumns(self._design, terms.free, k, self._intercept)
         return self._free
+
+    def _forget_unused(self, terms: PenaltyTerms, coef: Array) -> None:
+        """Leave in the working set of another strength only what the start uses."""
+        if self._everything or not self._loss.quadratic:
+            return
+        used = terms.whole(np.flatnonzero(coef))
+        kept = np.flatnonzero(np.isin(self._chosen, used))
+        if len(kept) < len(self._chosen):
+            self._chosen, self._means = self._chosen[kept], self._means[kept]
+            self._columns = self._columns[:, kept]
+            self._gram = self._gram[np.ix_(kept, kept)]
 
     def _choose(self, terms: PenaltyTerms, violation: Array, support: Array) -> None:
         """Put coefficients in use, and those of the worst violations, into the set."""
