@@ -109,3 +109,15 @@ def test_tests_stand_in_rooms_and_no_file_is_long():
         if len(path.read_text().splitlines()) > LONGEST
     ]
     assert long == []
+
+
+def test_no_test_is_imported():
+    """What two test files need stands in a helper module or a conftest.py."""
+    imported = [
+        (str(path.relative_to(TESTS)), node.module)
+        for path in TESTS.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").rpartition(".")[2].startswith("test_")
+    ]
+    assert imported == []
