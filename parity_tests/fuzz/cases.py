@@ -1,5 +1,6 @@
 """The calls of the fuzz: a valid one of every public callable, in both twins."""
 
+import functools
 import importlib
 
 from parity_tests.frameworks.twin import Twin
@@ -7,6 +8,7 @@ from parity_tests.fuzz import fit_cases, penalty_cases, training_cases
 from parity_tests.fuzz.rules import Case
 
 
+@functools.cache
 def cases(twin: Twin) -> dict[str, Case]:
     """Return the calls by name."""
     own = importlib.import_module(f"parity_tests.fuzz.{twin.name}_cases")
