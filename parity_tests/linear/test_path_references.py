@@ -78,3 +78,20 @@ def test_one_warning_of_a_linear_path(twin):
     assert len(caught) == 1
     text = str(caught[0].message)
     assert "strengths did not converge to a relative gap of tol=1e-14" in text
+
+
+def test_what_strengths_share_is_prepared_once(twin, monkeypatch):
+    problem, made = twin.module("linear.problem"), []
+    prepare = problem.Design
+
+    def prepared(X):
+        made.append(len(X))
+        return prepare(X)
+
+    monkeypatch.setattr(problem, "Design", prepared)
+    X, y = problems.diabetes().X[:60], problems.diabetes().y[:60]
+    call(twin, "linear_path", X, y, count=4)
+    call(twin, "keep_features", X, y, 3)
+    assert made == [60, 60]
+    call(twin, "cross_validate", X, y, count=4, folds=3)
+    assert made[2:] == [60, 40, 40, 40]
