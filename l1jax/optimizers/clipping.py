@@ -29,12 +29,6 @@ def clip_by_global_l1_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
     has clipping by norm). Where it is still active at the solution, and scales by s
     there, the solution is that of the strength `strength / s`.
 
-    Example:
-      >>> tx = optax.chain(clip_by_global_l1_norm(1.0), optax.sgd(0.1))
-      >>> clip = clip_by_global_l1_norm(1.0)
-      >>> print(clip.update({"w": jnp.array([3.0, -1.0])}, clip.init(None))[0]["w"])
-      [ 0.75 -0.25]
-
     Args:
       max_norm: the largest L1 norm of all gradients together, in units of a gradient: a
         scalar > 0; schedules go through `optax.inject_hyperparams`.
@@ -49,6 +43,12 @@ def clip_by_global_l1_norm(max_norm: ArrayLike) -> optax.GradientTransformation:
       TypeError: a `max_norm` that is not a real number.
       ValueError: a number that is not positive and finite, or what is not a scalar. In
         a `jax.Array` such a number makes all updates NaN.
+
+    Example:
+      >>> tx = optax.chain(clip_by_global_l1_norm(1.0), optax.sgd(0.1))
+      >>> clip = clip_by_global_l1_norm(1.0)
+      >>> print(clip.update({"w": jnp.array([3.0, -1.0])}, clip.init(None))[0]["w"])
+      [ 0.75 -0.25]
     """
     check_scalar("max_norm", max_norm)
     if not isinstance(max_norm, jax.Array) and np.any(np.asarray(max_norm) == 0):

@@ -88,9 +88,6 @@ def proximal_step(
       optax.chain(optax.sgd(lr), l1jax.proximal_step(1e-3, lr))               # right
       optax.chain(l1jax.proximal_step(1e-3, lr), optax.scale_by_learning_rate(lr))  # no
 
-    Example:
-      >>> tx = optax.chain(optax.sgd(0.1), proximal_step(1e-3, learning_rate=0.1))
-
     Args:
       strength: lambda, per unit of the mean loss: a number >= 0, an array that
         broadcasts to its parameter, a schedule (step count, from 0, to number), or a
@@ -113,6 +110,9 @@ def proximal_step(
       ValueError: one that is negative, infinite or NaN; a penalty that cannot go with a
         target sparsity; at `init`, a strength, schedule or mask that does not fit the
         parameters; at `update`, missing parameters or updates of another tree.
+
+    Example:
+      >>> tx = optax.chain(optax.sgd(0.1), proximal_step(1e-3, learning_rate=0.1))
     """
     require_penalty(penalty)
     strength, target = split_target(strength, penalty)

@@ -43,9 +43,6 @@ def add_subgradient(
     method it oscillates around zero and finds no exact zeros: use `proximal_step` for
     these.
 
-    Example:
-      >>> tx = optax.chain(add_subgradient(1e-3), optax.adam(1e-3))
-
     Args:
       strength: lambda, per unit of the mean loss that the gradients belong to: a number
         >= 0, an array that broadcasts to its parameter, a schedule (step count, from 0,
@@ -63,6 +60,9 @@ def add_subgradient(
       ValueError: a strength that is negative, infinite or NaN; a penalty with a
         constraint; at `init`, a strength or mask that does not fit the parameters; at
         `update`, missing parameters or gradients of another tree.
+
+    Example:
+      >>> tx = optax.chain(add_subgradient(1e-3), optax.adam(1e-3))
     """
     check_strength(strength)
     require_subgradient(penalty)

@@ -31,11 +31,6 @@ def clip_by_global_l1_norm(max_norm: Number) -> GradientTransformation:
     clipping by norm). Where it is still active at the solution, and scales by s there,
     the solution is that of the strength `strength / s`.
 
-    Example:
-      >>> clip = clip_by_global_l1_norm(1.0)
-      >>> clip.update({"w": torch.tensor([3.0, -1.0])}, clip.init({}))[0]
-      {'w': tensor([ 0.7500, -0.2500])}
-
     Args:
       max_norm: the largest L1 norm of all gradients together, in units of a gradient: a
         scalar > 0.
@@ -50,6 +45,11 @@ def clip_by_global_l1_norm(max_norm: Number) -> GradientTransformation:
       TypeError: a `max_norm` that is not a real number; at `update`, a sparse gradient.
       ValueError: a number that is not positive and finite, or what is not a scalar. In
         a tensor such a number makes all updates NaN.
+
+    Example:
+      >>> clip = clip_by_global_l1_norm(1.0)
+      >>> clip.update({"w": torch.tensor([3.0, -1.0])}, clip.init({}))[0]
+      {'w': tensor([ 0.7500, -0.2500])}
     """
     check_scalar("max_norm", max_norm)
     if not isinstance(max_norm, Tensor) and max_norm == 0:

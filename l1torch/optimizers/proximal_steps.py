@@ -74,15 +74,6 @@ def proximal_step(
     It must come last. What scales, clips or averages updates after it destroys the
     zeros.
 
-    Example:
-      >>> import l1torch, torch
-      >>> tx = proximal_step(1.0, learning_rate=0.1)
-      >>> params, grads = {"w": torch.tensor([2.0, 0.05])}, {"w": torch.zeros(2)}
-      >>> updates = {name: -0.1 * grad for name, grad in grads.items()}
-      >>> updates, state = tx.update(updates, tx.init(params), params)
-      >>> l1torch.apply_updates(params, updates)
-      {'w': tensor([1.9000, 0.0000])}
-
     Args:
       strength: lambda, per unit of the mean loss: a number >= 0, a tensor that
         broadcasts to its parameter, a schedule (step count, from 0, to number), or a
@@ -102,6 +93,15 @@ def proximal_step(
       ValueError: one that is negative, infinite or NaN; a penalty that cannot go with a
         target sparsity; at `init`, a strength, schedule or mask that does not fit the
         parameters; at `update`, missing parameters or updates of other names.
+
+    Example:
+      >>> import l1torch, torch
+      >>> tx = proximal_step(1.0, learning_rate=0.1)
+      >>> params, grads = {"w": torch.tensor([2.0, 0.05])}, {"w": torch.zeros(2)}
+      >>> updates = {name: -0.1 * grad for name, grad in grads.items()}
+      >>> updates, state = tx.update(updates, tx.init(params), params)
+      >>> l1torch.apply_updates(params, updates)
+      {'w': tensor([1.9000, 0.0000])}
     """
     require_penalty(penalty)
     target = None

@@ -44,12 +44,6 @@ class Subgradient(PenalisedOptimizer):
     closure, the base optimizer sees `loss + strength * penalty` (the line search of
     LBFGS needs the function that belongs to the gradient); `step` returns the loss.
 
-    Example:
-      >>> import torch
-      >>> model = torch.nn.Linear(3, 1)
-      >>> base = torch.optim.Adam(model.named_parameters(), lr=1e-3)
-      >>> optimizer = Subgradient(base, strength=1e-4)
-
     Args:
       optimizer: the base, built from `model.named_parameters()`; from bare parameters
         the default mask takes those of two or more dimensions. Use the wrapper in its
@@ -69,6 +63,12 @@ class Subgradient(PenalisedOptimizer):
         a complex or integer parameter; at `step`, a sparse gradient.
       ValueError: a strength that is negative, infinite or NaN, or does not fit; a mask
         that does not fit, or selects nothing; a penalty with a constraint.
+
+    Example:
+      >>> import torch
+      >>> model = torch.nn.Linear(3, 1)
+      >>> base = torch.optim.Adam(model.named_parameters(), lr=1e-3)
+      >>> optimizer = Subgradient(base, strength=1e-4)
     """
 
     def __init__(
@@ -184,12 +184,6 @@ def add_subgradient(
     before the optimizer's own arithmetic. Like any subgradient method it oscillates
     around zero and finds no exact zeros: use `proximal_step` for these.
 
-    Example:
-      >>> tx = add_subgradient(1e-3)
-      >>> params, grads = {"w": torch.tensor([2.0, 0.0])}, {"w": torch.zeros(2)}
-      >>> tx.update(grads, tx.init(params), params)[0]
-      {'w': tensor([0.0010, 0.0000])}
-
     Args:
       strength: lambda, per unit of the mean loss that the gradients belong to: a number
         >= 0, a tensor that broadcasts to its parameter, a schedule (step count, from 0,
@@ -208,6 +202,12 @@ def add_subgradient(
       ValueError: a strength that is negative, infinite or NaN; a penalty with a
         constraint; at `init`, a strength or mask that does not fit the parameters; at
         `update`, missing parameters or gradients of other names.
+
+    Example:
+      >>> tx = add_subgradient(1e-3)
+      >>> params, grads = {"w": torch.tensor([2.0, 0.0])}, {"w": torch.zeros(2)}
+      >>> tx.update(grads, tx.init(params), params)[0]
+      {'w': tensor([0.0010, 0.0000])}
     """
     check_strength(strength)
     require_subgradient(penalty)
