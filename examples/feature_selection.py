@@ -109,7 +109,7 @@ def index(strengths: np.ndarray, folds: list[Any], rule: str) -> int:
 def test_errors(
     framework: Framework, task: Task, data: Split, strengths: np.ndarray
 ) -> np.ndarray:
-    """Gives the test errors of L1, refit and dense at every strength."""
+    """Return the test errors of L1, refit and dense at every strength."""
     _, lib, array = framework
     X, y = array(data.X), array(data.y)
     path = lib.linear_path(X, y, strengths, loss=task.loss, method="working_set")

@@ -22,7 +22,7 @@ class Twin:
     array: Callable[..., Any]
     """`array(numpy values, dtype name)`."""
     numpy: Callable[[Any], np.ndarray]
-    """Gives the values as numpy, half precision as float32."""
+    """The values as numpy, half precision as float32."""
     dtype: Callable[[Any], str]
     jit: Callable[[Callable[..., Any]], Callable[..., Any]]
     grad: Callable[[Callable[[Any], Any]], Callable[[Any], Any]]
