@@ -23,7 +23,7 @@ def test_a_few_odd_values():
     assert not lines, "\n".join(lines)
 
 
-FEW = 199
+FEW = 397
 """Of all calls, each of so many is made in the default suite."""
 
 

@@ -75,6 +75,7 @@ def test_an_elastic_net_of_ones_own_is_the_librarys(twin: Twin, method):
     np.testing.assert_allclose(gaps[0], gaps[1], rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow_in_jax
 def test_paths_choose_strengths_for_it(twin: Twin):
     X, y = data(twin, "logistic")
     settings = {"count": 3, "loss": "logistic", "tol": 1e-8}
