@@ -2,8 +2,6 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -144,19 +142,3 @@ def penalised_leaves(
             "arrays together. Leave those that do not move out with mask=."
         )
     return found
-
-
-def values_at(tree: Any, leaves: Sequence[PenalisedLeaf]) -> list[jax.Array]:
-    """Return what a tree like the parameters holds for each of the leaves."""
-    values = jax.tree.leaves(tree, is_leaf=is_none)
-    return [values[leaf.index] for leaf in leaves]
-
-
-def replaced(
-    tree: Any, leaves: Sequence[PenalisedLeaf], values: Sequence[jax.Array]
-) -> Any:
-    """Return a tree like the parameters with new values for the leaves."""
-    flat, treedef = jax.tree.flatten(tree, is_leaf=is_none)
-    for leaf, value in zip(leaves, values, strict=True):
-        flat[leaf.index] = value
-    return jax.tree.unflatten(treedef, flat)

@@ -15,13 +15,12 @@ from l1jax.optimizers.penalised_leaves import (
     check_params,
     check_updates,
     penalised_leaves,
-    replaced,
     split_target,
 )
 from l1jax.optimizers.proximal_steps import Kept, Rule, chosen_step
 from l1jax.parameters.masks import Mask, weights_only
 from l1jax.parameters.sparsity import Control
-from l1jax.parameters.trees import PyTree
+from l1jax.parameters.trees import PyTree, replaced
 from l1jax.penalties.base import Penalty, require_penalty
 from l1jax.penalties.separable import l1
 from l1jax.strengths.targets import TargetSparsity

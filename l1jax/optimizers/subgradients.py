@@ -13,10 +13,10 @@ from l1jax.optimizers.penalised_leaves import (
     check_params,
     check_updates,
     penalised_leaves,
-    replaced,
 )
 from l1jax.optimizers.proximal_steps import once_compiled, require_state
 from l1jax.parameters.masks import Mask, weights_only
+from l1jax.parameters.trees import replaced
 from l1jax.penalties.base import Penalty, require_subgradient
 from l1jax.penalties.separable import l1
 from l1jax.strengths.values import (

@@ -2,7 +2,8 @@
 
 import collections
 import sys
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +95,28 @@ def spread(prefix: PyTree, tree: PyTree, argument: str) -> list[Leaf]:
             f"{describe(named_leaves(tree))}."
         ) from error
     return values
+
+
+class Placed(Protocol):
+    """What knows its position in `named_leaves`."""
+
+    @property
+    def index(self) -> int:
+        """The position, from 0."""
+
+
+def values_at(tree: PyTree, rows: Iterable[Placed]) -> list[Leaf]:
+    """Return what a tree like the parameters holds for each of the rows."""
+    values = jax.tree.leaves(tree, is_leaf=is_none)
+    return [values[row.index] for row in rows]
+
+
+def replaced(tree: PyTree, rows: Iterable[Placed], values: Iterable[Leaf]) -> PyTree:
+    """Return a tree like the parameters with new values for the rows."""
+    flat, treedef = jax.tree.flatten(tree, is_leaf=is_none)
+    for row, value in zip(rows, values, strict=True):
+        flat[row.index] = value
+    return jax.tree.unflatten(treedef, flat)
 
 
 def require_same_tree(

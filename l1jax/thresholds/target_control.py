@@ -22,7 +22,7 @@ from l1jax.numerics.order_statistics import (
 from l1jax.numerics.quantiles import kth_smallest, least_strength
 from l1jax.parameters.masks import Mask, selected
 from l1jax.parameters.sparsity import Control
-from l1jax.parameters.trees import is_none, named_leaves
+from l1jax.parameters.trees import named_leaves, replaced, values_at
 from l1jax.penalties.base import Penalty
 from l1jax.strengths.targets import TargetSparsity
 
@@ -162,8 +162,7 @@ def _strengths(
     """Return the strengths of the step before: one, or that of each row."""
     if target.scope == "global":
         return [control.strength]
-    strengths = jax.tree.leaves(control.strength, is_leaf=is_none)
-    return [strengths[row.index] for row in rows]
+    return values_at(control.strength, rows)
 
 
 def _with_strengths(
@@ -174,10 +173,7 @@ def _with_strengths(
 ) -> Control:
     if target.scope == "global":
         return control._replace(strength=strengths[0])
-    flat, treedef = jax.tree.flatten(control.strength, is_leaf=is_none)
-    for row, strength in zip(rows, strengths, strict=True):
-        flat[row.index] = strength
-    return control._replace(strength=jax.tree.unflatten(treedef, flat))
+    return control._replace(strength=replaced(control.strength, rows, strengths))
 
 
 def _by_bisection(

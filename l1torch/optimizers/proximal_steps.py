@@ -1,4 +1,4 @@
-"""Gradient transformations on dicts of tensors: subgradients and proximal steps."""
+"""The proximal step, as a gradient transformation on dicts of tensors."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple

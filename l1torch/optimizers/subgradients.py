@@ -8,6 +8,7 @@ from torch import Tensor
 
 from l1torch.numerics.blocks import blocks_with
 from l1torch.numerics.elementwise import Number, compute_dtype
+from l1torch.numerics.sharding import whole
 from l1torch.optimizers.penalised_leaves import (
     check_params,
     penalised_leaves,
@@ -149,8 +150,7 @@ class Subgradient(PenalisedOptimizer):
             sign = -1 if group.get("maximize") else 1
             for leaf in leaves:
                 penalty = self.penalty.at(leaf.path, tuple(leaf.param.shape))
-                value = penalty.value(leaf.param.detach(), leaf.strength)
-                value = value.full_tensor() if hasattr(value, "full_tensor") else value
+                value = whole(penalty.value(leaf.param.detach(), leaf.strength))
                 device = loss.device if isinstance(loss, Tensor) else value.device
                 loss = loss + sign * value.to(device)
         return loss

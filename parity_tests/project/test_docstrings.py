@@ -11,10 +11,6 @@ import l1torch
 from parity_tests import bridge
 
 SECTIONS = ("Args", "Returns", "Raises", "Example")
-ROOMS = (
-    *("numerics", "parameters", "strengths", "penalties", "solvers", "paths"),
-    *("linear", "bridge"),
-)
 
 
 def documented(package):

@@ -13,6 +13,7 @@ from sklearn.linear_model import ElasticNet, LogisticRegression, MultiTaskLasso
 import l1jax.solvers.zero_solution
 from parity_tests.frameworks.twins import JAX
 from parity_tests.oracles import problems
+from parity_tests.solvers.losses import cross_entropy
 
 XP = {"jax": jnp, "torch": torch}
 
@@ -94,15 +95,7 @@ def digits():
 
 
 def softmax(twin):
-    X, Y = (twin.array(a) for a in digits())
-
-    def loss(xp, params):
-        scores = X @ params["w"] + params["b"]
-        top = xp.amax(scores, 1)
-        sums = xp.exp(scores - top[:, None]).sum(1)
-        return (top + xp.log(sums) - (scores * Y).sum(1)).mean()
-
-    return loss
+    return cross_entropy(twin, *digits())
 
 
 @pytest.mark.slow_in_jax
